@@ -1,0 +1,71 @@
+"""The classifiers of the benchmark by name: residual networks for 32x32 images, and timm's.
+
+Models of our own end in a mean over all pixels, so they take images of any size, and name their
+stages `layer1`, `layer2`, `layer3` (and `layer4`), so that an auxiliary head can hook one. What is
+random in them sits in modules without children (`nn.Dropout`, `ShakeShake`, `ShakeDrop`): putting
+these and BatchNorm in eval mode gives the deterministic model.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import timm
+from torch import nn
+
+from classification.models.pyramidnet import ShakeDrop, pyramidnet
+from classification.models.resnet import cifar_resnet, resnet18
+from classification.models.shake_shake import ShakeShake, shake_shake
+from classification.models.wide_resnet import wide_resnet
+
+__all__ = [
+    "MODELS",
+    "ShakeDrop",
+    "ShakeShake",
+    "cifar_resnet",
+    "create_model",
+    "pyramidnet",
+    "resnet18",
+    "shake_shake",
+    "wide_resnet",
+]
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "resnet8": partial(cifar_resnet, 8),
+    "resnet20": partial(cifar_resnet, 20),
+    "resnet110": partial(cifar_resnet, 110),
+    "resnet18": resnet18,
+    "wrn28_10": partial(wide_resnet, 28, 10),
+    "wrn28_2": partial(wide_resnet, 28, 2),
+    "shake_shake_26_2x96d": partial(shake_shake, 26, 96),
+    "pyramidnet272_a200_shakedrop": partial(pyramidnet, 272, 200),
+}
+"""Our own models; each value takes `num_classes`, then `in_chans` and its options by keyword."""
+
+
+def create_model(name: str, num_classes: int, *, in_chans: int = 3, **options: Any) -> nn.Module:
+    """Make a model that maps images (B, in_chans, H, W) to logits (B, num_classes).
+
+    Args:
+        name: a key of `MODELS`, or any name `timm.create_model` takes. Our `resnet18` hides timm's
+            ImageNet network of that name, which a tag still reaches: `resnet18.tv_in1k`.
+        num_classes: logits.
+        in_chans: channels of the images.
+        **options: passed on. Ours: `shortcut="A"` or `"B"` (resnet8, 20, 110), `dropout=0.0`
+            (wrn), `p_drop=0.5` (pyramidnet). timm's: `pretrained=True`, `drop_path_rate=0.1`, ...
+
+    Raises:
+        ValueError: neither we nor timm know `name`; the message gives the nearest known names.
+    """
+    if name in MODELS:
+        return MODELS[name](num_classes, in_chans=in_chans, **options)
+    if not timm.is_model(name) and ":" not in name:  # "hf-hub:owner/model" names a model elsewhere
+        ours, timms = (
+            ", ".join(difflib.get_close_matches(name.lower(), known, n=2, cutoff=0.0))
+            for known in (MODELS, timm.list_models())
+        )
+        raise ValueError(f"unknown model {name!r}; nearest of ours: {ours}; of timm's: {timms}")
+    return timm.create_model(name, num_classes=num_classes, in_chans=in_chans, **options)

@@ -1,0 +1,48 @@
+"""KeepAugment: data augmentation that always keeps the important region of an image.
+
+Gong, Wang, Li, Chandra and Liu, CVPR 2021, https://arxiv.org/abs/2011.11778.
+"""
+
+from keepaugment.cutting import (
+    CutMix,
+    Cutout,
+    KeepCutMix,
+    KeepCutout,
+    KeepPaste,
+    KeepRandomErasing,
+    RandomErasing,
+)
+from keepaugment.early_head import EarlyHead
+from keepaugment.regions import region_scores
+from keepaugment.saliency import (
+    CentreSaliency,
+    GradientSaliency,
+    InvertedSaliency,
+    RandomSaliency,
+    Saliency,
+    ShuffledSaliency,
+    saliency_map,
+)
+from keepaugment.selective import allowed_regions, selective_cut, selective_paste
+
+__all__ = [
+    "CentreSaliency",
+    "CutMix",
+    "Cutout",
+    "EarlyHead",
+    "GradientSaliency",
+    "InvertedSaliency",
+    "KeepCutMix",
+    "KeepCutout",
+    "KeepPaste",
+    "KeepRandomErasing",
+    "RandomErasing",
+    "RandomSaliency",
+    "Saliency",
+    "ShuffledSaliency",
+    "allowed_regions",
+    "region_scores",
+    "saliency_map",
+    "selective_cut",
+    "selective_paste",
+]

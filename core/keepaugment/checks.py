@@ -1,0 +1,78 @@
+"""What may enter the public functions. Every error says what was found and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Size = int | Sequence[int] | Tensor
+"""Height and width in pixels: an int, (height, width), or a (B, 2) tensor with a size per image."""
+
+
+def readable(tensor: Tensor, validate: bool) -> bool:
+    """Whether the values of `tensor` may be looked at without stalling a GPU or a compiler."""
+    return not torch.compiler.is_compiling() and (validate or tensor.device.type == "cpu")
+
+
+def check_images(images: Tensor) -> None:
+    """Raise ValueError unless `images` are floating point (B, C, H, W)."""
+    if images.ndim != 4:
+        raise ValueError(f"images must be (B, C, H, W), found shape {tuple(images.shape)}")
+    if not images.is_floating_point():
+        raise ValueError(
+            f"images must be floating point, found {images.dtype}; convert and normalise them first"
+        )
+
+
+def check_labels(labels: Tensor, batch: int, num_classes: int, validate: bool) -> None:
+    """Raise ValueError unless `labels` are (B,) whole numbers in [0, num_classes)."""
+    if labels.shape != (batch,) or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(
+            f"labels must be ({batch},) class numbers, "
+            f"found {labels.dtype} of shape {tuple(labels.shape)}"
+        )
+    if batch and readable(labels, validate):
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= num_classes:
+            raise ValueError(f"labels must be in [0, {num_classes}), found {low} to {high}")
+
+
+def check_saliency(saliency: Tensor, validate: bool, images: Tensor | None = None) -> None:
+    """Raise ValueError unless `saliency` is a finite (B, H, W), the images' own B, H and W."""
+    if saliency.ndim != 3:
+        raise ValueError(f"saliency must be (B, H, W), found shape {tuple(saliency.shape)}")
+    if images is not None and saliency.shape != (images.shape[0], *images.shape[2:]):
+        raise ValueError(
+            f"saliency of shape {tuple(saliency.shape)} does not fit images of shape "
+            f"{tuple(images.shape)}"
+        )
+    if readable(saliency, validate) and not bool(saliency.isfinite().all()):
+        raise ValueError("saliency holds NaN or infinite values; has the model diverged?")
+
+
+def check_tau(tau: float) -> None:
+    """Raise ValueError unless `tau` is a quantile."""
+    if not 0.0 <= tau <= 1.0:
+        raise ValueError(f"tau must be a quantile in [0, 1], found {tau}")
+
+
+def check_size(size: Size, batch: int, image_size: tuple[int, int], validate: bool) -> None:
+    """Raise ValueError unless boxes of `size` fit in images of `image_size` (H, W)."""
+    if isinstance(size, Tensor):
+        if size.shape != (batch, 2) or size.is_floating_point():
+            raise ValueError(
+                f"size must be an int, (h, w) or a ({batch}, 2) tensor of whole pixels, "
+                f"found {size.dtype} of shape {tuple(size.shape)}"
+            )
+        if batch and readable(size, validate):
+            low, high = size.amin(0).tolist(), size.amax(0).tolist()
+            if min(low) < 0 or high[0] > image_size[0] or high[1] > image_size[1]:
+                raise ValueError(f"sizes from {low} to {high} do not fit in images of {image_size}")
+        return
+    sides = tuple(size) if isinstance(size, Sequence) else (size, size)
+    if len(sides) != 2 or not all(isinstance(side, int) for side in sides):
+        raise ValueError(f"size must be an int, (h, w) or a (B, 2) tensor, found {size!r}")
+    if not all(0 <= side <= length for side, length in zip(sides, image_size, strict=True)):
+        raise ValueError(f"size {sides} does not fit in images of {image_size}")

@@ -1,0 +1,385 @@
+"""Cutout, Random Erasing and CutMix, plain and Keep, and Selective-Paste for training loops.
+
+A plain method and its Keep arm are one code path. They differ in the law of the box's position:
+uniform over all candidates, or over those whose importance is at most the tau-quantile.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from keepaugment.checks import Size, check_images, check_labels
+from keepaugment.draws import Source, uniform
+from keepaugment.quiet import Forward
+from keepaugment.regions import Border
+from keepaugment.saliency import GradientSaliency, Saliency
+from keepaugment.selective import choose_region, selective_paste
+
+Fill = float | Sequence[float] | Literal["random"]
+"""What a cut region becomes: a number, a number per channel, or normal noise in every pixel."""
+
+_TRIES = 10  # sizes drawn before Random Erasing leaves an image as it is, as in torchvision
+
+
+def symmetric_beta(alpha: float, u: Tensor, v: Tensor) -> Tensor:
+    """Beta(alpha, alpha) numbers from uniform `u` and `v` (Devroye, 1996, "one line of code")."""
+    cosine = torch.cos(2 * math.pi * v)
+    growth = (u.clamp(1e-12).double() ** (-1 / alpha) - 1).clamp(max=1e300)
+    return 0.5 + 0.5 * (cosine * (growth / (1 + growth * cosine**2)).sqrt()).to(u.dtype)
+
+
+def _map_source(model: Forward | None, saliency: Saliency | None, validate: bool) -> Saliency:
+    if (model is None) == (saliency is None):
+        raise ValueError("give either a model, for its gradient map, or saliency=, a map of yours")
+    return saliency or GradientSaliency(model, validate=validate)  # type: ignore[arg-type]
+
+
+class _Cut:
+    """What all cutting methods share: how a region is chosen and what it becomes."""
+
+    saliency: Saliency | None = None  # None: every candidate is allowed
+    tau = 1.0
+    match_area = False
+    validate = False
+
+    def __init__(self, p: float, border: Border, fill: Fill, generator: Source) -> None:
+        if not 0.0 <= p <= 1.0:
+            raise ValueError(f"p must be a probability in [0, 1], found {p}")
+        if isinstance(fill, str) and fill != "random":
+            raise ValueError(f"fill must be a number, one per channel or 'random', found {fill!r}")
+        self.p = p
+        self.border = border
+        self.fill = fill
+        self.generator = generator
+
+    def _keep(
+        self,
+        model: Forward | None,
+        saliency: Saliency | None,
+        tau: float,
+        match_area: bool,
+        validate: bool,
+    ) -> None:
+        """The one difference between a plain method and its Keep arm."""
+        self.saliency = _map_source(model, saliency, validate)
+        self.tau = tau
+        self.match_area = match_area
+        self.validate = validate
+
+    def _region(self, images: Tensor, labels: Tensor | None, size: Size) -> Tensor:
+        """A mask (B, 1, H, W) of one region of `size` per image."""
+        return choose_region(
+            None if self.saliency is None else self.saliency(images, labels),
+            images,
+            size,
+            side="low",
+            tau=self.tau,
+            border=self.border,
+            match_area=self.match_area,
+            generator=self.generator,
+            validate=self.validate,
+        )
+
+
+class _Erase(_Cut):
+    """A cut whose region becomes a constant or noise, in a share `p` of the images."""
+
+    def _size(self, images: Tensor) -> Size:
+        raise NotImplementedError
+
+    def mask(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Draw the regions to cut out of images (B, C, H, W): a (B, 1, H, W) bool mask."""
+        check_images(images)
+        wanted = uniform(self.generator, (len(images), 1), images.device) < self.p
+        return self._region(images, labels, self._size(images)) & wanted[:, :, None, None]
+
+    def __call__(
+        self, images: Tensor, labels: Tensor | None = None, *, mask: Tensor | None = None
+    ) -> Tensor:
+        """Cut images (B, C, H, W) by a fresh mask, or by one that `mask` has drawn before."""
+        mask = self.mask(images, labels) if mask is None else mask
+        if self.fill == "random":
+            u = uniform(self.generator, tuple(images.shape), images.device)
+            noise = torch.special.ndtri(u.clamp(1e-7, 1 - 1e-7)).to(images.dtype)
+            return torch.where(mask, noise, images)
+        if isinstance(self.fill, Sequence):
+            if len(self.fill) != images.shape[1]:
+                raise ValueError(
+                    f"fill {self.fill} must have a number for each of {images.shape[1]} channels"
+                )
+            fill = torch.tensor(self.fill, dtype=images.dtype).to(images.device, non_blocking=True)
+            return torch.where(mask, fill[:, None, None], images)
+        return torch.where(mask, self.fill, images)
+
+
+class Cutout(_Erase):
+    """Cut a box of one size out of every image (DeVries and Taylor, 2017, arXiv:1708.04552).
+
+    Args:
+        size: of the box in pixels, an int or (h, w).
+        p: probability that an image is cut.
+        border: "clip", the original's: centred on any pixel, clipped at the border; or "inside".
+        fill: what the box becomes; 0 is the mean colour of normalised images.
+        generator: where random numbers come from.
+    """
+
+    def __init__(
+        self,
+        size: Size = 16,
+        *,
+        p: float = 1.0,
+        border: Border = "clip",
+        fill: Fill = 0.0,
+        generator: Source = None,
+    ) -> None:
+        super().__init__(p, border, fill, generator)
+        self.size = size
+
+    def _size(self, images: Tensor) -> Size:
+        return self.size
+
+
+class KeepCutout(Cutout):
+    """Cutout that keeps the important region (Selective-Cut, KeepAugment section 3).
+
+    Three lines in a training loop, of which the second is yours already:
+
+        keep = KeepCutout(model, size=16)
+        for images, labels in loader:
+            images = keep(images, labels)
+
+    Args:
+        model: images to logits; explained by its full gradient map. Or None with `saliency`.
+        size: of the box in pixels.
+        tau: a region is cut only if its importance is at most this quantile of all candidates'.
+        saliency: a map of your choice instead of the model, such as
+            `GradientSaliency(model, scale=0.5, head=head)`.
+        match_area: keep plain Cutout's law of the cut area. Without it sums favour the small boxes
+            that the border clips, and at tau 0.6 a sixth less is cut even for a random map.
+        validate: check values on a GPU too, at the price of a synchronisation.
+        p: probability that an image is cut.
+        border: as in `Cutout`.
+        fill: as in `Cutout`.
+        generator: where random numbers come from.
+    """
+
+    def __init__(
+        self,
+        model: Forward | None = None,
+        size: Size = 16,
+        tau: float = 0.6,
+        *,
+        saliency: Saliency | None = None,
+        match_area: bool = False,
+        validate: bool = False,
+        p: float = 1.0,
+        border: Border = "clip",
+        fill: Fill = 0.0,
+        generator: Source = None,
+    ) -> None:
+        super().__init__(size, p=p, border=border, fill=fill, generator=generator)
+        self._keep(model, saliency, tau, match_area, validate)
+
+
+class RandomErasing(_Erase):
+    """Erase a box of random area and aspect, a size per image (Zhong et al., arXiv:1708.04896).
+
+    Args:
+        p: probability that an image is erased.
+        scale: range of the box's share of the image's area, uniform.
+        ratio: range of its height over its width.
+        log_ratio: draw the ratio uniformly in its logarithm, as torchvision and timm do, instead of
+            uniformly as the original, Bag of Tricks and torchreid do.
+        fill: what the box becomes: a number, one per channel, or "random" normal noise.
+        generator: where random numbers come from.
+    """
+
+    def __init__(
+        self,
+        p: float = 0.5,
+        scale: tuple[float, float] = (0.02, 0.4),
+        ratio: tuple[float, float] = (0.3, 1 / 0.3),
+        *,
+        log_ratio: bool = False,
+        fill: Fill = 0.0,
+        generator: Source = None,
+    ) -> None:
+        super().__init__(p, "inside", fill, generator)
+        if not 0.0 <= scale[0] <= scale[1] <= 1.0 or not 0.0 < ratio[0] <= ratio[1]:
+            raise ValueError(f"scale {scale} and ratio {ratio} must be ranges, scale within [0, 1]")
+        self.scale = scale
+        self.ratio = ratio
+        self.log_ratio = log_ratio
+
+    def _size(self, images: Tensor) -> Tensor:
+        """Sizes (B, 2) in pixels; (0, 0) where none of the drawn ones fits, as in the originals."""
+        height, width = images.shape[2:]
+        u = uniform(self.generator, (len(images), 2 * _TRIES), images.device)
+        low, high = (math.log(r) for r in self.ratio) if self.log_ratio else self.ratio
+        area = (self.scale[0] + (self.scale[1] - self.scale[0]) * u[:, :_TRIES]) * height * width
+        ratio = low + (high - low) * u[:, _TRIES:]
+        ratio = ratio.exp() if self.log_ratio else ratio
+        sizes = torch.stack(((area * ratio).sqrt().round(), (area / ratio).sqrt().round()), dim=2)
+        fits = (sizes[..., 0] < height) & (sizes[..., 1] < width)
+        first = fits.int().argmax(1)[:, None, None].expand(-1, 1, 2)
+        return (sizes * fits[..., None]).gather(1, first)[:, 0].long()
+
+
+class KeepRandomErasing(RandomErasing):
+    """Random Erasing that keeps the important region (KeepAugment section 4.4).
+
+    The quantile is that of all places of each image's own box size. Arguments as in
+    `RandomErasing` and `KeepCutout`.
+    """
+
+    def __init__(
+        self,
+        model: Forward | None = None,
+        tau: float = 0.6,
+        *,
+        saliency: Saliency | None = None,
+        validate: bool = False,
+        p: float = 0.5,
+        scale: tuple[float, float] = (0.02, 0.4),
+        ratio: tuple[float, float] = (0.3, 1 / 0.3),
+        log_ratio: bool = False,
+        fill: Fill = 0.0,
+        generator: Source = None,
+    ) -> None:
+        super().__init__(p, scale, ratio, log_ratio=log_ratio, fill=fill, generator=generator)
+        self._keep(model, saliency, tau, False, validate)
+
+
+class CutMix(_Cut):
+    """Replace a box of each image by another image's, and mix the labels (arXiv:1905.04899).
+
+    Lambda ~ Beta(alpha, alpha) and with it the box's size are shared by the batch, as in the
+    original; its position is drawn per image, so that the Keep arm differs in nothing else.
+
+    Args:
+        num_classes: length of the targets.
+        alpha: of the Beta distribution.
+        p: probability that a batch is mixed.
+        border: "clip", the original's, or "inside".
+        generator: where random numbers come from.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        alpha: float = 1.0,
+        *,
+        p: float = 1.0,
+        border: Border = "clip",
+        generator: Source = None,
+    ) -> None:
+        super().__init__(p, border, 0.0, generator)
+        if alpha <= 0.0:
+            raise ValueError(f"alpha must be positive, found {alpha}")
+        self.num_classes = num_classes
+        self.alpha = alpha
+
+    def mask(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Draw the regions of images (B, C, H, W) to replace: a (B, 1, H, W) bool mask."""
+        check_images(images)
+        u = uniform(self.generator, (len(images), 3), images.device)[:1]  # the batch's draw
+        share = (1.0 - symmetric_beta(self.alpha, u[:, :1], u[:, 1:2])).sqrt()
+        size = torch.cat([(share * side).long() for side in images.shape[2:]], dim=1)
+        size = 2 * (size // 2)  # CutMix spans [c - side // 2, c + side // 2)
+        mask = self._region(images, labels, size.expand(len(images), 2))
+        return mask & (u[:, 2:, None, None] < self.p)
+
+    def __call__(
+        self, images: Tensor, labels: Tensor, *, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Mix images (B, C, H, W) and labels (B,): new images and targets (B, num_classes).
+
+        A target's weights are the pixel shares of the two images in it. Partners are a random
+        permutation of the batch. `mask` may have been drawn before.
+        """
+        check_images(images)
+        check_labels(labels, len(images), self.num_classes, self.validate)
+        mask = self.mask(images, labels) if mask is None else mask
+        partner = uniform(self.generator, (len(images), 1), images.device)[:, 0].argsort()
+        lam = 1.0 - mask.float().mean((2, 3))
+        one_hot = torch.nn.functional.one_hot(labels.long(), self.num_classes).float()
+        targets = lam * one_hot + (1.0 - lam) * one_hot[partner]
+        return torch.where(mask, images[partner], images), targets
+
+
+class KeepCutMix(CutMix):
+    """CutMix that keeps the important region of the image it cuts (KeepAugment section 4.2).
+
+    Arguments as in `CutMix` and `KeepCutout`.
+    """
+
+    def __init__(
+        self,
+        model: Forward | None,
+        num_classes: int,
+        alpha: float = 1.0,
+        tau: float = 0.6,
+        *,
+        saliency: Saliency | None = None,
+        match_area: bool = False,
+        validate: bool = False,
+        p: float = 1.0,
+        border: Border = "clip",
+        generator: Source = None,
+    ) -> None:
+        super().__init__(num_classes, alpha, p=p, border=border, generator=generator)
+        self._keep(model, saliency, tau, match_area, validate)
+
+
+class KeepPaste:
+    """Paste an important region of the clean image on its augmented version (Selective-Paste).
+
+    KeepAutoAugment and KeepRandAugment are this after their policy (KeepAugment section 3):
+
+        paste = KeepPaste(model, size=16)
+        augmented = policy(images)              # the same crop and flip as images
+        augmented = paste(images, augmented, labels)
+
+    Args:
+        model: images to logits; or None with `saliency`.
+        size: of the region in pixels, wholly inside the image.
+        tau: the region's importance is at least this quantile of all candidates'; 0 pastes a
+            random region.
+        saliency: a map of your choice instead of the model.
+        generator: where random numbers come from.
+        validate: check values on a GPU too, at the price of a synchronisation.
+    """
+
+    def __init__(
+        self,
+        model: Forward | None = None,
+        size: Size = 16,
+        tau: float = 0.6,
+        *,
+        saliency: Saliency | None = None,
+        generator: Source = None,
+        validate: bool = False,
+    ) -> None:
+        self.saliency = _map_source(model, saliency, validate)
+        self.size = size
+        self.tau = tau
+        self.generator = generator
+        self.validate = validate
+
+    def __call__(self, images: Tensor, augmented: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Paste regions of images (B, C, H, W) on augmented; labels None: by the largest logit."""
+        check_images(images)
+        return selective_paste(
+            images,
+            augmented,
+            self.saliency(images, labels),
+            size=self.size,
+            tau=self.tau,
+            generator=self.generator,
+            validate=self.validate,
+        )

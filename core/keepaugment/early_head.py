@@ -1,0 +1,183 @@
+"""An auxiliary classifier on an early stage of any model, for cheap saliency maps.
+
+KeepAugment section 3.1, "early loss": global average pooling and a linear layer after an early
+stage, trained beside the main loss with weight 0.3 (as in Inception, Szegedy et al., 2015).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from keepaugment.quiet import is_quiet, quiet
+
+_PROBE_SIZES = (64, 32, 224, 256, 128, 384, 448, 512)  # a ViT accepts only the one it was built for
+
+
+class _StageReached(Exception):  # noqa: N818 - a signal, not an error
+    """Carries a stage's output out of the model, whose remaining layers need not run."""
+
+    def __init__(self, output: Tensor) -> None:
+        self.output = output
+
+
+def _innermost(model: nn.Module) -> nn.Module:
+    """The user's own module inside torch.compile and DistributedDataParallel, in any order."""
+    while True:
+        if isinstance(model, DistributedDataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner  # torch.compile's wrapper
+        else:
+            return model
+
+
+def _find_layer(model: nn.Module, layer: str) -> nn.Module:
+    layers = dict(model.named_modules())
+    if not layer or layer not in layers:
+        names = list(dict(model.named_children()))
+        near = difflib.get_close_matches(layer, layers, n=3)
+        raise ValueError(
+            f"no layer {layer!r} in {type(model).__name__}; it has {', '.join(names)}"
+            + (f"; did you mean {', '.join(near)}?" if near else "")
+        )
+    return layers[layer]
+
+
+class EarlyHead(nn.Module):
+    """Global average pooling and a linear layer on a stage of a model.
+
+    The head is a module beside the model, not inside it: the model's state dict stays as it was.
+    Give the optimiser both. A hook on the stage keeps its output of the latest training pass:
+
+        head = EarlyHead(model, "layer1", num_classes=10)
+        optimizer = SGD([*model.parameters(), *head.parameters()], lr=0.1)
+        keep = KeepCutout(saliency=GradientSaliency(model, scale=0.5, head=head))
+        for images, labels in loader:
+            logits = model(keep(images, labels))
+            loss = cross_entropy(logits, labels) + head.loss(labels)
+
+    Make the head before the model is compiled. With DistributedDataParallel put model and head into
+    one module, so that the gradients of both are averaged.
+
+    Args:
+        model: any network, convolutional or transformer.
+        layer: the stage's name, as in `model.named_modules()`, for instance "layer1" or "blocks.2".
+        num_classes: of the linear layer.
+        weight: of the auxiliary loss.
+        num_features: channels of the stage's output, which are then axis 1 of an output with four;
+            None finds both out by running the model up to the stage on one grey image.
+
+    Raises:
+        ValueError: An unknown layer (with the names that exist), or a stage whose output is no
+            tensor or whose channels are not found by the grey image.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: str,
+        num_classes: int,
+        *,
+        weight: float = 0.3,
+        num_features: int | None = None,
+    ) -> None:
+        super().__init__()
+        model = _innermost(model)
+        stage = _find_layer(model, layer)
+        self.layer = layer
+        self.weight = weight
+        self.owner = (model,)  # in a tuple: not a submodule
+        self.features: Tensor | None = None
+        self.stopping = False
+        self.channel_axis = 1
+        self.hook = stage.register_forward_hook(self._on_stage)
+        num_features = self._probe() if num_features is None else num_features
+        if num_features is None:
+            raise ValueError(f"the channels of layer {layer!r} were not found; give num_features")
+        device = next((p.device for p in model.parameters()), None)
+        self.classifier = nn.Linear(num_features, num_classes, device=device)
+
+    def _on_stage(self, stage: nn.Module, args: tuple, output: Tensor) -> None:
+        if self.stopping:
+            raise _StageReached(output)
+        if stage.training and torch.is_grad_enabled() and not is_quiet():
+            self.features = output
+
+    def _run_to_stage(self, images: Tensor) -> Tensor | None:
+        """The stage's output; the layers after it do not run. None if the stage does not run."""
+        self.stopping = True
+        try:
+            self.owner[0](images)
+        except _StageReached as reached:
+            return reached.output
+        finally:
+            self.stopping = False
+        return None
+
+    def _checked(self, output: Tensor | None) -> Tensor:
+        if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4):
+            found = "nothing" if output is None else type(output).__name__
+            raise ValueError(
+                f"layer {self.layer!r} must give a tensor (B, C, h, w), (B, h, w, C), (B, N, C) or "
+                f"(B, C), found {found}; choose another layer"
+            )
+        return output
+
+    def _probe(self) -> int | None:
+        """Channels of the stage's output, and their axis: transformers may have them last."""
+        model = self.owner[0]
+        stem = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+        if stem is None:
+            return None
+        for side in _PROBE_SIZES:
+            grey = stem.weight.new_zeros(1, stem.in_channels, side, side)
+            try:
+                with quiet(model, grey.device), torch.no_grad():
+                    output = self._run_to_stage(grey)
+            except Exception:  # this size does not suit the model
+                continue
+            shape = self._checked(output).shape
+            last = len(shape) == 3 or (len(shape) == 4 and shape[1] == shape[2] != shape[3])
+            self.channel_axis = -1 if last else 1
+            return shape[self.channel_axis]
+        return None
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, K) from a stage's output: (B, C, h, w), (B, h, w, C), (B, N, C) or (B, C)."""
+        channels = -1 if features.ndim == 3 else self.channel_axis
+        axes = [axis for axis in range(1, features.ndim) if axis != channels % features.ndim]
+        return self.classifier(features.mean(axes) if axes else features)
+
+    def early_logits(self, images: Tensor) -> Tensor:
+        """Logits (B, K) of images (B, C, H, W), running the model only up to the stage."""
+        return self(self._checked(self._run_to_stage(images)))
+
+    def loss(
+        self, targets: Tensor, criterion: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
+    ) -> Tensor:
+        """The weighted auxiliary loss of the model's latest training pass, to add to the main one.
+
+        Args:
+            targets: as `criterion` takes them, for instance labels (B,).
+            criterion: (logits, targets) -> loss.
+        """
+        if self.features is None:
+            raise ValueError("no features yet: run the model in training mode before head.loss")
+        logits, self.features = self(self.features), None
+        return self.weight * criterion(logits, targets)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the latest pass's features: a model may be copied while they wait for `loss`."""
+        return {**vars(self), "features": None}
+
+    def remove(self) -> None:
+        """Take the head off the model."""
+        self.hook.remove()
+        self.features = None

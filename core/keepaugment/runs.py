@@ -1,0 +1,287 @@
+"""A run's folder, and command-line flags made from a config's fields.
+
+A folder explains itself: `run.json` says what was run, by which command, code and hardware,
+`metrics.jsonl` has a line per epoch, `last.pt` resumes it and `previous.pt` is the one before.
+Checkpoints hold tensors, numbers and text only, and reading one never runs code from the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+import torch
+
+Config = TypeVar("Config")
+
+
+def nearest(name: str, known: Mapping[str, Any] | list[str]) -> str:
+    """The known names most like a wrong one, as the end of an error message."""
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.4)
+    return f"; did you mean {', '.join(near)}?" if near else ""
+
+
+def add_flags(parser: argparse._ArgumentGroup, config: type) -> None:
+    """Add a flag for every field of a dataclass; its metadata may hold `help` and `choices`."""
+    types = get_type_hints(config)
+    for field in fields(config):
+        kind, flag = types[field.name], "--" + field.name.replace("_", "-")
+        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": field.metadata.get("help")}
+        if kind is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        else:
+            options["type"] = next(k for k in (*get_args(kind), kind) if k is not type(None))
+            options["choices"] = field.metadata.get("choices")
+            options["metavar"] = None if options["choices"] else field.name.upper()
+        parser.add_argument(flag, **options)
+
+
+def chosen(arguments: argparse.Namespace, config: Config) -> Config:
+    """The config with the fields that were given on the command line."""
+    names = {field.name for field in fields(config)}  # type: ignore[arg-type]
+    given = {name: value for name, value in vars(arguments).items() if name in names}
+    return replace(config, **given)  # type: ignore[type-var]
+
+
+def parse(
+    experiments: Mapping[str, Any], description: str, argv: list[str] | None = None
+) -> tuple[str, Any, argparse.Namespace]:
+    """Read `EXPERIMENT [--setting value ...]` from the command line.
+
+    Args:
+        experiments: configs (dataclasses of one type) by name.
+        description: for `--help`.
+        argv: the words; None takes the command's own.
+
+    Returns:
+        The experiment's name, its config with the settings given, and the other arguments: `out`
+        (the run's folder), `device` and `resume`. Exits after `--list` and on a wrong word.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("experiment", nargs="?", help="see --list")
+    parser.add_argument("--list", action="store_true", help="print the experiments and stop")
+    parser.add_argument("--out", type=Path, help="folder of the run; runs/EXPERIMENT/seed-N if not")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps; auto takes a GPU")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in the folder")
+    settings = parser.add_argument_group("settings, in place of the experiment's own")
+    add_flags(settings, type(next(iter(experiments.values()))))
+    arguments = parser.parse_args(argv)
+    name = arguments.experiment
+    if arguments.list:
+        print(
+            "\n".join(f"{name:44s} {differences(config)}" for name, config in experiments.items())
+        )
+        parser.exit()
+    if name not in experiments:
+        wrong = (
+            f"no experiment {name!r}{nearest(name, experiments)}" if name else "no experiment given"
+        )
+        sys.exit(f"error: {wrong} (--list prints all)")
+    config = chosen(arguments, experiments[name])
+    arguments.out = arguments.out or Path("runs", name, f"seed-{config.seed}")
+    return name, config, arguments
+
+
+def differences(config: Any) -> str:
+    """What a config sets otherwise than its class, as flags."""
+    changed = {f.name: v for f in fields(config) if (v := getattr(config, f.name)) != f.default}
+    return " ".join(f"{name}={value}" for name, value in changed.items())
+
+
+def find_device(name: str) -> torch.device:
+    """A device by name; "auto" takes an accelerator if there is one.
+
+    Raises:
+        ValueError: The device is not there.
+    """
+    if name == "auto":
+        here = torch.accelerator.current_accelerator(check_available=True)
+        return here or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"no device {name!r} here: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def commit(folder: Path) -> str | None:
+    """The commit of the code in `folder`, with "+changes" if files differ; None outside git."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(folder), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def hardware(device: torch.device) -> str:
+    """The processor or accelerator that a run computes on, in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        name = lines[0].split(":", 1)[1].strip() if lines else name
+    return f"{name or platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def versions() -> dict[str, str]:
+    """Python's and the main packages' versions."""
+    found = {"python": platform.python_version()}
+    for name in ("keepaugment", "torch", "torchvision", "timm"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _write_whole(path: Path, write: Any) -> None:
+    """Write a file whole or not at all: beside it, flushed to the disk, then renamed."""
+    beside = path.with_name(path.name + ".part")
+    with open(beside, "wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+def _write_text(path: Path, text: str) -> None:
+    _write_whole(path, lambda file: file.write(text.encode()))
+
+
+class Run:
+    """A run's folder, open for writing.
+
+    Args:
+        folder: made if it is not there.
+        experiment: the name of what is run.
+        config: a dataclass with every setting.
+        device: what the run computes on.
+        resume: go on with the run in the folder; without one there, begin.
+
+    Raises:
+        ValueError: The folder holds a run and `resume` is off, or its settings are others.
+    """
+
+    def __init__(
+        self, folder: Path, experiment: str, config: Any, device: torch.device, *, resume: bool
+    ) -> None:
+        self.folder = Path(folder)
+        self.metrics = self.folder / "metrics.jsonl"
+        record = self.folder / "run.json"
+        settings = asdict(config)
+        if record.exists():
+            self._check_same(json.loads(record.read_text()), experiment, settings, resume)
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        script = Path(sys.argv[0]).name
+        about = {
+            "experiment": experiment,
+            "settings": settings,
+            "command": shlex.join(["python", f"tools/{script}", *sys.argv[1:]]),
+            "commit": commit(Path(__file__).parent),
+            "versions": versions(),
+            "hardware": hardware(device),
+        }
+        _write_text(record, json.dumps(about, indent=2) + "\n")
+
+    def _check_same(
+        self, about: dict[str, Any], experiment: str, settings: dict[str, Any], resume: bool
+    ) -> None:
+        if not resume:
+            raise ValueError(
+                f"{self.folder} already holds a run of {about['experiment']}; "
+                "give --resume to go on with it, or another --out"
+            )
+        now = json.loads(json.dumps({"experiment": experiment, **settings}))
+        then = {"experiment": about["experiment"], **about["settings"]}
+        differences = [
+            f"{name}: {then.get(name)!r} then, {now.get(name)!r} now"
+            for name in sorted({*now, *then})
+            if now.get(name) != then.get(name)
+        ]
+        if differences:
+            raise ValueError(f"{self.folder} was run otherwise ({'; '.join(differences)})")
+
+    def log(self, **row: Any) -> None:
+        """Add a line to `metrics.jsonl` and see it onto the disk."""
+        with open(self.metrics, "a") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`."""
+        return read_rows(self.metrics)
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write a checkpoint of plain tensors, numbers and text; the one before it is kept."""
+        last = self.folder / "last.pt"
+        if last.exists():
+            os.replace(last, self.folder / "previous.pt")
+        _write_whole(last, lambda file: torch.save(state, file))
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest readable checkpoint, and drop the metrics of epochs after it; None if new.
+
+        Raises:
+            ValueError: Checkpoints are there, but none can be read.
+        """
+        paths = [p for name in ("last.pt", "previous.pt") if (p := self.folder / name).exists()]
+        for path in paths:
+            try:
+                state = load_checkpoint(path)
+            except ValueError as error:
+                print(error, file=sys.stderr)
+                continue
+            kept = [row for row in self.rows() if row["epoch"] <= state["epoch"]]
+            _write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
+            return state
+        if paths:
+            raise ValueError(f"no checkpoint in {self.folder} can be read; give another --out")
+        if self.metrics.exists():
+            self.metrics.unlink()
+        return None
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`, without a last one that was cut off."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of plain tensors, numbers and text onto the CPU.
+
+    Raises:
+        ValueError: The file is damaged, or holds other objects (which are not loaded).
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ValueError(f"there is no checkpoint {path}") from None
+    except Exception as error:  # torch raises many kinds for a damaged file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"checkpoint {path} cannot be read: {reason}") from error

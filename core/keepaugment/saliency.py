@@ -1,0 +1,176 @@
+"""Where is the important region? Maps (images, labels) -> (B, H, W), large where it matters.
+
+The map of KeepAugment (Gong et al., CVPR 2021, https://arxiv.org/abs/2011.11778, section 3) is the
+vanilla gradient of Simonyan et al., 2013 (https://arxiv.org/abs/1312.6034), from a half-size copy
+or an early classification head if it shall be cheap (section 3.1). Any callable of the same form
+is accepted where a map is, an attribution of Captum for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from keepaugment.checks import check_images, check_labels
+from keepaugment.draws import Source, uniform
+from keepaugment.early_head import EarlyHead
+from keepaugment.quiet import Forward, quiet, unwrap
+
+Saliency = Callable[[Tensor, Tensor | None], Tensor]
+"""images (B, C, H, W), labels (B,) or None -> saliency (B, H, W)."""
+
+
+def _copy(images: Tensor, scale: float) -> Tensor:
+    """A leaf to take gradients of: the images, or a bicubic copy of `scale` times their size."""
+    images = images.clone() if images.is_inference() else images.detach()
+    if scale != 1.0:
+        size = [max(1, round(side * scale)) for side in images.shape[2:]]
+        images = F.interpolate(images, size, mode="bicubic", align_corners=False)
+    return images.requires_grad_()
+
+
+def _chosen_logits(logits: Tensor, labels: Tensor | None, batch: int, validate: bool) -> Tensor:
+    """The logit that each image's map explains: its label's, or without labels its largest."""
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != batch:
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(
+            f"the model must return logits ({batch}, K), found {found}; "
+            "pass a function that picks them, such as lambda x: model(x)[0]"
+        )
+    if not logits.requires_grad:
+        raise ValueError("the model's logits do not depend on its input; does it use no_grad?")
+    if labels is None:
+        labels = logits.argmax(1)
+    else:
+        check_labels(labels, batch, logits.shape[1], validate)
+    index = labels.long().clone()  # autograd saves no tensor that was made in inference mode
+    return logits.gather(1, index[:, None])
+
+
+def saliency_map(
+    model: Forward,
+    images: Tensor,
+    labels: Tensor | None = None,
+    *,
+    scale: float = 1.0,
+    validate: bool = False,
+) -> Tensor:
+    """The absolute gradient of each image's label logit, its maximum over channels (section 3).
+
+    The model computes as in evaluation and is left as it was (see `keepaugment.quiet`). Works
+    inside `no_grad` and under autocast; one backward pass serves the batch.
+
+    Args:
+        model: any callable from images to logits (B, K) before softmax; a module may be compiled
+            or wrapped in DistributedDataParallel.
+        images: (B, C, H, W), floating point, as the model takes them (normalised).
+        labels: (B,) class numbers; None explains each image's largest logit (section 4.3).
+        scale: below 1, the map is that of a bicubic copy `scale` times as high and wide, brought
+            back by nearest neighbours (section 3.1, "low resolution").
+        validate: check values on a GPU too, at the price of a synchronisation.
+
+    Returns:
+        (B, H, W) float32, not negative.
+
+    Raises:
+        ValueError: Integer images, labels out of range, a scale outside (0, 1], a model whose
+            output is not (B, K) or does not depend on the images.
+    """
+    check_images(images)
+    if not 0.0 < scale <= 1.0:
+        raise ValueError(f"scale must be in (0, 1], found {scale}")
+    if not len(images):
+        return images.new_zeros(0, *images.shape[2:], dtype=torch.float32)
+    model = unwrap(model)
+    with quiet(model, images.device), torch.inference_mode(False), torch.enable_grad():
+        inputs = _copy(images, scale)
+        outputs = model(inputs.clone())  # a model may begin by writing to its input
+        logits = _chosen_logits(outputs, labels, len(images), validate)
+        (gradient,) = torch.autograd.grad(logits.sum(), inputs)
+    saliency = gradient.abs().amax(1, keepdim=True).float()
+    if scale != 1.0:
+        saliency = F.interpolate(saliency, images.shape[2:], mode="nearest")
+    return saliency[:, 0]
+
+
+class GradientSaliency:
+    """The gradient map of a model, full or cheap.
+
+    Args:
+        model: as in `saliency_map`.
+        scale: 0.5 for the paper's "low resolution".
+        head: an `EarlyHead` of the same model for the paper's "early loss": the network runs only
+            up to the head's stage. Combines with `scale`.
+        validate: check values on a GPU too.
+    """
+
+    def __init__(
+        self,
+        model: Forward,
+        scale: float = 1.0,
+        head: EarlyHead | None = None,
+        *,
+        validate: bool = False,
+    ) -> None:
+        self.model = model
+        self.scale = scale
+        self.head = head
+        self.validate = validate
+
+    def __call__(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Map images (B, C, H, W) and labels (B,) or None to saliency (B, H, W)."""
+        model = self.model if self.head is None else self.head.early_logits
+        return saliency_map(model, images, labels, scale=self.scale, validate=self.validate)
+
+
+class RandomSaliency:
+    """Control: independent noise in every pixel. It knows nothing and costs nothing."""
+
+    def __init__(self, generator: Source = None) -> None:
+        self.generator = generator
+
+    def __call__(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Map images (B, C, H, W) to saliency (B, H, W) in [0, 1)."""
+        return uniform(self.generator, (len(images), *images.shape[2:]), images.device)
+
+
+class ShuffledSaliency:
+    """Control: every image gets another image's map, so only what all images share is left."""
+
+    def __init__(self, saliency: Saliency, generator: Source = None) -> None:
+        self.saliency = saliency
+        self.generator = generator
+
+    def __call__(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Map images (B, C, H, W) and labels to saliency (B, H, W)."""
+        order = uniform(self.generator, (len(images), 1), images.device)[:, 0].argsort()
+        result = torch.empty_like(saliency := self.saliency(images, labels))
+        result[order] = saliency[order.roll(1)]  # one cycle: with B > 1 nobody keeps its own
+        return result
+
+
+class InvertedSaliency:
+    """Control: important and unimportant change places, so a Keep method destroys the former."""
+
+    def __init__(self, saliency: Saliency) -> None:
+        self.saliency = saliency
+
+    def __call__(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Map images (B, C, H, W) and labels to saliency (B, H, W), not negative."""
+        saliency = self.saliency(images, labels)
+        return saliency.amax((1, 2), keepdim=True) - saliency
+
+
+class CentreSaliency:
+    """Control: importance falls from the centre to the corners, the same for every image."""
+
+    def __call__(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Map images (B, C, H, W) to saliency (B, H, W) in (0, 1], a bell around the centre."""
+        y, x = (
+            (2 * torch.arange(side, device=images.device) + 1) / side - 1
+            for side in images.shape[2:]
+        )
+        return torch.exp(-(y[:, None] ** 2 + x**2)).expand(len(images), -1, -1)
