@@ -4,21 +4,59 @@ from __future__ import annotations
 
 import sys
 
-from classification.experiments import EXPERIMENTS
+from classification.config import Config
+from classification.experiments import BUDGETS, EXPERIMENTS
+from classification.processes import processes
 from classification.train import train
-from keepaugment.runs import find_device, parse, read_rows
+from keepaugment.runs import parse, read_rows
+
+GFLOPS = {
+    "resnet8": 0.024,
+    "resnet20": 0.081,
+    "resnet18": 1.11,
+    "resnet110": 0.51,
+    "wrn28_10": 10.5,
+    "shake_shake_26_2x96d": 7.55,
+    "pyramidnet272_a200_shakedrop": 8.98,
+    "resnet50": 8.18,
+    "resnet101": 15.6,
+}
+"""Of one forward pass of an image, 32 or 224 pixels a side, counted with torch's FLOP counter."""
+IMAGES = {"cifar10": 50_000, "images": 1_281_167, "digits": 1_437}
+
+
+def cost(config: Config) -> str:
+    """Floating-point operations of a run in words, training and maps.
+
+    A training step is three forward passes and a full map about two; half resolution takes a
+    quarter of the map, a first stage about a third.
+    """
+    forward = GFLOPS[config.arch] * 1e9
+    if config.image_size:
+        forward *= (config.image_size / 224) ** 2
+    share = config.scale**2 * (1 / 3 if config.early_head else 1.0) if config.keep else 0.0
+    share = share if config.saliency in ("gradient", "shuffled", "inverted") else 0.0
+    images = (config.subset or IMAGES[config.dataset]) * config.epochs
+    return f"{images * forward * (3 + 2 * share) / 1e15:,.0f} PFLOP"
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run one experiment and print its result: the last epoch's accuracy, beside the best."""
-    name, config, arguments = parse(EXPERIMENTS, "Train a classifier with KeepAugment.", argv)
+    name, config, arguments = parse(
+        EXPERIMENTS, "Train a classifier with KeepAugment.", argv, budgets=BUDGETS, cost=cost
+    )
     try:
-        train(name, config, arguments.out, find_device(arguments.device), resume=arguments.resume)
+        with processes(arguments.device) as where:
+            train(
+                name, config, arguments.out, where,
+                resume=arguments.resume, budget=arguments.budget,
+            )  # fmt: skip
     except (ValueError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
-    rows = read_rows(arguments.out / "metrics.jsonl")
-    accuracies = [row["test_accuracy"] for row in rows if "test_accuracy" in row]
-    print(
-        f"{name}: {accuracies[-1]:.2f} % of the test images right after the last epoch "
-        f"({max(accuracies):.2f} % after the best); the run is in {arguments.out}"
-    )
+    if where.first:
+        rows = read_rows(arguments.out / "metrics.jsonl")
+        accuracies = [row["test_accuracy"] for row in rows if "test_accuracy" in row]
+        print(
+            f"{name}: {accuracies[-1]:.2f} % of the test images right after the last epoch "
+            f"({max(accuracies):.2f} % after the best); the run is in {arguments.out}"
+        )

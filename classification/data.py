@@ -5,10 +5,10 @@ CIFAR-10 takes 180 MB that way, and no epoch waits for a loader.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +17,20 @@ from torchvision.datasets import CIFAR10, CIFAR100, ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
 from tqdm import tqdm
 
+from classification.config import DATASETS, Config
+from classification.folders import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    EpochBatches,
+    FolderData,
+    Numbered,
+    even_subset,
+    load_folders,
+)
 from keepaugment.draws import Source, uniform
 from keepaugment.runs import nearest
 
+TEST_BATCH = 500
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
@@ -39,41 +50,152 @@ class ImageSet:
         return ImageSet(self.images.to(device), self.labels.to(device), self.classes)
 
 
+class Data(Protocol):
+    """A training and a test set, wherever their images are.
+
+    Attributes:
+        classes: their names, by label.
+        num_train: training images.
+        channels: of an image.
+        mean: of each channel in [0, 1], by which images are normalised.
+        std: likewise.
+    """
+
+    @property
+    def mean(self) -> tuple[float, ...]: ...  # noqa: D102
+
+    @property
+    def std(self) -> tuple[float, ...]: ...  # noqa: D102
+
+    @property
+    def classes(self) -> list[str]: ...  # noqa: D102
+
+    @property
+    def num_train(self) -> int: ...  # noqa: D102
+
+    @property
+    def channels(self) -> int: ...  # noqa: D102
+
+    def train_batches(
+        self, steps: EpochBatches, device: torch.device, workers: int
+    ) -> Iterator[Numbered]:
+        """Batches of the training set in the order of `steps`."""
+
+    def test_batches(
+        self, device: torch.device, workers: int, rank: int, world_size: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """This process's share of the test set: images (B, C, H, W) uint8 and labels (B,)."""
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Shift and scale images (B, C, H, W) in [0, 1] to mean 0 and deviation 1 over the set."""
+
+
+class _Normalised:
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Shift and scale images (B, C, H, W) in [0, 1] to mean 0 and deviation 1 over the set."""
+        mean, std = (
+            torch.tensor(values, device=images.device)[:, None, None]
+            for values in (self.mean, self.std)
+        )
+        return (images - mean) / std
+
+
 @dataclass(frozen=True)
-class Data:
-    """A training set, a test set, and the mean and deviation of each channel in [0, 1]."""
+class StoredData(_Normalised):
+    """Small images, held whole on the device."""
 
     train: ImageSet
     test: ImageSet
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def normalise(self, images: Tensor) -> Tensor:
-        """Turn bytes (B, C, H, W) into numbers with mean 0 and deviation 1 over the set."""
-        mean = torch.tensor(self.mean, device=images.device)[:, None, None]
-        std = torch.tensor(self.std, device=images.device)[:, None, None]
-        return (images.float() / 255 - mean) / std
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, by label."""
+        return self.train.classes
+
+    @property
+    def num_train(self) -> int:
+        """Training images."""
+        return len(self.train)
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image."""
+        return self.train.images.shape[1]
+
+    def to(self, device: torch.device) -> StoredData:
+        """The same data on another device."""
+        return replace(self, train=self.train.to(device), test=self.test.to(device))
+
+    def train_batches(
+        self, steps: EpochBatches, device: torch.device, workers: int
+    ) -> Iterator[Numbered]:
+        """Batches of the training set in the order of `steps`; `workers` has no work here."""
+        for numbers in steps:
+            index = torch.tensor(numbers, device=device)
+            yield Numbered(index, self.train.images[index], self.train.labels[index])
+
+    def test_batches(
+        self, device: torch.device, workers: int, rank: int, world_size: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """This process's share of the test set, in its order."""
+        images, labels = self.test.images[rank::world_size], self.test.labels[rank::world_size]
+        yield from zip(images.split(TEST_BATCH), labels.split(TEST_BATCH), strict=True)
 
 
-def _choice(labels: list[int], number: int, seed: int) -> list[int]:
-    """Numbers of `number` images drawn at random, every class equally often as far as it goes."""
-    if not 0 <= number <= len(labels):
-        raise ValueError(f"a subset of {number} images was asked for, the set has {len(labels)}")
-    if number == 0:
-        return list(range(len(labels)))
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(labels), generator=generator).tolist()
-    seen: dict[int, int] = {}
-    ranked: list[tuple[int, int, int]] = []
-    for index in order:  # the n-th image of every class before the n+1-st of any
-        seen[labels[index]] = seen.get(labels[index], 0) + 1
-        ranked.append((seen[labels[index]], len(ranked), index))
-    return sorted(index for _, _, index in sorted(ranked)[:number])
+@dataclass(frozen=True)
+class TreeData(_Normalised):
+    """Images of any size in a tree, read by worker processes."""
+
+    folders: FolderData
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    channels: int = 3
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, by label."""
+        return self.folders.classes
+
+    @property
+    def num_train(self) -> int:
+        """Training images."""
+        return len(self.folders.train)
+
+    def train_batches(
+        self, steps: EpochBatches, device: torch.device, workers: int
+    ) -> Iterator[Numbered]:
+        """Batches of the training set in the order of `steps`, cropped and flipped."""
+        batches = self.folders.train_batches(
+            steps.epoch,
+            steps.batch_size,
+            seed=steps.seed,
+            rank=steps.rank,
+            world_size=steps.world_size,
+            workers=workers,
+            pin_memory=device.type == "cuda",
+        )
+        for batch in batches:
+            yield Numbered(*(tensor.to(device, non_blocking=True) for tensor in batch))
+
+    def test_batches(
+        self, device: torch.device, workers: int, rank: int, world_size: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """This process's share of the test set."""
+        batches = self.folders.val_batches(
+            TEST_BATCH, rank=rank, world_size=world_size, workers=workers
+        )
+        for _, images, labels in batches:
+            yield images.to(device), labels.to(device)
 
 
 def _load(dataset: Any, labels: list[int], subset: int, seed: int) -> ImageSet:
     """Read images of one size into memory."""
-    chosen = _choice(labels, subset, seed)
+    chosen = even_subset(labels, subset, seed)
     pictures = tqdm(chosen, desc="reading images", leave=False, disable=None, delay=2)
     images = [pil_to_tensor(dataset[index][0]) for index in pictures]
     sizes = {tuple(image.shape[1:]) for image in images}
@@ -97,7 +219,7 @@ def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(values.mean((0, 2, 3)).tolist()), tuple(values.std((0, 2, 3)).tolist())
 
 
-def _digits(subset: int, test_subset: int, seed: int) -> Data:
+def _digits(subset: int, test_subset: int, seed: int) -> StoredData:
     """The 1,797 handwritten digits of scikit-learn, enlarged from 8 to 32 pixels; 360 for testing.
 
     Alpaydin and Kaynak, 1998: the test part of UCI's Optical Recognition of Handwritten Digits.
@@ -112,10 +234,10 @@ def _digits(subset: int, test_subset: int, seed: int) -> Data:
     names = [str(name) for name in digits.target_names]
 
     def part(index: Tensor, number: int) -> ImageSet:
-        chosen = index[_choice(labels[index].tolist(), number, seed)]
+        chosen = index[even_subset(labels[index].tolist(), number, seed)]
         return ImageSet(images[chosen], labels[chosen], names)
 
-    return Data(
+    return StoredData(
         part(order[360:], subset), part(order[:360], test_subset), *_statistics(images[order[360:]])
     )
 
@@ -128,8 +250,8 @@ def load_data(
     subset: int = 0,
     test_subset: int = 0,
     seed: int = 0,
-) -> Data:
-    """Load a set of images into memory.
+) -> StoredData:
+    """Load a set of small images into memory.
 
     Args:
         dataset: "cifar10" or "cifar100" (the official archive in `root`, or a class-folder tree
@@ -139,7 +261,7 @@ def load_data(
         download: fetch the official archive if it is not there.
         subset: as many training images, drawn evenly from the classes; 0 takes all.
         test_subset: likewise for testing.
-        seed: of these draws.
+        seed: of the draw of training images; that of test images is fixed.
 
     Raises:
         ValueError: An unknown dataset, no images where they should be, images of several sizes,
@@ -164,10 +286,37 @@ def load_data(
     if train.images.shape[1:] != test.images.shape[1:]:
         raise ValueError("training and test images differ in size")
     known = dataset == "cifar10"
-    return Data(train, test, *((CIFAR_MEAN, CIFAR_STD) if known else _statistics(train.images)))
+    return StoredData(
+        train, test, *((CIFAR_MEAN, CIFAR_STD) if known else _statistics(train.images))
+    )
 
 
-DATASETS = ["cifar10", "cifar100", "digits", "folder"]
+def open_data(config: Config, device: torch.device) -> Data:
+    """The data of a config, on the device if its images are small.
+
+    Raises:
+        ValueError: Data that cannot be used (see `load_data` and `classification.folders`).
+    """
+    if config.dataset == "images":
+        folders = load_folders(
+            config.data,
+            size=config.image_size,
+            test_size=config.test_size,
+            unreadable=config.unreadable,  # type: ignore[arg-type]
+            subset=config.subset,
+            test_subset=config.test_subset,
+            seed=config.seed,
+        )
+        return TreeData(folders)
+    data = load_data(
+        config.dataset,
+        config.data,
+        download=config.download,
+        subset=config.subset,
+        test_subset=config.test_subset,
+        seed=config.seed,
+    )
+    return data.to(device)
 
 
 def _official(

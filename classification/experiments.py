@@ -1,89 +1,342 @@
-"""What can be run: the settings, and named experiments as differences from one another."""
+"""Named experiments: every cell of the paper that needs a run, as differences from one another."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from classification.data import DATASETS
-from classification.methods import METHODS, SALIENCIES
+from classification.config import Config
+from keepaugment.runs import Experiment
 
-
-def _setting(default: Any, help: str, choices: list[str] | None = None) -> Any:
-    return field(default=default, metadata={"help": help, "choices": choices})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """Every setting of a training run. Lengths are in pixels."""
-
-    dataset: str = _setting("cifar10", "what to train on", DATASETS)
-    data: str = _setting("data", "folder of the dataset")
-    download: bool = _setting(False, "fetch the official archive if it is not there")
-    subset: int = _setting(0, "train on as many images only; 0 is all")
-    test_subset: int = _setting(0, "test on as many images only; 0 is all")
-    arch: str = _setting("resnet18", "model: one of classification.models, or any of timm's")
-    method: str = _setting("none", "augmentation beside crop and flip", list(METHODS))
-    keep: bool = _setting(False, "keep the important region: the method's Keep arm")
-    size: int = _setting(16, "length of Cutout's box")
-    tau: float = _setting(0.6, "quantile of importance up to which a region may be cut")
-    match_area: bool = _setting(False, "keep plain Cutout's law of the cut area")
-    saliency: str = _setting("gradient", "map, or a control in its place", list(SALIENCIES))
-    scale: float = _setting(1.0, "of the copy that the map is taken of; 0.5 is low resolution")
-    early_head: str = _setting("", "stage with an auxiliary head that the map is taken from")
-    early_weight: float = _setting(0.3, "of the auxiliary head's loss")
-    padding: int = _setting(4, "of the random crop")
-    flip: bool = _setting(True, "mirror images at random")
-    epochs: int = _setting(300, "passes over the training set")
-    batch_size: int = _setting(128, "images in a step")
-    lr: float = _setting(0.1, "learning rate at the start of the cosine")
-    momentum: float = _setting(0.9, "of SGD, with Nesterov")
-    weight_decay: float = _setting(5e-4, "of all parameters")
-    dropout: float = _setting(0.0, "inside the blocks of a Wide ResNet")
-    eval_every: int = _setting(1, "epochs between tests; the last is always tested")
-    bf16: bool = _setting(False, "compute in bfloat16 (autocast)")
-    channels_last: bool = _setting(False, "memory layout of images and weights")
-    seed: int = _setting(0, "of weights, order, crops and boxes")
-
-
-ARMS: dict[str, dict[str, Any]] = {
-    "none": {"method": "none"},
-    "cutout": {"method": "cutout"},
-    "keep_cutout": {"method": "cutout", "keep": True},
-    "random_erasing": {"method": "random_erasing"},
-    "keep_random_erasing": {"method": "random_erasing", "keep": True},
-    "cutmix": {"method": "cutmix"},
-    "keep_cutmix": {"method": "cutmix", "keep": True},
-}
 CHEAP: dict[str, dict[str, Any]] = {
-    "low": {"scale": 0.5},
-    "early": {"early_head": "layer1"},
-    "low_early": {"scale": 0.5, "early_head": "layer1"},
+    "": {},
+    "_low": {"scale": 0.5},
+    "_early": {"early_head": "layer1"},
+    "_low_early": {"scale": 0.5, "early_head": "layer1"},
 }
+"""Section 3.1: low resolution, early loss, and both, which the paper leaves out."""
 
-
-def _arms(prefix: str, base: Config) -> dict[str, Config]:
-    """All arms of a data set and model: plain, Keep, and Keep with cheap maps."""
-    arms: dict[str, Config] = {}
-    for name, change in ARMS.items():
-        arms[f"{prefix}-{name}"] = replace(base, **change)
-        for cheap, setting in CHEAP.items() if change.get("keep") else ():
-            arms[f"{prefix}-{name}_{cheap}"] = replace(base, **change, **setting)
-    return arms
-
-
-CIFAR10 = Config()  # Cutout's recipe at KeepAugment's 300 epochs and cosine (section 4.1)
+CIFAR = Config()  # Cutout's recipe (DeVries and Taylor) at 300 epochs and one cosine, section 4.1
+CIFAR_ARCHS: dict[str, dict[str, Any]] = {
+    "resnet18": {},
+    "resnet110": {"arch": "resnet110"},
+    "wrn28_10": {"arch": "wrn28_10", "dropout": 0.3},
+}
+AUTO = replace(CIFAR, policy="autoaugment", cut="cutout", clip=5.0)  # Cutout 16 is part of A
+AUTO_ARCHS: dict[str, dict[str, Any]] = {
+    "wrn28_10": {"arch": "wrn28_10"},
+    "shake_shake": {"arch": "shake_shake_26_2x96d", "lr": 0.01, "weight_decay": 1e-3},
+    "pyramidnet": {
+        "arch": "pyramidnet272_a200_shakedrop",
+        "lr": 0.05,
+        "weight_decay": 5e-5,
+        "batch_size": 64,
+        "epochs": 1800,
+    },
+}
+IMAGENET = Config(  # CutMix-PyTorch's recipe at 300 epochs, section 4.2
+    dataset="images",
+    data="data/imagenet",
+    arch="resnet50",
+    image_size=224,
+    jitter=True,
+    policy_set="imagenet",
+    batch_size=256,
+    weight_decay=1e-4,
+    schedule="step",
+    paste_size=40,
+    workers=16,
+)
 DIGITS = replace(
-    CIFAR10, dataset="digits", arch="resnet8", flip=False, epochs=12, batch_size=64, data=""
+    CIFAR, dataset="digits", data="", arch="resnet8", flip=False, epochs=12, batch_size=64
 )
 
-EXPERIMENTS: dict[str, Config] = {
-    **_arms("cifar10-resnet18", CIFAR10),
-    **_arms("cifar10-resnet20", replace(CIFAR10, arch="resnet20")),
-    **_arms("digits-resnet8", DIGITS),
-}
-"""`python tools/run_classification.py cifar10-resnet18-keep_cutout --data FOLDER`.
+Table = dict[str, Experiment]
 
-KeepAugment Table 1: ResNet-18 with Cutout 95.6, KeepCutout 96.1, low resolution 96.2, early loss
-96.0 % on CIFAR-10's test set, 300 epochs; 19 to 38 s per epoch on a TITAN X.
+
+def _arms(
+    prefix: str,
+    plain: Config,
+    name: str,
+    keep: str,
+    cheap: list[str],
+    *,
+    table: str,
+    paper: list[str],
+    trials: int,
+) -> Table:
+    """A plain method and its Keep arms, `cheap` ones as well; `paper` has a figure for each."""
+    configs = {f"{prefix}-{name}": plain}
+    for way in cheap:
+        configs[f"{prefix}-keep_{name}{way}"] = replace(plain, keep=keep, **CHEAP[way])
+    figures = [*paper, *[""] * len(configs)]
+    return {
+        key: Experiment(config, table, figures[number], trials)
+        for number, (key, config) in enumerate(configs.items())
+    }
+
+
+def _table1() -> Table:
+    published = {
+        "resnet18": ["95.6", "96.1", "96.2", "96.0"],
+        "resnet110": ["94.8", "95.5", "95.5", "95.3"],
+        "wrn28_10": ["96.9", "97.3", "97.3", "97.2"],
+    }
+    rows: Table = {}
+    for arch, change in CIFAR_ARCHS.items():
+        plain = replace(CIFAR, cut="cutout", **change)
+        rows |= _arms(
+            f"cifar10-{arch}", plain, "cutout", "cut", list(CHEAP),
+            table="1", paper=published[arch], trials=3,
+        )  # fmt: skip
+    published = {
+        "wrn28_10": ["97.3", "97.8", "97.8", "97.8"],
+        "shake_shake": ["97.4", "97.8", "97.9", "97.7"],
+        "pyramidnet": ["98.5", "98.7", "98.7", "98.6"],
+    }
+    for arch, change in AUTO_ARCHS.items():
+        rows |= _arms(
+            f"cifar10-{arch}", replace(AUTO, **change), "autoaugment", "paste", list(CHEAP),
+            table="1", paper=published[arch], trials=1 if arch == "pyramidnet" else 3,
+        )  # fmt: skip
+    return rows
+
+
+def _table2() -> Table:
+    published = {
+        8: ["95.3", "95.1"],
+        12: ["95.4", "95.5"],
+        20: ["95.5", "96.0"],
+        24: ["94.9", "95.6"],
+    }
+    rows: Table = {}
+    for length, figures in published.items():
+        plain = replace(CIFAR, cut="cutout", size=length)
+        rows |= _arms(
+            "cifar10-resnet18", plain, f"cutout{length}", "cut", [""],
+            table="2", paper=figures, trials=5,
+        )  # fmt: skip
+    return rows
+
+
+def _rand(magnitude: int) -> Config:
+    """RandAugment over AutoAugment's operations, N = 3, magnitude of 30 (SETTINGS, reading A)."""
+    return replace(AUTO, arch="wrn28_10", policy="randaugment", magnitude=magnitude)
+
+
+def _table3() -> Table:
+    published = {
+        6: ["96.9", "97.3"],
+        12: ["97.1", "97.5"],
+        18: ["97.1", "97.6"],
+        24: ["97.3", "97.8"],
+    }
+    rows: Table = {}
+    for magnitude, figures in published.items():
+        rows |= _arms(
+            "cifar10-wrn28_10", _rand(magnitude), f"randaugment_m{magnitude}", "paste",
+            ["", "_low"], table="3", paper=figures, trials=5,
+        )  # fmt: skip
+    return rows
+
+
+def _table4() -> Table:
+    published = {"wrn28_10": ["97.5", "97.5", "97.3"], "shake_shake": ["97.4", "97.5", "97.4"]}
+    changes: dict[str, dict[str, Any]] = {
+        "gridmask": {"policy": "", "cut": "gridmask"},
+        "augmix": {"policy": "augmix", "cut": ""},
+        "attentive_cutmix": {"policy": "", "cut": "", "mix": "attentive_cutmix"},
+    }
+    rows: Table = {}
+    for arch, figures in published.items():
+        base = replace(AUTO, **AUTO_ARCHS[arch])
+        for (name, change), figure in zip(changes.items(), figures, strict=True):
+            rows[f"cifar10-{arch}-{name}"] = Experiment(replace(base, **change), "4", figure, 5)
+    return rows
+
+
+def _table5() -> Table:
+    plain: dict[str, tuple[dict[str, Any], str, str]] = {
+        "vanilla": ({}, "76.3", "77.4"),
+        "dropout": ({"regulariser": "dropout"}, "76.8", "77.7"),
+        "droppath": ({"regulariser": "droppath"}, "77.1", ""),
+        "manifold_mixup": ({"mix": "manifold_mixup"}, "77.5", ""),
+        "mixup": ({"mix": "mixup", "mix_alpha": 0.2}, "77.9", "79.2"),
+        "dropblock": ({"regulariser": "dropblock", "smoothing": 0.1}, "78.3", "79.0"),
+        "randaugment": ({"policy": "randaugment", "num_ops": 2, "magnitude": 9}, "77.6", "79.2"),
+        "random_erasing": ({"cut": "random_erasing", "cut_p": 0.5}, "77.3", "79.6"),
+    }
+    kept: dict[str, tuple[dict[str, Any], str, list[str], list[str]]] = {
+        "autoaugment": ({"policy": "autoaugment"}, "paste", ["77.6", "78.0", "78.1", "77.9"],
+                        ["79.3", "79.7", "79.7", "79.6"]),
+        "cutmix": ({"mix": "cutmix"}, "mix", ["78.6", "79.0", "79.1", "79.0"],
+                   ["79.9", "80.3", "80.3", "80.2"]),
+    }  # fmt: skip
+    rows: Table = {}
+    for column, arch in enumerate(("resnet50", "resnet101")):
+        base = replace(IMAGENET, arch=arch)
+        for name, (change, *figures) in plain.items():
+            if figures[column]:
+                config = replace(base, **change)
+                rows[f"imagenet-{arch}-{name}"] = Experiment(config, "5", figures[column], 1)
+        for name, (change, keep, *published) in kept.items():
+            rows |= _arms(
+                f"imagenet-{arch}", replace(base, **change), name, keep, list(CHEAP),
+                table="5", paper=published[column], trials=1,
+            )  # fmt: skip
+    return rows
+
+
+def _table8() -> Table:
+    base = replace(IMAGENET, epochs=360)
+    return {
+        "imagenet-resnet50-cutmix-360": Experiment(replace(base, mix="cutmix"), "8", "78.72", 1),
+        "imagenet-resnet50-autoaugment-360": Experiment(
+            replace(base, policy="autoaugment"), "8", "77.63", 1
+        ),
+    }
+
+
+def _figures() -> Table:
+    """The sweeps of Figures 2 and 3, whose values stand only in the pictures."""
+    wide = replace(CIFAR, cut="cutout", **CIFAR_ARCHS["wrn28_10"])
+    rows: Table = {}
+    for length in (0, 4, 8, 12, 20, 24):
+        rows[f"cifar10-wrn28_10-cutout{length}"] = Experiment(
+            replace(wide, size=length), "2a", "", 1
+        )
+    for magnitude in (3, 9, 15, 21):
+        rows[f"cifar10-wrn28_10-randaugment_m{magnitude}"] = Experiment(
+            _rand(magnitude), "2b", "", 1
+        )
+    for tau in (0.2, 0.4, 0.6, 0.8):
+        config = replace(wide, size=20, keep="cut", tau=tau)
+        rows[f"cifar10-wrn28_10-keep_cutout20_tau{tau}"] = Experiment(config, "3a")
+    for tau in (0.0, 0.2, 0.4, 0.6, 0.8):
+        config = replace(_rand(15), keep="paste", paste_size=8, tau=tau)
+        name = f"cifar10-wrn28_10-keep_randaugment_m15_paste8_tau{tau}"
+        rows[name] = Experiment(config, "3b", "97.3" if tau == 0 else "", 1)
+    return rows
+
+
+def _controls() -> Table:
+    """Is it the saliency? Arms that differ from a Keep arm in one respect."""
+    keep = replace(CIFAR, cut="cutout", keep="cut")
+    arms = {
+        "cifar10-resnet18-none": CIFAR,
+        "cifar10-resnet18-keep_cutout-match_area": replace(keep, match_area=True),
+        "cifar10-resnet18-cutout-early_loss": replace(keep, keep="", early_head="layer1"),
+        "cifar10-resnet18-cutout-equal_time_low": replace(keep, keep="", epochs=360),
+        "cifar10-resnet18-cutout-equal_time": replace(keep, keep="", epochs=600),
+        "cifar10-wrn28_10-keep_autoaugment-tau0": replace(
+            AUTO, arch="wrn28_10", keep="paste", tau=0.0
+        ),
+        "cifar10-wrn28_10-keep_randaugment_m24-tau0": replace(_rand(24), keep="paste", tau=0.0),
+    }
+    for saliency in ("random", "shuffled", "inverted", "centre"):
+        arms[f"cifar10-resnet18-keep_cutout-{saliency}"] = replace(keep, saliency=saliency)
+    return {name: Experiment(config, "control", "", 3) for name, config in arms.items()}
+
+
+def _beyond() -> Table:
+    """Further methods on CIFAR-10, small networks for CPUs, and today's ImageNet recipes."""
+    rows: Table = {}
+    for arch in ("resnet18", "resnet20"):
+        base = replace(CIFAR, arch=arch)
+        methods: dict[str, tuple[dict[str, Any], str]] = {
+            "random_erasing": ({"cut": "random_erasing", "cut_p": 0.5}, "cut"),
+            "cutmix": ({"mix": "cutmix", "mix_p": 0.5}, "mix"),
+            "trivialaugment": ({"policy": "trivialaugment", "cut": "cutout"}, "paste"),
+            "randaugment": ({"policy": "randaugment", "magnitude": 15, "cut": "cutout"}, "paste"),
+            "autoaugment": ({"policy": "autoaugment", "cut": "cutout"}, "paste"),
+            "cutout": ({"cut": "cutout"}, "cut"),
+        }
+        for name, (change, keep) in methods.items():
+            rows |= _arms(
+                f"cifar10-{arch}", replace(base, **change), name, keep, list(CHEAP),
+                table="", paper=[], trials=3,
+            )  # fmt: skip
+        rows[f"cifar10-{arch}-none"] = Experiment(base, "", "", 3)
+    modern = {"v2": V2, "a3": A3}
+    for name, config in modern.items():
+        rows |= _arms("imagenet-resnet50", config, name, "mix", ["", "_low", "_low_early"],
+                      table="", paper=[], trials=1)  # fmt: skip
+    digits: dict[str, tuple[dict[str, Any], str]] = {
+        "cutout": ({"cut": "cutout"}, "cut"),
+        "cutmix": ({"mix": "cutmix"}, "mix"),
+    }
+    for name, (change, keep) in digits.items():
+        rows |= _arms(
+            "digits-resnet8", replace(DIGITS, **change), name, keep, list(CHEAP),
+            table="", paper=[], trials=1,
+        )  # fmt: skip
+    rows["digits-resnet8-none"] = Experiment(DIGITS)
+    return rows
+
+
+V2 = replace(  # torchvision's "new recipe", 2021, without repeated augmentation
+    IMAGENET, jitter=False, epochs=600, batch_size=1024, lr=0.5, weight_decay=2e-5,
+    norm_decay=False, schedule="cosine", warmup=5, smoothing=0.1, policy="trivialaugment",
+    cut="random_erasing", cut_p=0.1, mix="mixup_or_cutmix", mix_alpha=0.2, ema=0.99998,
+    image_size=176, test_size=224,
+)  # fmt: skip
+A3 = replace(  # ResNet strikes back (Wightman et al., 2021), procedure A3
+    IMAGENET, jitter=False, epochs=100, batch_size=2048, optimizer="lamb", lr=8e-3,
+    weight_decay=0.02, norm_decay=False, schedule="cosine", warmup=5, loss="bce",
+    policy="randaugment", num_ops=2, magnitude=18, mix="mixup_or_cutmix", mix_alpha=0.1,
+    image_size=160, test_size=224,
+)  # fmt: skip
+
+_ALSO = {
+    "cifar10-resnet18-cutout": "1, 2",
+    "cifar10-resnet18-keep_cutout": "1, 2",
+    "cifar10-wrn28_10-cutout": "1, 2a",
+    "cifar10-wrn28_10-cutout20": "2a, 3a",
+    "cifar10-wrn28_10-randaugment_m15": "2b, 3b",
+    **{f"cifar10-wrn28_10-randaugment_m{m}": "3, 2b" for m in (6, 12, 18, 24)},
+    **{f"cifar10-{arch}-keep_autoaugment_low": "1, 4" for arch in ("wrn28_10", "shake_shake")},
+}
+
+
+def _all() -> Table:
+    rows = {**_beyond(), **_figures(), **_controls(), **_table8(), **_table5(), **_table4()}
+    rows |= {**_table3(), **_table2(), **_table1()}
+    return rows | {name: replace(rows[name], table=tables) for name, tables in _ALSO.items()}
+
+
+EXPERIMENTS = _all()
+"""Every cell of Tables 1-5 and 8 and Figures 2 and 3, the controls, and some beyond the paper.
+
+`python tools/run_classification.py --list` prints them with the paper's figures.
 """
+
+
+def _smoke(config: Config) -> Config:
+    """A few steps on a few images: seconds on two CPU cores for every experiment."""
+    large = config.dataset == "images"
+    return replace(
+        config,
+        epochs=2,
+        subset=8,
+        test_subset=4,
+        batch_size=4,
+        workers=0,
+        warmup=min(config.warmup, 1),
+        attention="random",  # its pretrained network would have to be downloaded
+        image_size=64 if large else 0,
+        test_size=64 if large else 0,
+        paste_size=min(config.paste_size, 16),
+    )
+
+
+def _short(config: Config) -> Config:
+    """A tenth of the epochs on a fifth of CIFAR, or of an ImageNet-like set."""
+    return replace(config, epochs=max(1, config.epochs // 10), subset=config.subset or 10_000)
+
+
+BUDGETS: dict[str, Callable[[Config], Config]] = {
+    "smoke": _smoke,
+    "short": _short,
+    "paper": lambda config: config,
+}

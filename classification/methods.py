@@ -1,15 +1,28 @@
-"""An augmentation by its settings: a baseline and its Keep arm differ in one switch."""
+"""The augmentation of a run: from bytes to the network's inputs and targets, a batch at a time.
+
+Crop and flip, then an image-level policy, colour, a region-level cut, the paste of what is
+important, and a mix of labels, each if the settings name it. A baseline and its Keep arm differ in
+the setting `keep` alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from classification.colour import ColorJitter, Lighting
+from classification.comparisons import AttentiveCutMix, GridMask, ManifoldMixup, Mixup, attention_of
+from classification.config import Config
+from classification.data import Data, crop_flip
+from classification.folders import mixed_seed
+from classification.models import create_model
 from keepaugment import (
+    AugMix,
+    AutoAugment,
     CentreSaliency,
     CutMix,
     Cutout,
@@ -18,69 +31,239 @@ from keepaugment import (
     InvertedSaliency,
     KeepCutMix,
     KeepCutout,
+    KeepPaste,
     KeepRandomErasing,
+    RandAugment,
     RandomErasing,
     RandomSaliency,
     Saliency,
+    SampleDraws,
     ShuffledSaliency,
+    TrivialAugment,
 )
+from keepaugment.draws import Source
+from keepaugment.quiet import Forward
+from keepaugment.runs import load_checkpoint
 
-if TYPE_CHECKING:
-    from classification.experiments import Config
+Mixing = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
-SALIENCIES: dict[str, Callable[[Saliency, torch.Generator], Saliency]] = {
-    "gradient": lambda gradient, generator: gradient,
-    "random": lambda gradient, generator: RandomSaliency(generator),
-    "shuffled": ShuffledSaliency,
-    "inverted": lambda gradient, generator: InvertedSaliency(gradient),
-    "centre": lambda gradient, generator: CentreSaliency(),
-}
 
-METHODS = ("none", "cutout", "random_erasing", "cutmix")
+class Batch(NamedTuple):
+    """What the network trains on.
+
+    Attributes:
+        inputs: (B, C, H, W), normalised.
+        targets: labels (B,) or class weights (B, K).
+        changed: share of the pixels that were cut, pasted back or replaced, a number.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    changed: Tensor
 
 
 def make_saliency(
-    config: Config, model: nn.Module, head: EarlyHead | None, generator: torch.Generator
+    config: Config, model: Forward, head: EarlyHead | None, generator: Source
 ) -> Saliency:
     """The map of a config: the model's gradient, full or cheap, or a control in its place."""
     gradient = GradientSaliency(model, config.scale, head)
-    return SALIENCIES[config.saliency](gradient, generator)
+    controls: dict[str, Callable[[], Saliency]] = {
+        "gradient": lambda: gradient,
+        "random": lambda: RandomSaliency(generator),
+        "shuffled": lambda: ShuffledSaliency(gradient, generator),
+        "inverted": lambda: InvertedSaliency(gradient),
+        "centre": CentreSaliency,
+    }
+    return controls[config.saliency]()
 
 
-def make_method(
-    config: Config, saliency: Saliency, num_classes: int, generator: torch.Generator
-) -> Cutout | RandomErasing | CutMix | None:
-    """The augmentation of a config, or None for crop and flip alone."""
-    keep: dict[str, Any] = {"saliency": saliency, "tau": config.tau} if config.keep else {}
-    area: dict[str, Any] = {"match_area": config.match_area} if config.keep else {}
-    if config.method == "cutout":
-        cutout = KeepCutout if config.keep else Cutout
-        return cutout(size=config.size, generator=generator, **keep, **area)
-    if config.method == "random_erasing":
-        erasing = KeepRandomErasing if config.keep else RandomErasing
-        return erasing(generator=generator, **keep)
-    if config.method == "cutmix":
-        cutmix = partial(KeepCutMix, None) if config.keep else CutMix
-        return cutmix(num_classes, p=0.5, generator=generator, **keep, **area)
+def make_policy(
+    config: Config, mean: tuple[float, ...], generator: Source
+) -> Callable[[Tensor], Tensor] | None:
+    """The image-level augmentation of bytes; what comes in from outside has the mean colour."""
+    fill = [round(255 * value) for value in mean]
+    magnitude = config.magnitude if config.magnitude >= 0 else None
+    space: Any = config.policy_space
+    if config.policy == "autoaugment":
+        return AutoAugment(
+            config.policy_set, magnitudes=space, magnitude=magnitude, fill=fill, generator=generator
+        )
+    if config.policy == "randaugment":
+        strength = 9 if magnitude is None else magnitude
+        return RandAugment(config.num_ops, strength, space=space, fill=fill, generator=generator)
+    if config.policy == "trivialaugment":
+        return TrivialAugment(fill=fill, generator=generator)
+    if config.policy == "augmix":
+        return AugMix(fill=fill, generator=generator)
     return None
 
 
-def augment(
-    method: Cutout | RandomErasing | CutMix | None, images: Tensor, labels: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Augment a batch.
+def make_cut(
+    config: Config, saliency: Saliency, generator: Source
+) -> Cutout | RandomErasing | GridMask | None:
+    """The region-level augmentation, plain or Keep."""
+    keep: dict[str, Any] = {}
+    if config.keep == "cut":
+        keep = {"saliency": saliency, "tau": config.tau}
+    common: dict[str, Any] = {"p": config.cut_p, "generator": generator}
+    if config.cut == "cutout":
+        if keep:
+            return KeepCutout(size=config.size, match_area=config.match_area, **keep, **common)
+        return Cutout(config.size, **common)
+    if config.cut == "random_erasing":
+        kind = KeepRandomErasing if keep else RandomErasing
+        return kind(fill="random", **keep, **common)
+    if config.cut == "gridmask":
+        if config.image_size:
+            return GridMask((96, 223), 0.6, rotate=360, ramp_epochs=240, generator=generator)
+        return GridMask(generator=generator)
+    return None
+
+
+def _attention(config: Config, data: Data, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """The network that Attentive CutMix asks where to look."""
+    network: nn.Module | str = "resnet50"
+    if config.attention != "pretrained":
+        network = create_model("resnet50", 1000).to(device)
+        if config.attention != "random":
+            network.load_state_dict(load_checkpoint(Path(config.attention)))
+    elif not config.download:
+        raise ValueError(
+            "Attentive CutMix needs a network trained on ImageNet: --download fetches timm's "
+            "resnet50, or give --attention FILE with its state dict"
+        )
+    return attention_of(network, mean=data.mean, std=data.std, device=device)
+
+
+def make_mix(
+    config: Config,
+    saliency: Saliency,
+    data: Data,
+    model: nn.Module,
+    device: torch.device,
+    generator: Source,
+) -> list[Mixing]:
+    """The label-mixing augmentations, of which one is drawn for each batch."""
+    classes = len(data.classes)
+    if config.mix == "attentive_cutmix":
+        attention = _attention(config, data, device)
+        return [AttentiveCutMix(attention, classes, generator=generator)]
+    if config.mix == "manifold_mixup":
+        layers = ("layer1", "layer2")
+        return [ManifoldMixup(model, layers, classes, config.mix_alpha, generator=generator)]
+    mixings: list[Mixing] = []
+    if config.mix in ("mixup", "mixup_or_cutmix"):
+        mixings.append(Mixup(classes, config.mix_alpha, generator=generator))
+    if config.mix in ("cutmix", "mixup_or_cutmix"):
+        alpha = config.mix_alpha if config.mix == "cutmix" else 1.0
+        if config.keep == "mix":
+            mixings.append(
+                KeepCutMix(
+                    None,
+                    classes,
+                    alpha,
+                    config.tau,
+                    saliency=saliency,
+                    match_area=config.match_area,
+                    p=config.mix_p,
+                    generator=generator,
+                )  # fmt: skip
+            )
+        else:
+            mixings.append(CutMix(classes, alpha, p=config.mix_p, generator=generator))
+    return mixings
+
+
+class Augmentation:
+    """Everything between the stored bytes and the network.
+
+    Every choice follows from (seed, epoch, sample index), so it is the same in any batch and after
+    a resume; what a batch shares follows from its first image.
 
     Args:
-        method: of `make_method`.
-        images: (B, C, H, W), normalised.
-        labels: (B,).
-
-    Returns:
-        Images (B, C, H, W), targets for the loss, and the cut share of the batch's area, a scalar.
+        config: the run's settings.
+        data: what it trains on, for classes and colours.
+        model: what maps are taken of.
+        saliency: the map, possibly timed.
+        sources: random numbers of images, of colours and of the saliency's own.
+        device: where batches are.
     """
-    if method is None:
-        return images, labels, images.new_zeros(())
-    mask = method.mask(images, labels)
-    if isinstance(method, CutMix):
-        return *method(images, labels, mask=mask), mask.float().mean()
-    return method(images, mask=mask), labels, mask.float().mean()
+
+    def __init__(
+        self,
+        config: Config,
+        data: Data,
+        model: nn.Module,
+        saliency: Saliency,
+        sources: tuple[SampleDraws, SampleDraws, SampleDraws],
+        device: torch.device,
+    ) -> None:
+        self.config = config
+        self.data = data
+        self.sources = sources
+        draws, colours, _ = sources
+        self.policy = make_policy(config, data.mean, draws)
+        self.colour = (ColorJitter(generator=colours), Lighting(generator=colours))
+        self.cut = make_cut(config, saliency, draws)
+        self.paste = None
+        if config.keep == "paste":
+            self.paste = KeepPaste(
+                size=config.paste_size, tau=config.tau, saliency=saliency, generator=draws
+            )
+        self.mixings = make_mix(config, saliency, data, model, device, draws)
+
+    def inputs(self, pixels: Tensor) -> Tensor:
+        """What the network sees of images (B, C, H, W) uint8, without colour changes."""
+        return self._normalised(pixels.float() / 255)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
+        return self.data.normalise(images).contiguous(memory_format=layout)
+
+    def _coloured(self, pixels: Tensor, epoch: int, index: Tensor) -> Tensor:
+        """The same for training; two views of one image get the same colours."""
+        if not self.config.jitter:
+            return self.inputs(pixels)
+        self.sources[1].at(epoch, index)
+        images = pixels.float() / 255
+        for change in self.colour:
+            images = change(images)
+        return self._normalised(images)
+
+    def __call__(
+        self, epoch: int, step: int, index: Tensor, pixels: Tensor, labels: Tensor
+    ) -> Batch:
+        """Augment a step's samples.
+
+        Args:
+            epoch: from 0.
+            step: of the epoch, from 0; the same in all processes.
+            index: (B,), the samples' numbers in the training set.
+            pixels: (B, C, H, W) uint8.
+            labels: (B,).
+        """
+        config, draws = self.config, self.sources[0]
+        for source in self.sources:
+            source.at(epoch, index)
+        if not config.image_size:  # large images are cropped by who reads them
+            padding, flip = config.padding, config.flip
+            pixels = crop_flip(pixels, padding=padding, flip=flip, generator=draws)
+        view = self.policy(pixels) if self.policy else pixels
+        inputs = self._coloured(view, epoch, index)
+        changed = inputs.new_zeros((), dtype=torch.float32)
+        if self.cut is not None:
+            if isinstance(self.cut, GridMask):
+                self.cut.set_epoch(300 * epoch / config.epochs)  # its ramp is for 300 epochs
+            mask = self.cut.mask(inputs, labels)
+            inputs, changed = self.cut(inputs, mask=mask), mask.float().mean()
+        if self.paste is not None:
+            inputs = self.paste(self._coloured(pixels, epoch, index), inputs, labels)
+        if not self.mixings:
+            return Batch(inputs, labels, changed)
+        coin = mixed_seed(config.seed, epoch, step)  # on the host: the GPU need not be asked
+        mixing = self.mixings[coin % len(self.mixings)]
+        if isinstance(mixing, CutMix):
+            mask = mixing.mask(inputs, labels)
+            inputs, targets = mixing(inputs, labels, mask=mask)
+            return Batch(inputs, targets, mask.float().mean())
+        return Batch(*mixing(inputs, labels), changed)

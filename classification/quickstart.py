@@ -6,38 +6,41 @@ from pathlib import Path
 
 import torch
 
+from classification.data import load_data
 from classification.experiments import EXPERIMENTS
-from classification.pictures import draw_cuts
+from classification.pictures import draw_panels, tint
+from classification.processes import Processes
 from classification.train import Trainer, train
 from keepaugment import allowed_regions, selective_cut
 from keepaugment.runs import read_rows
 
+CPU = torch.device("cpu")
 FOLDER = Path("runs", "quickstart")
 PLAIN, KEEP = "digits-resnet8-cutout", "digits-resnet8-keep_cutout_low_early"
 
 
 def table(folders: dict[str, Path]) -> str:
     """Results of runs, a line each: accuracy, area cut, seconds for training and for the method."""
-    lines = [f"{'':38s} {'test':>8s} {'area cut':>9s} {'training':>9s} {'map + boxes':>12s}"]
+    lines = [f"{'':38s} {'test':>8s} {'area cut':>9s} {'training':>9s} {'augmentation':>13s}"]
     for name, folder in folders.items():
         rows = read_rows(folder / "metrics.jsonl")
         seconds = sum(row["train_seconds"] for row in rows)
-        extra = sum(row["map_seconds"] + row["boxes_seconds"] for row in rows)
-        area = sum(row["cut_area"] for row in rows) / len(rows)
+        extra = sum(row["map_seconds"] + row["augment_seconds"] for row in rows)
+        area = sum(row["changed_area"] for row in rows) / len(rows)
         lines.append(
             f"{name:38s} {rows[-1]['test_accuracy']:6.2f} % {100 * area:7.1f} % "
-            f"{seconds:7.1f} s {extra:10.1f} s"
+            f"{seconds:7.1f} s {extra:11.1f} s"
         )
     return "\n".join(lines)
 
 
 def picture(trainer: Trainer, path: Path, rows: int = 5) -> None:
     """Draw the trained network's maps, the boxes they allow and cuts, for one digit per class."""
-    config, data = trainer.config, trainer.data
+    config, data = trainer.config, load_data("digits", "")
     labels = data.test.labels
     chosen = torch.stack([(labels == label).nonzero()[0, 0] for label in range(rows)])
     images, labels = data.test.images[chosen], labels[chosen]
-    saliency = trainer.saliency(data.normalise(images).to(trainer.device), labels).cpu()
+    saliency = trainer.saliency(trainer.augment.inputs(images), labels)
     shown = images.float()
     allowed, _ = allowed_regions(
         saliency, shown, config.size, side="low", tau=config.tau, border="clip"
@@ -54,16 +57,22 @@ def picture(trainer: Trainer, path: Path, rows: int = 5) -> None:
         ).byte()
         for tau in (1.0, config.tau)  # at tau 1 every box is allowed: plain Cutout
     ]
+    columns = {
+        "image": images,
+        "importance": saliency,
+        "Cutout": cuts[0],
+        "centres Keep allows": tint(images, allowed),
+        "KeepCutout": cuts[1],
+    }
     names = [f"digit {data.test.classes[label]}" for label in labels.tolist()]
-    figure = draw_cuts(images, saliency, allowed, (cuts[0], cuts[1]), names)
-    figure.savefig(path, dpi=150)
+    draw_panels(columns, names).savefig(path, dpi=150)
 
 
 def main() -> None:
     """Run the quickstart; a second call shows the same runs again."""
     folders = {name: FOLDER / name for name in (PLAIN, KEEP)}
     for name, folder in folders.items():
-        trainer = train(name, EXPERIMENTS[name], folder, torch.device("cpu"), resume=True)
+        trainer = train(name, EXPERIMENTS[name].config, folder, Processes(CPU), resume=True)
     path = FOLDER / "keep_cutout.png"
     picture(trainer, path)
     print(f"\n{table(folders)}\n")

@@ -5,22 +5,38 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.loss import BinaryCrossEntropy
+from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from classification.data import Data, ImageSet, crop_flip, load_data
-from classification.experiments import Config
-from classification.methods import augment, make_method, make_saliency
+from classification.comparisons import (
+    add_dropblock,
+    check_regularised,
+    regularisers,
+    set_drop_block,
+)
+from classification.config import Config
+from classification.data import Data, open_data
+from classification.evaluation import EvaluationSums, occluded
+from classification.folders import EpochBatches, mixed_seed
+from classification.methods import Augmentation, Batch, make_saliency
 from classification.models import create_model
-from keepaugment import EarlyHead, Saliency
+from classification.processes import Processes
+from keepaugment import EarlyHead, Saliency, SampleDraws
 from keepaugment.runs import Run
+
+OCCLUSIONS = (0.1, 0.25, 0.5)  # shares of a test image's area
+Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
 class Stopwatch:
@@ -56,80 +72,127 @@ class Stopwatch:
         return total
 
 
-def cosine(step: int, steps: int) -> float:
-    """Half a cosine from 1 to 0, without restarts (Loshchilov and Hutter, 2016)."""
-    return 0.5 * (1.0 + math.cos(math.pi * step / steps))
+def learning_rate(config: Config, step: int, steps: int) -> float:
+    """The learning rate of a step of the whole run.
+
+    A linear warm-up from a hundredth, then half a cosine to 0 without restarts (Loshchilov and
+    Hutter, 2016), or a tenth after each quarter of the epochs (CutMix's code at 300 epochs).
+
+    Args:
+        config: the run's settings.
+        step: from 0, over all epochs.
+        steps: of an epoch.
+    """
+    warm, total = config.warmup * steps, config.epochs * steps
+    if step < warm:
+        return config.lr * (0.01 + 0.99 * step / warm)
+    if config.schedule == "cosine":
+        return config.lr * 0.5 * (1.0 + math.cos(math.pi * (step - warm) / (total - warm)))
+    quarters = [round(share * config.epochs) * steps for share in (0.25, 0.5, 0.75)]
+    return config.lr * 0.1 ** sum(step >= quarter for quarter in quarters)
 
 
-@torch.no_grad()
-def evaluate(model: nn.Module, images: ImageSet, data: Data, config: Config) -> dict[str, float]:
-    """Mean loss and accuracy (%) of a model on a set, in eval mode."""
-    device = images.images.device
-    training = model.training
-    model.eval()
-    loss, right = torch.zeros((), device=device), torch.zeros((), device=device)
-    for batch, labels in zip(images.images.split(500), images.labels.split(500), strict=True):
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-            logits = model(_as_input(batch, data, config)).float()
-        loss += F.cross_entropy(logits, labels, reduction="sum")
-        right += (logits.argmax(1) == labels).sum()
-    model.train(training)
-    return {"loss": loss.item() / len(images), "accuracy": 100 * right.item() / len(images)}
+def make_criterion(config: Config) -> Criterion:
+    """The loss of logits (B, K) and labels (B,) or class weights (B, K)."""
+    if config.loss == "bce":  # as in "ResNet strikes back": any class above 0.2 counts fully
+        return BinaryCrossEntropy(smoothing=config.smoothing, target_threshold=0.2)
+    return lambda logits, targets: F.cross_entropy(
+        logits, targets, label_smoothing=config.smoothing
+    )
 
 
-def _as_input(images: Tensor, data: Data, config: Config) -> Tensor:
-    images = data.normalise(images)
-    return images.to(memory_format=torch.channels_last) if config.channels_last else images
+def make_model(config: Config, num_classes: int, channels: int) -> nn.Module:
+    """The classifier of a config, freshly initialised by its seed.
 
-
-def build(
-    config: Config, num_classes: int, channels: int, device: torch.device
-) -> tuple[nn.Module, EarlyHead | None]:
-    """The model of a config and its early head, freshly initialised by the config's seed."""
+    Raises:
+        ValueError: An unknown model, or one that does not take the config's options.
+    """
     torch.manual_seed(config.seed)
-    options = {"dropout": config.dropout} if config.dropout else {}
-    model = create_model(config.arch, num_classes, in_chans=channels, **options).to(device)
-    if config.channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    if not config.early_head:
-        return model, None
-    return model, EarlyHead(model, config.early_head, num_classes, weight=config.early_weight)
+    options: dict[str, float] = {"dropout": config.dropout} if config.dropout else {}
+    named = config.regulariser if config.regulariser in ("dropout", "droppath") else "none"
+    options |= regularisers(named)
+    try:
+        model = create_model(config.arch, num_classes, in_chans=channels, **options)
+    except TypeError as error:
+        raise ValueError(f"{config.arch} does not take {options}: {error}") from None
+    check_regularised(model, regularisers(named))
+    if config.regulariser == "dropblock":
+        add_dropblock(model)
+    return model
+
+
+def make_optimizer(config: Config, modules: list[nn.Module]) -> torch.optim.Optimizer:
+    """The optimiser of a config for the parameters of `modules`."""
+    parameters = [p for module in modules for p in module.parameters()]
+    decay = config.weight_decay
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},
+        {
+            "params": [p for p in parameters if p.ndim <= 1],
+            "weight_decay": decay if config.norm_decay else 0.0,
+        },
+    ]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0
+        )
+    return create_optimizer_v2(groups, config.optimizer, lr=config.lr, weight_decay=decay)
+
+
+class _Joined(nn.Module):
+    """The model, with its early head beside it for DistributedDataParallel to see."""
+
+    def __init__(self, model: nn.Module, head: EarlyHead | None) -> None:
+        super().__init__()
+        self.model = model
+        self.head = head
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images)
 
 
 class Trainer:
     """A training run in progress.
 
     Attributes:
-        model: the classifier.
+        model: the classifier; `tested` is what is evaluated, its average if the config has one.
         head: its early head, or None.
         saliency: the map of the run's method, which pictures can be drawn with.
         epoch: epochs trained so far.
     """
 
-    def __init__(self, config: Config, data: Data, device: torch.device) -> None:
+    def __init__(self, config: Config, data: Data, where: Processes) -> None:
         self.config = config
         self.data = data
-        self.train_set = data.train.to(device)
-        self.test_set = data.test.to(device)
-        self.device = device
-        num_classes, channels = len(data.train.classes), data.train.images.shape[1]
-        self.model, self.head = build(config, num_classes, channels, device)
-        # Arms of one seed see the same images in the same order, cropped and flipped alike.
-        self.order = torch.Generator(device).manual_seed(config.seed)
-        self.draws = torch.Generator(device).manual_seed(config.seed + 1_000_003)
+        self.where = where
+        self.device = device = where.device
+        self.model = make_model(config, len(data.classes), data.channels).to(device)
+        if config.channels_last:
+            self.model = self.model.to(memory_format=torch.channels_last)
+        self.head = None
+        if config.early_head:
+            self.head = EarlyHead(
+                self.model, config.early_head, len(data.classes), weight=config.early_weight
+            )
+        seeds = (config.seed + stream * 1_000_003 for stream in range(3))
+        sources = (SampleDraws(next(seeds)), SampleDraws(next(seeds)), SampleDraws(next(seeds)))
+        network: Any = torch.compile(self.model) if config.compile else self.model
+        self.saliency = make_saliency(config, network, self.head, sources[2])
         self.watch = Stopwatch(device)
-        self.saliency = make_saliency(config, self.model, self.head, self.draws)
-        self.method = make_method(config, self._timed(self.saliency), num_classes, self.draws)
-        parameters = [*self.model.parameters(), *(self.head.parameters() if self.head else ())]
-        self.optimizer = torch.optim.SGD(
-            parameters,
-            lr=config.lr,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            nesterov=config.momentum > 0,
+        self.augment = Augmentation(
+            config, data, self.model, self._timed(self.saliency), sources, device
         )
+        self.network: nn.Module = _Joined(network, self.head)
+        self.optimizer = make_optimizer(config, [self.network])
+        self.tested: nn.Module = self.model
+        if config.ema:
+            average = get_ema_multi_avg_fn(config.ema)
+            self.tested = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+        if where.world_size > 1:
+            self.network = DistributedDataParallel(self.network)
+        self.criterion = make_criterion(config)
         self.epoch = 0
-        self.steps = math.ceil(len(self.train_set) / config.batch_size)
+        self.steps = self._order().steps
 
     def _timed(self, saliency: Saliency) -> Saliency:
         def timed(images: Tensor, labels: Tensor | None) -> Tensor:
@@ -138,26 +201,41 @@ class Trainer:
 
         return timed
 
-    def _step(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One step on the images numbered `index`: sum of losses, number right, cut share."""
-        config = self.config
-        labels = self.train_set.labels[index]
-        images = self.train_set.images[index]
-        images = crop_flip(images, padding=config.padding, flip=config.flip, generator=self.order)
-        images = _as_input(images, self.data, config)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bf16):
-            with self.watch("augment"):
-                images, targets, cut = augment(self.method, images, labels)
-            with self.watch("step"):
-                logits = self.model(images)
-                loss = F.cross_entropy(logits, targets)
-                total = loss + self.head.loss(targets) if self.head else loss
+    def _order(self) -> EpochBatches:
+        """The samples of the present epoch's steps; arms of one seed see the same."""
+        return EpochBatches(
+            num_images=self.data.num_train,
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            epoch=self.epoch,
+            rank=self.where.rank,
+            world_size=self.where.world_size,
+        )
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16)
+
+    def _step(self, batch: Batch, labels: Tensor, share: float) -> Tensor:
+        """Train on a batch: sums of losses, right answers and changed shares, and the count.
+
+        `share` weighs the mean loss, so that several processes' gradients average to that of the
+        whole batch also when its last images do not divide by them.
+        """
         with self.watch("step"):
+            with self._autocast():
+                logits = self.network(batch.inputs)
+                loss = self.criterion(logits, batch.targets)
+                total = loss + self.head.loss(batch.targets, self.criterion) if self.head else loss
             self.optimizer.zero_grad()
-            total.backward()
+            (share * total).backward()
+            if self.config.clip:
+                nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
             self.optimizer.step()
+            if isinstance(self.tested, AveragedModel):
+                self.tested.update_parameters(self.model)
         right = (logits.detach().argmax(1) == labels).sum()
-        return loss.detach() * len(index), right, cut * len(index)
+        count = len(labels)
+        return torch.stack([loss.detach() * count, right, batch.changed * count, right * 0 + count])
 
     def train_epoch(self, bar: tqdm[Any]) -> dict[str, Any]:
         """One pass over the training set, and a test if it is due: a row for `metrics.jsonl`.
@@ -165,49 +243,86 @@ class Trainer:
         Raises:
             FloatingPointError: The loss is not finite.
         """
-        config, start = self.config, time.perf_counter()
-        order = torch.randperm(len(self.train_set), generator=self.order, device=self.device)
-        sums = torch.zeros(3, device=self.device)
-        for step, index in enumerate(order.split(config.batch_size)):
-            lr = config.lr * cosine(self.epoch * self.steps + step, config.epochs * self.steps)
+        config, where, started = self.config, self.where, time.perf_counter()
+        self.network.train()
+        torch.manual_seed(mixed_seed(config.seed, self.epoch, where.rank) % 2**63)  # of dropout
+        if config.regulariser == "dropblock":
+            set_drop_block(self.model, self.epoch / config.epochs)
+        order = self._order()
+        sums = torch.zeros(4, device=self.device)
+        batches = self.data.train_batches(order, self.device, config.workers)
+        for step, (index, pixels, labels) in enumerate(batches):
+            lr = learning_rate(config, self.epoch * self.steps + step, self.steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
-            sums += torch.stack([value.float() for value in self._step(index)])
+            with self.watch("augment"), self._autocast():
+                batch = self.augment(self.epoch, step, index, pixels, labels)
+            share = len(labels) * where.world_size / order.images_in(step)
+            sums += self._step(batch, labels, share)
             bar.update()
         self.epoch += 1
-        loss, right, cut = (sums / len(self.train_set)).tolist()
+        loss, right, changed, count = where.total(sums).tolist()
         if not math.isfinite(loss):
             raise FloatingPointError(
-                f"the training loss is {loss} in epoch {self.epoch}; lower --lr, or --no-bf16"
+                f"the training loss is {loss} in epoch {self.epoch}; try a lower --lr"
             )
         seconds = self.watch.seconds()
         row: dict[str, Any] = {
             "epoch": self.epoch,
             "lr": lr,
-            "train_loss": loss,
-            "train_accuracy": 100 * right,
-            "cut_area": cut,
+            "train_loss": loss / count,
+            "train_accuracy": 100 * right / count,
+            "changed_area": changed / count,
             "map_seconds": seconds.get("map", 0.0),
-            "boxes_seconds": seconds["augment"] - seconds.get("map", 0.0),
+            "augment_seconds": seconds["augment"] - seconds.get("map", 0.0),
             "step_seconds": seconds["step"],
-            "train_seconds": time.perf_counter() - start,
+            "train_seconds": time.perf_counter() - started,
         }
         if self.epoch % config.eval_every == 0 or self.epoch == config.epochs:
-            test = evaluate(self.model, self.test_set, self.data, config)
-            row |= {f"test_{name}": value for name, value in test.items()}
+            row |= self.test(occlusion=self.epoch == config.epochs)
         return row
 
+    @torch.no_grad()
+    def test(self, *, occlusion: bool) -> dict[str, float]:
+        """Loss, accuracy (%), top-5 (%) and calibration error on the test set.
+
+        With `occlusion` also the accuracy after one square of each image, of a share of its area at
+        a random but fixed place, was set to the mean colour.
+        """
+        shares = (0.0, *OCCLUSIONS) if occlusion else (0.0,)
+        classes, where = len(self.data.classes), self.where
+        sums = {share: EvaluationSums.zeros(classes, self.device) for share in shares}
+        draws, seen = SampleDraws(0), 0
+        self.tested.eval()
+        for pixels, labels in self.data.test_batches(
+            self.device, self.config.workers, where.rank, where.world_size
+        ):
+            images = self.augment.inputs(pixels)
+            places = torch.arange(seen, seen + len(labels), device=self.device)
+            seen += len(labels)
+            for share, sum_ in sums.items():
+                draws.at(0, places * where.world_size + where.rank)
+                view = occluded(images, share, draws) if share else images
+                with self._autocast():
+                    sum_.update(self.tested(view).float(), labels)
+        self.tested.train()
+        result = {f"test_{name}": value for name, value in sums.pop(0.0).result().items()}
+        for share, sum_ in sums.items():
+            result[f"test_accuracy_occluded_{share}"] = sum_.result()["accuracy"]
+        return result
+
     def state(self) -> dict[str, Any]:
-        """Everything that resumes the run: plain tensors and numbers."""
+        """Everything that resumes the run: plain tensors and numbers.
+
+        Random numbers follow from the seed and the epoch, so none are kept.
+        """
+        average = self.tested.state_dict() if self.config.ema else {}
         return {
             "epoch": self.epoch,
             "model": self.model.state_dict(),
             "early_head": self.head.state_dict() if self.head else {},
+            "average": average,
             "optimizer": self.optimizer.state_dict(),
-            "order": self.order.get_state(),
-            "draws": self.draws.get_state(),
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -216,44 +331,62 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         if self.head:
             self.head.load_state_dict(state["early_head"])
+        if self.config.ema:
+            self.tested.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.order.set_state(state["order"])
-        self.draws.set_state(state["draws"])
-        torch.set_rng_state(state["rng"])
-        if state["cuda_rng"] is not None:
-            torch.cuda.set_rng_state(state["cuda_rng"])
+
+
+def _events(config: Config, folder: Path) -> Callable[[dict[str, Any]], None]:
+    """What writes a row of metrics for TensorBoard, too, if the config asks for it."""
+    if not config.tensorboard:
+        return lambda row: None
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(folder))
+
+    def write(row: dict[str, Any]) -> None:
+        for name, value in row.items():
+            writer.add_scalar(name, value, row["epoch"])
+        writer.flush()
+
+    return write
 
 
 def train(
-    name: str, config: Config, folder: Path, device: torch.device, *, resume: bool = False
+    name: str,
+    config: Config,
+    folder: Path,
+    where: Processes,
+    *,
+    resume: bool = False,
+    budget: str = "paper",
 ) -> Trainer:
     """Run an experiment into its folder; go on from its last checkpoint with `resume`.
 
     Raises:
-        ValueError: Bad settings, data that cannot be used, or a folder in use by another run.
+        ValueError: Bad settings, data that cannot be used, or a folder that holds another run.
+        FloatingPointError: The loss is not finite.
     """
-    data = load_data(
-        config.dataset,
-        config.data,
-        download=config.download,
-        subset=config.subset,
-        test_subset=config.test_subset,
-        seed=config.seed,
-    )
-    trainer = Trainer(config, data, device)
-    run = Run(folder, name, config, device, resume=resume)
-    state = run.load()
+    trainer = Trainer(config, open_data(config, where.device), where)
+    run = None
+    if where.first:
+        run = Run(folder, name, config, where.device, resume=resume, budget=budget)
+    state = where.shared(run.load() if run else None)
     if state is not None:
         trainer.load_state(state)
+    events = _events(config, folder) if run else None
     total, done = config.epochs * trainer.steps, trainer.epoch * trainer.steps
-    with tqdm(total=total, initial=done, desc=name, unit="step", disable=None) as bar:
+    hidden = None if where.first else True  # None: shown on a terminal
+    with tqdm(total=total, initial=done, desc=name, unit="step", disable=hidden) as bar:
         while trainer.epoch < config.epochs:
             row = trainer.train_epoch(bar)
-            run.save(trainer.state())
-            run.log(**row)
-            tested = f", test {row['test_accuracy']:.2f} %" if "test_accuracy" in row else ""
-            tqdm.write(
-                f"{name} epoch {row['epoch']}/{config.epochs}: loss {row['train_loss']:.3f}"
-                f"{tested}, {row['train_seconds']:.1f} s"
-            )
+            if run and events:
+                run.save(trainer.state())
+                run.log(**row)
+                events(row)
+                tested = f", test {row['test_accuracy']:.2f} %" if "test_accuracy" in row else ""
+                tqdm.write(
+                    f"{name} epoch {row['epoch']}/{config.epochs}: loss {row['train_loss']:.3f}"
+                    f"{tested}, {row['train_seconds']:.1f} s"
+                )
     return trainer

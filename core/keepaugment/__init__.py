@@ -12,7 +12,9 @@ from keepaugment.cutting import (
     KeepRandomErasing,
     RandomErasing,
 )
+from keepaugment.draws import SampleDraws
 from keepaugment.early_head import EarlyHead
+from keepaugment.policies import AugMix, AutoAugment, RandAugment, TrivialAugment
 from keepaugment.regions import region_scores
 from keepaugment.saliency import (
     CentreSaliency,
@@ -26,6 +28,8 @@ from keepaugment.saliency import (
 from keepaugment.selective import allowed_regions, selective_cut, selective_paste
 
 __all__ = [
+    "AugMix",
+    "AutoAugment",
     "CentreSaliency",
     "CutMix",
     "Cutout",
@@ -36,10 +40,13 @@ __all__ = [
     "KeepCutout",
     "KeepPaste",
     "KeepRandomErasing",
+    "RandAugment",
     "RandomErasing",
     "RandomSaliency",
+    "SampleDraws",
     "Saliency",
     "ShuffledSaliency",
+    "TrivialAugment",
     "allowed_regions",
     "region_scores",
     "saliency_map",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -9,6 +10,9 @@ from torch import Tensor
 
 Source = torch.Generator | Callable[[tuple[int, ...], torch.device], Tensor] | None
 """A torch generator, None for torch's global one, or any `(shape, device) -> uniform numbers`."""
+
+_GOLDEN = -7046029254386353131  # 2**64 / the golden ratio, odd, as a signed 64-bit number
+_MIX = (-4658895280553007687, -7723592293110705685)
 
 
 def uniform(generator: Source, shape: tuple[int, ...], device: torch.device) -> Tensor:
@@ -21,3 +25,51 @@ def uniform(generator: Source, shape: tuple[int, ...], device: torch.device) -> 
         source = generator.device if generator is not None else device
         return torch.rand(shape, generator=generator, device=source).to(device)
     return generator(shape, device)
+
+
+def mix(number: Tensor) -> Tensor:
+    """Scramble int64 numbers: the output function of SplitMix64 (Steele et al., OOPSLA 2014)."""
+    number = (number ^ ((number >> 30) & (2**34 - 1))) * _MIX[0]
+    number = (number ^ ((number >> 27) & (2**37 - 1))) * _MIX[1]
+    return number ^ ((number >> 31) & (2**33 - 1))
+
+
+class SampleDraws:
+    """Uniform numbers that follow from (seed, epoch, sample index) and the order of the calls.
+
+    An image then gets the same augmentation in any batch, on any number of GPUs, on a CPU or a GPU,
+    after a resume and in a replay. What a batch shares (CutMix's lambda) follows from its first
+    image.
+
+        draws = SampleDraws(seed=0)
+        keep = KeepCutout(model, generator=draws)
+        draws.at(epoch, index)                       # index (B,): the samples of the next batch
+        images = keep(images, labels)
+
+    Args:
+        seed: of the run.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.keys: Tensor | None = None
+        self.calls = 0
+
+    def at(self, epoch: int, index: Tensor) -> None:
+        """Go to the samples numbered `index` (B,) of an epoch; calls are counted from here."""
+        start = torch.full_like(index[:1], self.seed * 2**32 + epoch)
+        self.keys = mix(mix(start) + (index + 1) * _GOLDEN)
+        self.calls = 0
+
+    def __call__(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
+        """Uniform numbers of `shape`, whose first axis is the batch: 24 random bits each."""
+        if self.keys is None or len(self.keys) != shape[0]:
+            known = "none" if self.keys is None else len(self.keys)
+            raise ValueError(
+                f"numbers for {shape[0]} images were asked for, {known} are known; "
+                "call at(epoch, index) with the samples of the batch first"
+            )
+        self.calls += 1
+        each = torch.arange(1, math.prod(shape[1:]) + 1, device=device) + (self.calls << 32)
+        bits = mix(self.keys.to(device)[:, None] + each * _GOLDEN)
+        return (((bits >> 40) & (2**24 - 1)).float() * 2.0**-24).view(shape)

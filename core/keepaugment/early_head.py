@@ -7,6 +7,7 @@ stage, trained beside the main loss with weight 0.3 (as in Inception, Szegedy et
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -98,9 +99,11 @@ class EarlyHead(nn.Module):
         self.stopping = False
         self.channel_axis = 1
         self.hook = stage.register_forward_hook(self._on_stage)
-        num_features = self._probe() if num_features is None else num_features
-        if num_features is None:
-            raise ValueError(f"the channels of layer {layer!r} were not found; give num_features")
+        try:
+            num_features = self._probe() if num_features is None else num_features
+        except ValueError:
+            self.remove()
+            raise
         device = next((p.device for p in model.parameters()), None)
         self.classifier = nn.Linear(num_features, num_classes, device=device)
 
@@ -130,13 +133,11 @@ class EarlyHead(nn.Module):
             )
         return output
 
-    def _probe(self) -> int | None:
+    def _probe(self) -> int:
         """Channels of the stage's output, and their axis: transformers may have them last."""
         model = self.owner[0]
-        stem = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-        if stem is None:
-            return None
-        for side in _PROBE_SIZES:
+        stems = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+        for stem, side in itertools.product(stems[:1], _PROBE_SIZES):
             grey = stem.weight.new_zeros(1, stem.in_channels, side, side)
             try:
                 with quiet(model, grey.device), torch.no_grad():
@@ -147,7 +148,7 @@ class EarlyHead(nn.Module):
             last = len(shape) == 3 or (len(shape) == 4 and shape[1] == shape[2] != shape[3])
             self.channel_axis = -1 if last else 1
             return shape[self.channel_axis]
-        return None
+        raise ValueError(f"the channels of layer {self.layer!r} were not found; give num_features")
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits (B, K) from a stage's output: (B, C, h, w), (B, h, w, C), (B, N, C) or (B, C)."""

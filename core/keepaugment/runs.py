@@ -15,8 +15,8 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -54,43 +54,81 @@ def chosen(arguments: argparse.Namespace, config: Config) -> Config:
     return replace(config, **given)  # type: ignore[type-var]
 
 
+@dataclass(frozen=True)
+class Experiment:
+    """A named run, and the cell of the paper that it belongs to.
+
+    Attributes:
+        config: a dataclass with every setting, at the paper's budget.
+        table: of the paper, or figure, or "control"; "" if none.
+        paper: the paper's figure, in %; "" if it has none.
+        trials: runs with different seeds that the paper averages, or that we propose.
+    """
+
+    config: Any
+    table: str = ""
+    paper: str = ""
+    trials: int = 1
+
+
 def parse(
-    experiments: Mapping[str, Any], description: str, argv: list[str] | None = None
+    experiments: Mapping[str, Experiment],
+    description: str,
+    argv: list[str] | None = None,
+    *,
+    budgets: Mapping[str, Callable[[Any], Any]],
+    cost: Callable[[Any], str],
 ) -> tuple[str, Any, argparse.Namespace]:
     """Read `EXPERIMENT [--setting value ...]` from the command line.
 
     Args:
-        experiments: configs (dataclasses of one type) by name.
+        experiments: by name, their configs of one type.
         description: for `--help`.
         argv: the words; None takes the command's own.
+        budgets: what `--budget` makes of a config, by name; "paper" is the default.
+        cost: of a config, in words, for `--list`.
 
     Returns:
-        The experiment's name, its config with the settings given, and the other arguments: `out`
-        (the run's folder), `device` and `resume`. Exits after `--list` and on a wrong word.
+        The experiment's name, its config with the budget and the settings given, and the other
+        arguments: `out` (the run's folder), `device`, `resume` and `budget`. Exits after `--list`
+        and on a wrong word.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("experiment", nargs="?", help="see --list")
     parser.add_argument("--list", action="store_true", help="print the experiments and stop")
+    parser.add_argument(
+        "--budget", choices=[*budgets], default="paper", help="smoke takes seconds; paper is all"
+    )
     parser.add_argument("--out", type=Path, help="folder of the run; runs/EXPERIMENT/seed-N if not")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps; auto takes a GPU")
     parser.add_argument("--resume", action="store_true", help="go on with the run in the folder")
     settings = parser.add_argument_group("settings, in place of the experiment's own")
-    add_flags(settings, type(next(iter(experiments.values()))))
+    add_flags(settings, type(next(iter(experiments.values())).config))
     arguments = parser.parse_args(argv)
     name = arguments.experiment
     if arguments.list:
-        print(
-            "\n".join(f"{name:44s} {differences(config)}" for name, config in experiments.items())
-        )
+        print("\n".join(_listing(experiments, cost)))
         parser.exit()
     if name not in experiments:
-        wrong = (
-            f"no experiment {name!r}{nearest(name, experiments)}" if name else "no experiment given"
-        )
-        sys.exit(f"error: {wrong} (--list prints all)")
-    config = chosen(arguments, experiments[name])
-    arguments.out = arguments.out or Path("runs", name, f"seed-{config.seed}")
+        wrong = f" {name!r}{nearest(name, experiments)}" if name else " given"
+        sys.exit(f"error: no experiment{wrong} (--list prints all)")
+    try:
+        config = chosen(arguments, budgets[arguments.budget](experiments[name].config))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    parts = [name] if arguments.budget == "paper" else [name, arguments.budget]
+    arguments.out = arguments.out or Path("runs", *parts, f"seed-{config.seed}")
     return name, config, arguments
+
+
+def _listing(experiments: Mapping[str, Experiment], cost: Callable[[Any], str]) -> Iterator[str]:
+    """A line per experiment, by table."""
+    yield f"{'experiment':52s} {'table':8s} {'paper':>6s} {'seeds':>5s} {'cost':>18s}  settings"
+    for name, each in sorted(experiments.items(), key=lambda item: (item[1].table or "~", item[0])):
+        yield (
+            f"{name:52s} {each.table or '-':8s} {each.paper or '-':>6s} {each.trials:5d} "
+            f"{cost(each.config):>18s}  {differences(each.config)}"
+        )
 
 
 def differences(config: Any) -> str:
@@ -175,13 +213,21 @@ class Run:
         config: a dataclass with every setting.
         device: what the run computes on.
         resume: go on with the run in the folder; without one there, begin.
+        budget: how much was asked for, so that a short run never poses as the paper's.
 
     Raises:
         ValueError: The folder holds a run and `resume` is off, or its settings are others.
     """
 
     def __init__(
-        self, folder: Path, experiment: str, config: Any, device: torch.device, *, resume: bool
+        self,
+        folder: Path,
+        experiment: str,
+        config: Any,
+        device: torch.device,
+        *,
+        resume: bool,
+        budget: str = "paper",
     ) -> None:
         self.folder = Path(folder)
         self.metrics = self.folder / "metrics.jsonl"
@@ -194,6 +240,7 @@ class Run:
         script = Path(sys.argv[0]).name
         about = {
             "experiment": experiment,
+            "budget": budget,
             "settings": settings,
             "command": shlex.join(["python", f"tools/{script}", *sys.argv[1:]]),
             "commit": commit(Path(__file__).parent),

@@ -87,8 +87,7 @@ def saliency_map(
     model = unwrap(model)
     with quiet(model, images.device), torch.inference_mode(False), torch.enable_grad():
         inputs = _copy(images, scale)
-        outputs = model(inputs.clone())  # a model may begin by writing to its input
-        logits = _chosen_logits(outputs, labels, len(images), validate)
+        logits = _chosen_logits(model(inputs), labels, len(images), validate)
         (gradient,) = torch.autograd.grad(logits.sum(), inputs)
     saliency = gradient.abs().amax(1, keepdim=True).float()
     if scale != 1.0:

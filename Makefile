@@ -1,0 +1,34 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+help:  ## print the targets
+	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+quickstart: $(READY)  ## train plain Cutout and KeepCutout on handwritten digits; a table and a picture
+	$(BIN)/python tools/quickstart.py
+
+test: $(READY)  ## run the tests
+	$(BIN)/python -m pytest
+
+slow: $(READY)  ## run the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+check: $(READY)  ## lint, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+install: $(READY)  ## make .venv and install everything into it
+
+$(READY): pyproject.toml core/pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed: make PYTHON=python3.11 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --editable ./core --editable ".[dev]"
+	touch $(READY)
+
+clean:  ## remove .venv, caches and the quickstart's runs
+	rm -rf .venv runs/quickstart .pytest_cache .mypy_cache .ruff_cache
+
+.PHONY: help quickstart test slow check install clean

@@ -1,0 +1,105 @@
+"""Every setting of a training run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+DATASETS = ["cifar10", "cifar100", "digits", "folder", "images"]
+"""Small images (CIFAR, digits, a class-folder tree), or "images": a tree of large ones."""
+POLICIES = ["", "autoaugment", "randaugment", "trivialaugment", "augmix"]
+CUTS = ["", "cutout", "random_erasing", "gridmask"]
+MIXES = ["", "cutmix", "mixup", "mixup_or_cutmix", "manifold_mixup", "attentive_cutmix"]
+KEEPS = ["", "cut", "paste", "mix"]
+SALIENCIES = ["gradient", "random", "shuffled", "inverted", "centre"]
+REGULARISERS = ["", "dropout", "droppath", "dropblock"]
+
+
+def _setting(default: Any, help: str, choices: list[str] | None = None) -> Any:
+    return field(default=default, metadata={"help": help, "choices": choices})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of a run; lengths are in pixels, shares and probabilities in [0, 1]."""
+
+    dataset: str = _setting("cifar10", "what to train on", DATASETS)
+    data: str = _setting("data", "folder of the dataset")
+    download: bool = _setting(False, "fetch the official archive if it is not there")
+    subset: int = _setting(0, "train on as many images only; 0 is all")
+    test_subset: int = _setting(0, "test on as many images only; 0 is all")
+    workers: int = _setting(4, "processes that read a tree of large images")
+    unreadable: str = _setting("refuse", "what to do with a broken image", ["refuse", "skip"])
+
+    arch: str = _setting("resnet18", "model: one of classification.models, or any of timm's")
+    dropout: float = _setting(0.0, "inside the blocks of a Wide ResNet")
+    regulariser: str = _setting("", "one of Table 5's, with its usual strength", REGULARISERS)
+
+    image_size: int = _setting(0, "length of training images from a tree of large ones")
+    test_size: int = _setting(0, "length of test images; 0 is the training length")
+    padding: int = _setting(4, "of the random crop of small images")
+    flip: bool = _setting(True, "mirror images at random")
+    jitter: bool = _setting(False, "CutMix's colour jitter and lighting noise")
+
+    policy: str = _setting("", "image-level augmentation", POLICIES)
+    policy_set: str = _setting("cifar10", "AutoAugment's policy", ["cifar10", "imagenet", "svhn"])
+    num_ops: int = _setting(3, "of RandAugment: operations in a row")
+    magnitude: int = _setting(-1, "of RandAugment, 0 to 30; of AutoAugment in place of its own")
+    policy_space: str = _setting(
+        "torchvision", "what a magnitude means", ["torchvision", "original"]
+    )
+    cut: str = _setting("", "region-level augmentation", CUTS)
+    size: int = _setting(16, "length of Cutout's box")
+    cut_p: float = _setting(1.0, "probability of cutting an image")
+    mix: str = _setting("", "label-mixing augmentation", MIXES)
+    mix_alpha: float = _setting(1.0, "of the Beta law of lambda")
+    attention: str = _setting(
+        "pretrained", "network of Attentive CutMix: pretrained, random, or a state dict's file"
+    )
+    mix_p: float = _setting(1.0, "probability of mixing a batch")
+
+    keep: str = _setting("", "stage that keeps the important region", KEEPS)
+    tau: float = _setting(0.6, "quantile of importance: cut at most there, paste from there")
+    paste_size: int = _setting(16, "length of the pasted region")
+    match_area: bool = _setting(False, "keep the plain method's law of the cut area")
+    saliency: str = _setting("gradient", "map, or a control in its place", SALIENCIES)
+    scale: float = _setting(1.0, "of the copy that the map is taken of; 0.5 is low resolution")
+    early_head: str = _setting("", "stage with an auxiliary head that the map is taken from")
+    early_weight: float = _setting(0.3, "of the auxiliary head's loss")
+
+    epochs: int = _setting(300, "passes over the training set")
+    batch_size: int = _setting(128, "images in a step, over all processes")
+    optimizer: str = _setting("sgd", "sgd (Nesterov), or any of timm's")
+    lr: float = _setting(0.1, "learning rate at its highest")
+    momentum: float = _setting(0.9, "of SGD")
+    weight_decay: float = _setting(5e-4, "of weights")
+    norm_decay: bool = _setting(True, "decay biases and normalisation layers too")
+    schedule: str = _setting(
+        "cosine", "cosine to 0, or x0.1 at 25, 50 and 75 %", ["cosine", "step"]
+    )
+    warmup: int = _setting(0, "epochs of linear warm-up")
+    clip: float = _setting(0.0, "global norm that gradients are clipped at; 0 is never")
+    smoothing: float = _setting(0.0, "of labels")
+    loss: str = _setting("ce", "cross-entropy, or binary per class", ["ce", "bce"])
+    ema: float = _setting(0.0, "decay of averaged weights, which are then tested; 0 is none")
+
+    eval_every: int = _setting(1, "epochs between tests; the last is always tested")
+    bf16: bool = _setting(False, "compute in bfloat16 (autocast)")
+    channels_last: bool = _setting(False, "memory layout of images and weights")
+    compile: bool = _setting(False, "torch.compile the model")
+    tensorboard: bool = _setting(False, "write TensorBoard events beside metrics.jsonl")
+    seed: int = _setting(0, "of weights, order, crops, policies and boxes")
+
+    def __post_init__(self) -> None:
+        """Refuse settings that contradict each other, before anything is read."""
+        needs = {"cut": self.cut in ("cutout", "random_erasing"), "paste": bool(self.policy)}
+        needs["mix"] = self.mix in ("cutmix", "mixup_or_cutmix")
+        if self.keep and not needs[self.keep]:
+            raise ValueError(
+                f"keep={self.keep} has nothing to keep from "
+                f"(policy={self.policy!r}, cut={self.cut!r}, mix={self.mix!r})"
+            )
+        if self.epochs < 1 or self.batch_size < 1:
+            raise ValueError("epochs and batch_size must be at least 1")
+        if self.dataset == "images" and self.image_size < 1:
+            raise ValueError("a tree of large images needs --image-size")

@@ -1,0 +1,70 @@
+"""One process or several: `torchrun` starts them, DistributedDataParallel keeps them equal."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from keepaugment.runs import find_device
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those of a run.
+
+    Attributes:
+        device: that it computes on.
+        rank: its number, from 0.
+        world_size: how many there are.
+    """
+
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes the run's folder."""
+        return self.rank == 0
+
+    def total(self, sums: Tensor) -> Tensor:
+        """Sums over all processes; every process must call."""
+        if self.world_size > 1:
+            dist.all_reduce(sums)
+        return sums
+
+    def shared(self, value: Any) -> Any:
+        """The first process's value, in all of them."""
+        box = [value]
+        if self.world_size > 1:
+            dist.broadcast_object_list(box, device=self.device)
+        return box[0]
+
+
+@contextmanager
+def processes(device: str) -> Iterator[Processes]:
+    """Join the other processes of `torchrun`, if it started this one, and leave them at the end.
+
+    Raises:
+        ValueError: The device is not there.
+    """
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1:
+        yield Processes(find_device(device))
+        return
+    where = find_device(device)
+    if where.type == "cuda":
+        where = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(where)
+    dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
+    try:
+        yield Processes(where, dist.get_rank(), world_size)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from classification.data import crop_flip, load_data
+
+
+def test_digits_are_real_and_split() -> None:
+    data = load_data("digits", "")
+    assert data.train.images.shape == (1437, 1, 32, 32)
+    assert data.test.images.shape == (360, 1, 32, 32)
+    assert data.train.images.dtype == torch.uint8
+    images = data.normalise(data.train.images)
+    assert abs(images.mean().item()) < 1e-3
+    assert abs(images.std().item() - 1) < 1e-3
+
+
+def test_a_class_folder_tree(tree: Path) -> None:
+    data = load_data("folder", str(tree))
+    assert data.train.classes == ["blue", "green", "red"]
+    assert len(data.train) == 24 and len(data.test) == 12
+    brightest = data.train.images.float().mean((2, 3)).argmax(1)
+    assert torch.equal(brightest, torch.tensor([2, 1, 0])[data.train.labels])
+
+
+def test_a_subset_is_even_and_its_seed_is_kept(tree: Path) -> None:
+    first, again, other = (load_data("folder", str(tree), subset=7, seed=s) for s in (0, 0, 1))
+    assert len(first.train) == 7
+    assert sorted(first.train.labels.bincount().tolist()) == [2, 2, 3]
+    assert torch.equal(first.train.images, again.train.images)
+    assert not torch.equal(first.train.images, other.train.images)
+    assert len(first.test) == 12
+
+
+def test_bad_data_is_named(tree: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no dataset 'cifar1'; did you mean cifar10"):
+        load_data("cifar1", str(tree))
+    with pytest.raises(ValueError, match="subset of 25 images was asked for, the set has 24"):
+        load_data("folder", str(tree), subset=25)
+    with pytest.raises(ValueError, match="no images of classes"):
+        load_data("folder", str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="--download to fetch"):
+        load_data("cifar10", str(tmp_path / "nowhere"))
+    Image.new("RGB", (16, 16)).save(tree / "train" / "red" / "small.png")
+    with pytest.raises(ValueError, match="images of one size are needed"):
+        load_data("folder", str(tree))
+    (tree / "train" / "red" / "small.png").unlink()
+    (tree / "test" / "red").rename(tree / "test" / "pink")
+    with pytest.raises(ValueError, match=r"different classes: \['pink', 'red'\]"):
+        load_data("folder", str(tree))
+
+
+def test_every_crop_and_mirror_is_a_view_of_the_padded_image() -> None:
+    image = torch.arange(1, 26).view(1, 1, 5, 5)
+    padded = torch.nn.functional.pad(image, [2] * 4)[0, 0]
+    views = {}
+    for flipped in (False, True):
+        for top in range(5):
+            for left in range(5):
+                view = padded[top : top + 5, left : left + 5]
+                key = tuple((view.flip(1) if flipped else view).flatten().tolist())
+                views[key] = (flipped, top, left)
+    assert len(views) == 50
+    images = crop_flip(
+        image.expand(5000, -1, -1, -1), padding=2, generator=torch.Generator().manual_seed(0)
+    )
+    found = [views[tuple(view.flatten().tolist())] for view in images]
+    counts = torch.tensor([found.count(place) for place in views.values()])
+    assert ((counts - 100) ** 2 / 100).sum() < 85.4  # chi-square, 49 degrees of freedom, p = 0.001
+
+
+def test_no_crop_and_no_flip_change_nothing() -> None:
+    images = torch.randint(0, 256, (4, 3, 7, 5), dtype=torch.uint8)
+    assert torch.equal(crop_flip(images, padding=0, flip=False), images)

@@ -1,0 +1,320 @@
+import pickle
+import warnings
+
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms.functional import to_pil_image
+
+from classification.folders import (
+    Batches,
+    EpochBatches,
+    check_images,
+    load_folders,
+    mixed_seed,
+    read_image,
+)
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:This DataLoader will create"),  # fewer cores than workers
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded"),  # Python 3.12 on fork
+]
+
+
+def picture(number, height=30, width=40):
+    """Smooth colours, other ones for each number."""
+    generator = torch.Generator().manual_seed(number)
+    small = torch.rand(1, 3, 4, 5, generator=generator)
+    big = torch.nn.functional.interpolate(small, (height, width), mode="bilinear")
+    return to_pil_image(big[0])
+
+
+def grow(root, parts=("train", "val"), classes=("ant", "bee", "cat"), each=4):
+    """A tree of PNG images of several sizes."""
+    for part in parts:
+        for name in classes:
+            (root / part / name).mkdir(parents=True)
+            for n in range(each):
+                number = 100 * len(part) + 10 * classes.index(name) + n
+                image = picture(number, 20 + 7 * n, 40 - 3 * n)
+                image.save(root / part / name / f"{n}.png")
+    return root
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return grow(tmp_path)
+
+
+def spoil(path):
+    """A JPEG whose second half is missing."""
+    picture(0, 64, 64).save(path, quality=95)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def joined(batches):
+    _, images, labels = zip(*batches, strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+def same(first, second):
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_batches_are_bytes_of_one_size(tree):
+    data = load_folders(tree, size=16)
+    assert data.classes == ["ant", "bee", "cat"]
+    batches = data.train_batches(0, 5)
+    assert isinstance(batches, Batches) and len(batches) == 3
+    found = list(batches)
+    assert [tuple(images.shape) for _, images, _ in found] == [(5, 3, 16, 16)] * 2 + [
+        (2, 3, 16, 16)
+    ]
+    assert all(images.dtype == torch.uint8 and images.is_contiguous() for _, images, _ in found)
+    assert all(labels.dtype == torch.int64 for *_, labels in found)
+    assert torch.cat([labels for *_, labels in found]).bincount().tolist() == [4, 4, 4]
+
+
+def test_a_test_folder_serves_as_well(tmp_path):
+    data = load_folders(grow(tmp_path, ("train", "test")), size=8)
+    assert joined(data.val_batches(5))[1].tolist() == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_testing_takes_the_middle(tmp_path):
+    """A white square on black, just the part that testing looks at."""
+    grow(tmp_path)
+    wide = torch.zeros(3, 256, 512, dtype=torch.uint8)
+    wide[:, 16:240, 144:368] = 255  # the middle 224 pixels
+    to_pil_image(wide).save(tmp_path / "val" / "ant" / "0.png")
+    for interpolation in ("bilinear", "bicubic"):
+        data = load_folders(tmp_path, interpolation=interpolation)
+        _, images, _ = next(iter(data.val_batches(1)))
+        assert images.shape == (1, 3, 224, 224) and (images == 255).all()
+        small = load_folders(tmp_path, size=56, interpolation=interpolation)
+        _, images, _ = next(iter(small.val_batches(1)))
+        assert images.shape == (1, 3, 56, 56) and (images[:, :, 2:-2, 2:-2] == 255).all()
+
+
+def test_batches_do_not_depend_on_workers_or_batch_size(tree):
+    data = load_folders(tree, size=16)
+    alone = joined(data.train_batches(3, 4, seed=7))
+    assert same(alone, joined(data.train_batches(3, 4, seed=7, workers=2)))
+    assert same(alone, joined(data.train_batches(3, 5, seed=7)))
+    assert same(joined(data.val_batches(4)), joined(data.val_batches(5, workers=2)))
+
+
+def test_epochs_and_seeds_differ(tree):
+    data = load_folders(tree, size=16)
+    first = joined(data.train_batches(0, 12, seed=1))
+    assert same(first, joined(data.train_batches(0, 12, seed=1)))
+    for epoch, seed in ((1, 1), (0, 2)):
+        other = joined(data.train_batches(epoch, 12, seed=seed))
+        assert not torch.equal(first[1], other[1]) and not torch.equal(first[0], other[0])
+
+
+def test_crops_differ_by_image_and_epoch(tree):
+    """Twelve copies of one picture: no two crops are alike, neither in an epoch nor in the next."""
+    for path in (tree / "train").rglob("*.png"):
+        picture(0).save(path)
+    data = load_folders(tree, size=16)
+    images = torch.cat([joined(data.train_batches(epoch, 12))[0] for epoch in range(2)])
+    assert len(images.flatten(1).unique(dim=0)) == 24
+
+
+def test_global_random_numbers_are_left_alone(tree):
+    data = load_folders(tree, size=16)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    first = joined(data.train_batches(0, 4))
+    joined(data.val_batches(4))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(1)
+    assert same(first, joined(data.train_batches(0, 4)))
+
+
+def test_an_epoch_resumes_in_its_middle(tree):
+    data = load_folders(tree, size=16)
+    whole = list(data.train_batches(2, 5, seed=1))
+    for start in range(4):
+        rest = data.train_batches(2, 5, seed=1, start=start)
+        assert len(rest) == 3 - start
+        assert all(map(same, rest, whole[start:]))
+
+
+@pytest.mark.parametrize("num_images", [40, 41, 43, 47])
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_processes_share_the_images_of_each_step(num_images, world_size):
+    settings = {"num_images": num_images, "batch_size": 8, "seed": 1, "epoch": 2}
+    whole = list(EpochBatches(**settings))
+    parts = [
+        list(EpochBatches(**settings, rank=rank, world_size=world_size))
+        for rank in range(world_size)
+    ]
+    assert len({len(part) for part in parts}) == 1  # or DistributedDataParallel would wait for ever
+    for part, step in zip(zip(*parts, strict=True), whole, strict=False):
+        assert sorted(sum(part, [])) == sorted(step)
+        assert max(map(len, part)) - min(map(len, part)) <= 1
+    seen = sorted(sum((sum(part, []) for part in parts), []))
+    left_out = num_images % 8 if num_images % 8 < world_size else 0
+    assert len(seen) == len(set(seen)) == num_images - left_out
+    assert sorted(sum(whole, [])) == list(range(num_images))
+
+
+def test_a_short_last_step_may_be_left_out():
+    steps = EpochBatches(num_images=11, batch_size=4, drop_last=True)
+    assert len(steps) == 2 and [len(step) for step in steps] == [4, 4]
+
+
+def test_test_images_are_in_one_process_each(tree):
+    data = load_folders(tree, size=16)
+    whole = joined(data.val_batches(3))
+    for rank in range(5):
+        part = joined(data.val_batches(2, rank=rank, world_size=5))
+        assert same(part, [values[rank::5] for values in whole])
+
+
+def test_any_colour_mode_becomes_rgb(tmp_path):
+    rgb = picture(1)
+    rgb.convert("L").save(tmp_path / "grey.png")
+    rgb.convert("L").save(tmp_path / "grey.jpg")
+    rgb.convert("RGBA").save(tmp_path / "alpha.png")
+    rgb.convert("CMYK").save(tmp_path / "cmyk.jpg", quality=95)
+    rgb.convert("P").save(tmp_path / "palette.png", transparency=bytes(range(256)))
+    rgb.save(tmp_path / "rgb.png")
+    pixels = {path.name: read_image(path) for path in tmp_path.iterdir()}
+    assert {(tuple(p.shape), p.dtype) for p in pixels.values()} == {((3, 30, 40), torch.uint8)}
+    assert torch.equal(pixels["alpha.png"], pixels["rgb.png"])
+    assert torch.equal(pixels["grey.png"][0], pixels["grey.png"][2])
+    difference = pixels["cmyk.jpg"].float() - pixels["rgb.png"].float()
+    assert difference.abs().mean() < 6  # not its negative
+
+
+@pytest.fixture
+def spoiled(tree):
+    """A truncated JPEG and a text in a class, and a text among the test images."""
+    spoil(tree / "train" / "bee" / "1.jpg")
+    (tree / "train" / "bee" / "1.png").unlink()
+    (tree / "train" / "bee" / "2.png").write_text("not an image")
+    (tree / "val" / "cat" / "zero.jpg").write_bytes(b"")
+    return tree
+
+
+def test_unreadable_images_are_found(spoiled):
+    found = check_images(spoiled)
+    assert sorted(found) == list(found)
+    assert [path[len(str(spoiled)) :] for path in found] == [
+        "/train/bee/1.jpg",
+        "/train/bee/2.png",
+        "/val/cat/zero.jpg",
+    ]
+    assert "truncated" in found[str(spoiled / "train" / "bee" / "1.jpg")]
+    assert check_images(spoiled, workers=2) == found
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_unreadable_images_are_refused_by_name(spoiled, workers):
+    data = load_folders(spoiled, size=16)
+    with pytest.raises(ValueError, match=r"bee/[12]\.(jpg|png).*unreadable='skip'"):
+        list(data.train_batches(0, 12, workers=workers))
+    with pytest.raises(ValueError, match=r"val/cat/zero\.jpg"):
+        list(data.val_batches(4, workers=workers))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_next_of_the_class_stands_in(spoiled, workers):
+    data = load_folders(spoiled, size=16, unreadable="skip")
+    with pytest.warns(UserWarning, match="replaced") as said:
+        images, labels = joined(data.train_batches(0, 4, workers=workers))
+    assert len(said) == 2 and len(data.unreadable_files) == 2
+    assert images.shape == (12, 3, 16, 16) and labels.bincount().tolist() == [4, 4, 4]
+    with warnings.catch_warnings():  # each file is named once
+        warnings.simplefilter("error")
+        again = joined(data.train_batches(0, 5))
+    assert same((images, labels), again)
+
+
+def test_the_stand_in_is_the_next_readable_one(spoiled):
+    """Image 1 of the class is shown as image 3 is: 2 is unreadable as well."""
+    data = load_folders(spoiled, size=16, unreadable="skip")
+    reader = data.train_batches(0, 12).loader.dataset
+    reader.transform = lambda pixels: pixels
+    third = read_image(spoiled / "train" / "bee" / "3.png")
+    assert torch.equal(reader[5].image, third) and torch.equal(reader[6].image, third)
+    assert reader[5].label == 1 and len(reader[5].failures) == 2
+    spoil(spoiled / "train" / "bee" / "3.png")
+    assert torch.equal(reader[6].image, read_image(spoiled / "train" / "bee" / "0.png"))
+
+
+def test_a_class_without_readable_images_is_refused(spoiled):
+    for n in (0, 3):
+        spoil(spoiled / "train" / "bee" / f"{n}.png")
+    data = load_folders(spoiled, size=16, unreadable="skip")
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="no readable image"):
+        list(data.train_batches(0, 12))
+
+
+def test_testing_leaves_unreadable_images_out(spoiled):
+    data = load_folders(spoiled, size=16, unreadable="skip")
+    with pytest.warns(UserWarning, match="left out"):
+        images, labels = joined(data.val_batches(1))
+    assert len(images) == 12 and labels.bincount().tolist() == [4, 4, 4]
+
+
+def test_readers_can_be_sent_to_a_new_process(tree):
+    reader = load_folders(tree, size=16).train_batches(0, 4).loader.dataset
+    assert torch.equal(pickle.loads(pickle.dumps(reader))[3].image, reader[3].image)
+
+
+def test_mixed_seeds_are_fixed_and_differ():
+    assert mixed_seed(1, 2, 3) == mixed_seed(1, 2, 3)
+    assert len({mixed_seed(a, b) for a in range(30) for b in range(30)}) == 900
+    torch.Generator().manual_seed(mixed_seed(0))
+
+
+def test_a_tree_must_be_whole(tmp_path):
+    with pytest.raises(ValueError, match="no folder .*train"):
+        load_folders(tmp_path)
+    grow(tmp_path, ("train",))
+    with pytest.raises(ValueError, match="no folder .*test"):
+        load_folders(tmp_path)
+    (tmp_path / "val" / "images").mkdir(parents=True)
+    with pytest.raises(ValueError, match="no images of classes"):
+        load_folders(tmp_path)
+    Image.new("RGB", (4, 4)).save(tmp_path / "val" / "images" / "0.png")
+    with pytest.raises(ValueError, match="different classes"):
+        load_folders(tmp_path)
+    (tmp_path / "val" / "val_annotations.txt").touch()
+    with pytest.raises(ValueError, match="not sorted by class"):
+        load_folders(tmp_path)
+    with pytest.raises(ValueError, match="no image files"):
+        check_images(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"size": 0}, "size"),
+        ({"interpolation": "nearest"}, "'bilinear' or 'bicubic'"),
+        ({"unreadable": "ignore"}, "'refuse' or 'skip'"),
+    ],
+)
+def test_settings_are_checked(tree, settings, said):
+    with pytest.raises(ValueError, match=said):
+        load_folders(tree, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": 4, "rank": 2, "world_size": 2}, "rank"),
+        ({"batch_size": 4, "world_size": 3}, "multiple of 3"),
+        ({"batch_size": 20, "drop_last": True}, "too few"),
+        ({"batch_size": 16, "world_size": 16}, "too few"),
+        ({"batch_size": 4, "start": 4}, "start"),
+    ],
+)
+def test_steps_are_checked(settings, said):
+    with pytest.raises(ValueError, match=said):
+        EpochBatches(num_images=12, **settings)

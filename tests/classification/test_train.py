@@ -1,0 +1,273 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tqdm import tqdm
+
+from classification.cli import main
+from classification.config import Config
+from classification.data import ImageSet, StoredData, open_data
+from classification.processes import Processes
+from classification.train import Trainer, learning_rate, make_optimizer, train
+from keepaugment.runs import Run, read_rows
+
+CPU = Processes(torch.device("cpu"))
+ROOT = Path(__file__).parents[2]
+SMALL = Config(dataset="digits", arch="resnet8", subset=60, test_subset=30, epochs=2, batch_size=25)
+CUTOUT = replace(SMALL, cut="cutout", keep="cut")
+
+
+def rows_of(folder: Path) -> list[dict[str, float]]:
+    """A run's metrics without what a clock measured."""
+    rows = read_rows(folder / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if not k.endswith("seconds")} for row in rows]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"cut": "cutout", "keep": "cut"},
+        {"cut": "cutout", "keep": "cut", "early_head": "layer1", "scale": 0.5, "bf16": True},
+        {"mix": "cutmix", "keep": "mix", "saliency": "shuffled"},
+        {"cut": "random_erasing", "keep": "cut", "saliency": "random", "ema": 0.9},
+        {"policy": "randaugment", "magnitude": 20, "cut": "cutout", "keep": "paste", "clip": 1.0},
+        {"arch": "wrn28_2", "dropout": 0.3, "optimizer": "lamb", "lr": 1e-3, "subset": 20},
+    ],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(change: dict, tmp_path: Path) -> None:
+    config = replace(SMALL, **change)
+    whole = train("a", config, tmp_path / "whole", CPU)
+    half = Trainer(config, whole.data, CPU)
+    run = Run(tmp_path / "half", "a", config, CPU.device, resume=False)
+    run.load()
+    row = half.train_epoch(tqdm(disable=True))
+    run.save(half.state())
+    run.log(**row)
+    torch.rand(7)  # another process: its random numbers stand elsewhere
+    resumed = train("a", config, tmp_path / "half", CPU, resume=True)
+    assert rows_of(tmp_path / "half") == rows_of(tmp_path / "whole")
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+def test_a_seed_gives_the_same_run(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        train("a", CUTOUT, tmp_path / name, CPU)
+    assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
+    train("a", replace(CUTOUT, seed=1), tmp_path / "c", CPU)
+    assert rows_of(tmp_path / "a") != rows_of(tmp_path / "c")
+
+
+def test_arms_of_one_seed_see_the_same_images() -> None:
+    """Equal weights, order and crops; outside both boxes also equal pixels."""
+    data = open_data(SMALL, CPU.device)
+    plain, keep = (Trainer(replace(CUTOUT, keep=arm), data, CPU) for arm in ("", "cut"))
+    for a, b in zip(plain.model.parameters(), keep.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    steps = [next(iter(t.data.train_batches(t._order(), CPU.device, 0))) for t in (plain, keep)]
+    assert torch.equal(steps[0].numbers, steps[1].numbers)
+    a, b = (t.augment(0, 0, *step) for t, step in zip((plain, keep), steps, strict=True))
+    assert torch.equal(a.targets, b.targets)
+    untouched = (a.inputs != 0) & (b.inputs != 0)
+    assert untouched.float().mean() > 0.5
+    assert torch.equal(a.inputs[untouched], b.inputs[untouched])
+    assert not torch.equal(a.inputs, b.inputs)
+
+
+def test_an_augmented_image_does_not_depend_on_its_batch() -> None:
+    config = replace(SMALL, policy="autoaugment", cut="random_erasing", keep="paste")
+    trainer = Trainer(config, open_data(config, CPU.device), CPU)
+    stored = trainer.data
+    assert isinstance(stored, StoredData)
+    index = torch.arange(20)
+    images, labels = stored.train.images[index], stored.train.labels[index]
+    batch = trainer.augment(3, 0, index, images, labels).inputs
+    alone = trainer.augment(3, 5, index[7:8], images[7:8], labels[7:8]).inputs
+    assert torch.equal(alone[0], batch[7])
+    assert not torch.equal(trainer.augment(4, 0, index, images, labels).inputs, batch)
+
+
+def test_every_setting_changes_the_run(tmp_path: Path) -> None:
+    base = replace(CUTOUT, epochs=1)
+    changes: list[dict] = [
+        {}, {"keep": ""}, {"size": 8}, {"cut_p": 0.5}, {"tau": 0.1}, {"match_area": True},
+        {"scale": 0.5}, {"saliency": "inverted"}, {"saliency": "centre"},
+        {"saliency": "random"}, {"saliency": "shuffled"}, {"early_head": "layer1"},
+        {"early_head": "layer1", "early_weight": 0.0}, {"padding": 0}, {"flip": False},
+        {"lr": 0.05}, {"momentum": 0.5}, {"weight_decay": 0.1}, {"norm_decay": False},
+        {"batch_size": 20}, {"bf16": True}, {"subset": 40}, {"arch": "resnet20"},
+        {"cut": "random_erasing"}, {"cut": "gridmask", "keep": ""}, {"clip": 0.1},
+        {"smoothing": 0.1}, {"loss": "bce"}, {"ema": 0.5}, {"warmup": 1}, {"optimizer": "adamw"},
+        {"policy": "autoaugment"}, {"policy": "autoaugment", "policy_set": "svhn"},
+        {"policy": "autoaugment", "magnitude": 9},
+        {"policy": "autoaugment", "policy_space": "original"}, {"policy": "trivialaugment"},
+        {"policy": "augmix"}, {"policy": "randaugment"}, {"policy": "randaugment", "num_ops": 1},
+        {"policy": "randaugment", "magnitude": 20}, {"policy": "randaugment", "keep": "paste"},
+        {"policy": "randaugment", "keep": "paste", "paste_size": 4}, {"mix": "cutmix"},
+        {"mix": "cutmix", "mix_alpha": 0.2}, {"mix": "cutmix", "mix_p": 0.1}, {"mix": "mixup"},
+        {"mix": "mixup_or_cutmix"}, {"mix": "manifold_mixup"}, {"seed": 3}, {"test_subset": 20},
+    ]  # fmt: skip
+    seen: dict[str, dict] = {}
+    data = {}
+    for change in changes:
+        config = replace(base, **change)
+        key = (config.subset, config.test_subset, config.seed)
+        data[key] = data.get(key) or open_data(config, CPU.device)
+        row = Trainer(config, data[key], CPU).train_epoch(tqdm(disable=True))
+        numbers = json.dumps({k: v for k, v in row.items() if not k.endswith("seconds")})
+        assert numbers not in seen, (change, seen[numbers])
+        seen[numbers] = change
+
+
+def test_learning_rates() -> None:
+    cosine = Config(epochs=4, lr=2.0)
+    assert [learning_rate(cosine, step, 1) for step in (0, 2, 4)] == pytest.approx([2, 1, 0])
+    warm = Config(epochs=6, lr=1.0, warmup=2)
+    assert [learning_rate(warm, step, 1) for step in (0, 1, 2, 4, 6)] == pytest.approx(
+        [0.01, 0.505, 1, 0.5, 0]
+    )
+    for epochs, quarters in ((300, (75, 150, 225)), (360, (90, 180, 270))):
+        stairs = Config(epochs=epochs, lr=1.0, schedule="step")
+        for number, quarter in enumerate(quarters):
+            assert learning_rate(stairs, quarter * 7 - 1, 7) == pytest.approx(0.1**number)
+            assert learning_rate(stairs, quarter * 7, 7) == pytest.approx(0.1 ** (number + 1))
+
+
+def test_norms_and_biases_decay_only_if_asked() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    for decay, expected in ((True, 0.5), (False, 0.0)):
+        config = Config(weight_decay=0.5, norm_decay=decay)
+        weights, rest = make_optimizer(config, [model]).param_groups
+        assert weights["weight_decay"] == 0.5 and len(weights["params"]) == 1
+        assert rest["weight_decay"] == expected and len(rest["params"]) == 3
+
+
+def test_the_test_by_hand() -> None:
+    """A model that gives class 0 three quarters, on three images of class 0 and one of class 1."""
+
+    class Quarters(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            assert not self.training
+            return torch.tensor([3.0, 1.0]).log().expand(len(images), -1)
+
+    pixels, labels = torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 0, 0, 1])
+    images = ImageSet(pixels, labels, ["a", "b"])
+    trainer = Trainer(SMALL, StoredData(images, images, (0.5,), (0.5,)), CPU)
+    trainer.tested = Quarters().train()
+    result = trainer.test(occlusion=True)
+    assert result["test_accuracy"] == 75.0
+    assert result["test_accuracy_occluded_0.25"] == 75.0
+    assert result["test_loss"] == pytest.approx((3 * math.log(4 / 3) + math.log(4)) / 4)
+    assert result["test_ece"] == pytest.approx(0.0, abs=1e-6)  # three quarters are right
+    assert trainer.tested.training
+
+
+def test_occlusion_lowers_accuracy(tmp_path: Path) -> None:
+    train("a", replace(SMALL, subset=600, epochs=6, test_subset=0), tmp_path, CPU)
+    *early, last = read_rows(tmp_path / "metrics.jsonl")
+    assert last["test_accuracy"] > 80
+    assert last["test_accuracy"] >= last["test_accuracy_occluded_0.1"] - 5
+    assert last["test_accuracy_occluded_0.5"] < last["test_accuracy"]
+    assert not any("test_accuracy_occluded_0.1" in row for row in early)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError, match="the training loss is nan in epoch 1"):
+        train("a", replace(SMALL, lr=1e30, epochs=1), tmp_path, CPU)
+    assert not (tmp_path / "last.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"keep": "cut"}, "keep=cut has nothing to keep from"),
+        ({"keep": "paste", "cut": "cutout"}, "keep=paste has nothing to keep from"),
+        ({"keep": "mix", "mix": "mixup"}, "keep=mix has nothing to keep from"),
+        ({"epochs": 0}, "must be at least 1"),
+        ({"dataset": "images"}, "needs --image-size"),
+    ],
+)
+def test_settings_that_contradict_each_other(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(SMALL, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"early_head": "layer9"}, "no layer 'layer9' in .*layer1"),
+        ({"arch": "resnet8", "dropout": 0.3}, "resnet8 does not take"),
+        ({"mix": "attentive_cutmix"}, "--download fetches"),
+    ],
+)
+def test_a_model_that_does_not_suit_is_refused(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Trainer(replace(SMALL, **change), open_data(SMALL, CPU.device), CPU)
+
+
+def run_tool(*words: str, processes: int = 1) -> subprocess.CompletedProcess:
+    start = [sys.executable]
+    if processes > 1:
+        start += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [*start, str(ROOT / "tools/run_classification.py"), *words, "--device", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+def test_the_command_line_trains_and_explains(tree: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = [
+        "cifar10-resnet18-keep_cutout_low_early", "--dataset", "folder", "--data", str(tree),
+        "--arch", "resnet8", "--epochs", "1", "--batch-size", "8", "--out", str(out),
+        "--tensorboard",
+    ]  # fmt: skip
+    first = run_tool(*words)
+    assert first.returncode == 0, first.stderr
+    assert "% of the test images right" in first.stdout
+    about = json.loads((out / "run.json").read_text())
+    assert about["experiment"] == "cifar10-resnet18-keep_cutout_low_early"
+    assert about["command"].startswith("python tools/run_classification.py cifar10-")
+    (row,) = read_rows(out / "metrics.jsonl")
+    assert row["map_seconds"] > 0 and row["augment_seconds"] > 0 and row["step_seconds"] > 0
+    assert 0.05 < row["changed_area"] < 0.25
+    assert list(out.glob("events.out.tfevents.*"))
+    second = run_tool(*words)
+    assert second.returncode != 0
+    assert "give --resume" in second.stderr and "Traceback" not in second.stderr
+
+
+def test_two_processes_train_as_one(tree: Path, tmp_path: Path) -> None:
+    """A model without BatchNorm, which would see half a batch; 24 images in steps of 10, 10, 4."""
+    losses = []
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        done = run_tool(
+            "cifar10-resnet18-keep_cutout", "--dataset", "folder", "--data", str(tree), "--arch",
+            "convnext_atto", "--epochs", "2", "--batch-size", "10", "--lr", "0.01",
+            "--early-head", "stages.0", "--out", str(out), processes=processes,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        rows = rows_of(out)
+        losses.append([row[key] for row in rows for key in ("train_loss", "test_loss")])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_bad_words_end_without_a_traceback(tmp_path: Path) -> None:
+    for words, message in [
+        (["digits-resnet8-none", "--device", "abacus"], "no device 'abacus'"),
+        (["digits-resnet8-none", "--arch", "resnet17x"], "unknown model 'resnet17x'"),
+        (["cifar10-resnet18-none", "--data", str(tmp_path)], "--download to fetch"),
+        (["cifar10-resnet18-none", "--keep", "paste"], "has nothing to keep from"),
+    ]:
+        with pytest.raises(SystemExit, match=message):
+            main([*words, "--out", str(tmp_path / "run")])
+        assert not (tmp_path / "run").exists()

@@ -1,0 +1,31 @@
+"""Shared by all tests: small images with answers a reader can check."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> Iterator[None]:
+    torch.manual_seed(0)
+    yield
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A class-folder tree of 32x32 images: red, green and blue ones, 8 to train and 4 to test."""
+    generator = torch.Generator().manual_seed(0)
+    for part, number in (("train", 8), ("test", 4)):
+        for channel, name in enumerate(("red", "green", "blue")):
+            folder = tmp_path / "tree" / part / name
+            folder.mkdir(parents=True)
+            for index in range(number):
+                pixels = torch.randint(0, 80, (32, 32, 3), generator=generator, dtype=torch.uint8)
+                pixels[:, :, channel] += 150
+                Image.fromarray(pixels.numpy()).save(folder / f"{index}.png")
+    return tmp_path / "tree"

@@ -1,0 +1,274 @@
+"""Policies on a batch against torchvision on single images, and against their published laws."""
+
+from collections import Counter
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision import transforms as tv
+from torchvision.transforms.autoaugment import _apply_op
+
+from keepaugment.operations import ID, OPERATIONS
+from keepaugment.policies import POLICIES, AugMix, AutoAugment, RandAugment, TrivialAugment
+
+TORCHVISION = {name: name.title().replace("_", "") for name in OPERATIONS[:15]}
+TORCHVISION["autocontrast"] = "AutoContrast"
+CPU = torch.device("cpu")
+ALL = [AutoAugment, RandAugment, TrivialAugment, AugMix]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def noise(*shape):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+
+
+def reference(image, name, magnitude):
+    nearest = tv.InterpolationMode.NEAREST
+    return _apply_op(image, TORCHVISION[name], float(magnitude), nearest, None)
+
+
+def given(*rows):
+    """A source of random numbers that gives these, whatever is asked for: (B, n)."""
+    return lambda shape, device: torch.tensor(rows, dtype=torch.float32).reshape(shape)
+
+
+def chi_square(counts, p):
+    """Assert that counts (n,) are a sample from p (n,), five standard deviations wide."""
+    expected = torch.as_tensor(p, dtype=torch.float64) * counts.sum()
+    assert counts[expected == 0].sum() == 0
+    counts, expected = counts[expected > 0], expected[expected > 0]
+    freedom = len(counts) - 1
+    assert ((counts - expected) ** 2 / expected).sum() < freedom + 5 * (2 * freedom) ** 0.5
+
+
+class Calls(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("policy", [*ALL, lambda: RandAugment(space="original")])
+def test_nothing_loops_over_images_or_waits_for_the_device(policy):
+    policy = policy()
+    policy(noise(2, 3, 16, 16))  # fills the caches of tables
+    counts = []
+    for batch in (2, 7):
+        with Calls() as calls:
+            policy(noise(batch, 3, 16, 16))
+        counts.append(calls.names)
+    assert counts[0] == counts[1]
+    assert not {"_local_scalar_dense", "nonzero", "masked_select", "bincount"} & set(counts[0])
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("size", [(32, 32), (40, 56)], ids=str)
+def test_autoaugment_with_the_same_decisions_is_torchvisions(policy, size):
+    theirs = tv.AutoAugment(tv.AutoAugmentPolicy(policy))
+    images, rows, expected = noise(100, 3, *size), [], []
+    probs = torch.rand(100, 2, generator=torch.Generator().manual_seed(3))
+    probs[:50] = 0.01  # both operations, unless their probability is 0
+    for i, image in enumerate(images):
+        signs = torch.tensor([i // 25 % 2, i // 50])
+        rows.append([(i % 25 + 0.5) / 25, *probs[i].tolist(), *(0.25 + 0.5 * signs).tolist()])
+        theirs.get_params = lambda n, i=i, signs=signs: (i % 25, probs[i], signs)
+        expected.append(theirs(image))
+    assert torch.equal(AutoAugment(policy, generator=given(*rows))(images), torch.stack(expected))
+
+
+@pytest.mark.parametrize(
+    ("policy", "theirs", "bins", "chosen"),
+    [
+        (RandAugment(1, 9), tv.RandAugment(), (31, (40, 56)), [9]),
+        (RandAugment(1, 4, num_magnitude_bins=5), tv.RandAugment(), (5, (40, 56)), [4]),
+        (TrivialAugment(), tv.TrivialAugmentWide(), (31,), range(31)),
+        (AugMix(3, 1, 1), tv.AugMix(all_ops=False), (10, (40, 56)), range(3)),
+        (AugMix(10, 1, 1, all_ops=True), tv.AugMix(), (10, (40, 56)), range(10)),
+    ],
+)
+def test_operations_and_magnitudes_are_those_of_torchvision(policy, theirs, bins, chosen):
+    space = theirs._augmentation_space(*bins)
+    rows, expected = [], []
+    for index, (name, (levels, signed)) in enumerate(space.items()):
+        for order, level in enumerate(chosen):
+            for u in (0.25, 0.75):
+                numbers = [(index + 0.5) / len(space), (order + 0.5) / len(chosen), u]
+                if isinstance(policy, RandAugment):
+                    numbers = [numbers[0], u]
+                rows.append([0.5] * 4 * isinstance(policy, AugMix) + numbers)
+                magnitude = levels[level].item() if levels.ndim else 0.0
+                expected.append((name, -magnitude if signed and u < 0.5 else magnitude))
+    policy.generator = given(*rows)
+    drawn = policy.draw(len(rows), (40, 56), CPU)
+    operation, magnitude = (drawn[0] if isinstance(policy, AugMix) else drawn)[:2]
+    found = [TORCHVISION[OPERATIONS[i]] for i in operation.flatten()]
+    assert list(zip(found, magnitude.flatten().tolist(), strict=True)) == expected
+
+
+def test_one_magnitude_for_all_sub_policies():
+    decisions = AutoAugment(magnitude=24).draw(3000, (32, 32), CPU)
+    row = tv.RandAugment()._augmentation_space(31, (32, 32))
+    for name in ("Rotate", "TranslateX", "ShearY", "Color", "Posterize", "Solarize"):
+        ours = next(key for key, value in TORCHVISION.items() if value == name)
+        strengths = decisions.magnitude[decisions.operation == ID[ours]].abs().unique()
+        assert strengths.tolist() == [row[name][0][24].item()]
+
+
+def test_original_magnitudes_of_autoaugment():
+    def strength(sub_policy, layer):
+        u = given([(sub_policy + 0.5) / 25, 0.0, 0.0, 0.75, 0.75])
+        policy = AutoAugment(magnitudes="original", generator=u)
+        return round(policy.draw(1, (32, 32), CPU).magnitude[0, layer].item(), 5)
+
+    assert strength(1, 0) == 6.0  # rotate, 2 of 10 of 30 degrees
+    assert strength(1, 1) == 9.0  # translate, 9 of 10 of 10 pixels
+    assert strength(3, 0) == 0.24  # shear, 8 of 10 of 0.3
+    assert strength(5, 1) == 2.0  # posterize, 4 - int(2.8) bits
+    assert strength(20, 0) == 128.0  # solarize, 256 - 128
+    assert strength(9, 1) == 0.0  # sharpness, 0.1 + 1.8 / 2 is the identity
+
+
+def test_original_magnitudes_of_randaugment():
+    def strengths(magnitude):
+        u = given(*[[(i + 0.5) / 16, 0.75, 0.5, 0.5] for i in range(16)])
+        policy = RandAugment(1, magnitude, space="original", generator=u)
+        drawn = policy.draw(16, (32, 32), CPU)
+        names = [OPERATIONS[i] for i in drawn.operation[:, 0]]
+        return dict(zip(names, (drawn.magnitude[:, 0] * 1000).round().tolist(), strict=True))
+
+    half, strong = strengths(15), strengths(24)
+    assert len(half) == 16 and "identity" not in half
+    assert half["color"] == half["sharpness"] == 0.0
+    assert strong["translate_x"] == 80_000 and half["translate_y"] == 50_000
+    assert (half["posterize"], strong["posterize"]) == (2000, 3000)  # the stronger, the weaker
+    assert (half["solarize"], strong["solarize"]) == (128_000, 204_800)
+    assert strong["solarize_add"] == 88_000 and strong["cutout_abs"] == 32_000
+    assert strengths(0)["posterize"] == 1000
+
+
+def test_original_randaugment_draws_where_to_cut():
+    u = given([13.5 / 16, 0.75, 0.0, 0.99])  # cutout_abs at the upper right corner, 32 wide
+    cut = RandAugment(1, 24, space="original", generator=u)(torch.zeros(1, 3, 32, 32).byte())
+    assert cut[0, 0].count_nonzero(dim=0).tolist() == [0] * 15 + [32] * 17
+
+
+@pytest.mark.parametrize(
+    ("all_ops", "depth", "alpha"), [(False, -1, 1), (True, 2, 1), (True, 1, 3)]
+)
+def test_augmix_against_loops(all_ops, depth, alpha):
+    images = noise(24, 3, 20, 28)
+    settings = dict(depth=depth, alpha=alpha, all_ops=all_ops)
+    ours = AugMix(**settings, generator=torch.Generator().manual_seed(5))
+    twin = AugMix(**settings, generator=torch.Generator().manual_seed(5))
+    (operation, magnitude, _), weights = twin.draw(24, (20, 28), CPU)
+    for i, result in enumerate(ours(images)):
+        expected = weights[i, 0] * images[i]
+        for chain in range(3):
+            image = images[i]
+            for op, m in zip(operation[i, chain], magnitude[i, chain], strict=True):
+                image = reference(image, OPERATIONS[op], m)
+            expected += weights[i, 1 + chain] * image
+        assert torch.equal(result, expected.to(torch.uint8))
+
+
+def test_the_law_of_randaugment_and_trivialaugment():
+    for policy in (
+        RandAugment(generator=torch.Generator().manual_seed(6)),
+        TrivialAugment(generator=torch.Generator().manual_seed(6)),
+    ):
+        drawn = policy.draw(14_000, (32, 32), CPU)
+        chi_square(drawn.operation.flatten().bincount(minlength=14), [1 / 14] * 14)
+        turned = drawn.magnitude[drawn.operation == ID["rotate"]].unique(return_counts=True)
+        signs = 2 if isinstance(policy, RandAugment) else 61  # bin 0 has one sign: 0 twice
+        p = [1 / 2] * 2 if signs == 2 else [1 / 62] * 30 + [2 / 62] + [1 / 62] * 30
+        assert len(turned[0]) == signs
+        chi_square(turned[1], p)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_law_of_autoaugment(policy):
+    ours = AutoAugment(policy, generator=torch.Generator().manual_seed(7))
+    drawn = ours.draw(50_000, (32, 32), CPU)
+    theirs = tv.AutoAugment(tv.AutoAugmentPolicy(policy)).policies
+    for layer in range(2):
+        p = torch.zeros(len(OPERATIONS), dtype=torch.float64)
+        for sub_policy in theirs:
+            name, probability, _ = sub_policy[layer]
+            index = [TORCHVISION.get(key) for key in OPERATIONS].index(name)
+            p[index] += probability / 25
+            p[0] += (1 - probability) / 25
+        chi_square(drawn.operation[:, layer].bincount(minlength=len(OPERATIONS)), p)
+
+
+def test_the_law_of_augmix():
+    ten = [0.1] * 10
+    for alpha, beta_cdf in ((1, lambda x: x), (2, lambda x: 3 * x**2 - 2 * x**3)):
+        policy = AugMix(alpha=alpha, generator=torch.Generator().manual_seed(8))
+        decisions, weights = policy.draw(20_000, (32, 32), CPU)
+        torch.testing.assert_close(weights.sum(dim=1), torch.ones(20_000))
+        chi_square((beta_cdf(weights[:, 0]) * 10).long().clamp(max=9).bincount(minlength=10), ten)
+        if alpha == 1:  # one of three of a Dirichlet(1, 1, 1) is Beta(1, 2)
+            share = weights[:, 1:] / (1 - weights[:, :1])
+            for chain in range(3):
+                uniform = 1 - (1 - share[:, chain]) ** 2
+                chi_square((uniform * 10).long().clamp(max=9).bincount(minlength=10), ten)
+        depth = (decisions.operation > 0).sum(dim=2)
+        chi_square(depth.flatten().bincount(minlength=4), [0, 1 / 3, 1 / 3, 1 / 3])
+
+
+@pytest.mark.parametrize("policy", ALL)
+def test_a_seed_decides_the_result(policy):
+    images = noise(16, 3, 32, 32)
+    results = [
+        policy(fill=3, generator=torch.Generator().manual_seed(seed))(images) for seed in (1, 1, 2)
+    ]
+    assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
+    assert torch.equal(images, noise(16, 3, 32, 32))
+
+
+@pytest.mark.parametrize("policy", ALL)
+def test_empty_and_grey_batches(policy):
+    assert policy()(noise(0, 3, 8, 8)).shape == (0, 3, 8, 8)
+    assert policy()(noise(4, 1, 8, 8)).shape == (4, 1, 8, 8)
+
+
+@pytest.mark.parametrize("policy", ALL)
+def test_wrong_images_are_refused(policy):
+    with pytest.raises(ValueError, match="found torch.float32; apply policies before normalising"):
+        policy()(torch.rand(2, 3, 8, 8))
+    with pytest.raises(ValueError, match=r"found shape \(3, 8, 8\)"):
+        policy()(noise(3, 8, 8))
+    with pytest.raises(ValueError, match=r"found shape \(2, 4, 8, 8\)"):
+        policy()(noise(2, 4, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: AutoAugment("cifar100"), "one of cifar10, imagenet, svhn, found 'cifar100'"),
+        (lambda: AutoAugment(magnitudes="tf"), "one of torchvision, original, found 'tf'"),
+        (lambda: AutoAugment(magnitude=31), "magnitude must be in 0..30, found 31"),
+        (lambda: RandAugment(space="uda"), "space must be one of torchvision, original"),
+        (lambda: RandAugment(0), "num_ops must be at least 1, found 0"),
+        (lambda: RandAugment(2, 31), "magnitude must be in 0..30, found 31"),
+        (lambda: TrivialAugment(num_magnitude_bins=1), "num_magnitude_bins must be at least 2"),
+        (lambda: AugMix(severity=11), "severity must be in 1..10"),
+        (lambda: AugMix(alpha=0.5), "alpha must be a positive whole number, found 0.5"),
+        (lambda: RandAugment(fill=(1, 2))(noise(1, 3, 8, 8)), "fill must be 1 or 3 numbers"),
+        (lambda: RandAugment(fill=300)(noise(1, 3, 8, 8)), "fill must be 1 or 3 numbers"),
+    ],
+)
+def test_wrong_settings_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from keepaugment.runs import Experiment, Run, differences, load_checkpoint, read_rows
+from keepaugment.runs import parse as parse_words
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    arch: str = field(default="small", metadata={"choices": ["small", "large"]})
+    epochs: int = 3
+    lr: float = 0.1
+    keep: bool = False
+    seed: int = 0
+
+
+EXPERIMENTS = {
+    "plain": Experiment(Config(), "1", "95.6", 3),
+    "plain-keep": Experiment(Config(keep=True)),
+}
+BUDGETS = {"smoke": lambda config: replace(config, epochs=1), "paper": lambda config: config}
+
+
+def parse(words: list[str]) -> tuple[str, Config, argparse.Namespace]:
+    return parse_words(
+        EXPERIMENTS, "", words, budgets=BUDGETS, cost=lambda config: f"{config.epochs} hours"
+    )
+
+
+def test_flags_are_made_from_the_fields() -> None:
+    words = ["plain-keep", "--epochs", "5", "--lr", "0.5", "--seed", "2", "--arch", "large"]
+    name, config, arguments = parse(words)
+    assert name == "plain-keep"
+    assert config == Config(arch="large", epochs=5, lr=0.5, keep=True, seed=2)
+    assert arguments.out == Path("runs/plain-keep/seed-2")
+    assert parse(["plain-keep", "--no-keep"])[1] == Config()
+
+
+def test_a_wrong_experiment_names_the_nearest() -> None:
+    with pytest.raises(SystemExit, match="no experiment 'plain-kep'; did you mean plain-keep"):
+        parse(["plain-kep"])
+    with pytest.raises(SystemExit, match="no experiment given"):
+        parse([])
+
+
+@pytest.mark.parametrize("words", [["--arch", "huge"], ["--epochs", "many"], ["--unknown", "1"]])
+def test_a_wrong_setting_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["plain", *words])
+    assert words[0] in capsys.readouterr().err
+
+
+def test_list_prints_every_experiment(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse(["--list"])
+    assert stop.value.code == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["plain", "1", "95.6", "3", "3", "hours"]
+    assert lines[1].split() == ["plain-keep", "-", "-", "1", "3", "hours", "keep=True"]
+    assert differences(Config(lr=0.2)) == "lr=0.2"
+
+
+def test_a_budget_comes_before_the_flags() -> None:
+    _, config, arguments = parse(["plain-keep", "--budget", "smoke"])
+    assert config == Config(keep=True, epochs=1)
+    assert arguments.out == Path("runs/plain-keep/smoke/seed-0")
+    assert parse(["plain", "--budget", "smoke", "--epochs", "2"])[1].epochs == 2
+
+
+def test_a_folder_explains_itself(tmp_path: Path) -> None:
+    Run(tmp_path / "run", "plain", Config(epochs=7), CPU, resume=False)
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert about["experiment"] == "plain" and about["budget"] == "paper"
+    assert about["settings"] == {
+        "arch": "small", "epochs": 7, "lr": 0.1, "keep": False, "seed": 0,
+    }  # fmt: skip
+    assert about["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert about["command"].startswith("python tools/")
+    assert {"commit", "hardware"} < set(about)
+
+
+def test_a_folder_is_not_overwritten(tmp_path: Path) -> None:
+    Run(tmp_path, "plain", Config(), CPU, resume=False)
+    with pytest.raises(ValueError, match="already holds a run of plain; give --resume"):
+        Run(tmp_path, "plain", Config(), CPU, resume=False)
+    with pytest.raises(ValueError, match="epochs: 3 then, 4 now"):
+        Run(tmp_path, "plain", Config(epochs=4), CPU, resume=True)
+    Run(tmp_path, "plain", Config(), CPU, resume=True)
+
+
+def test_resuming_drops_what_came_after_the_checkpoint(tmp_path: Path) -> None:
+    run = Run(tmp_path, "plain", Config(), CPU, resume=False)
+    assert run.load() is None
+    for epoch in (1, 2, 3):
+        run.log(epoch=epoch, loss=1.0 / epoch)
+        if epoch < 3:
+            run.save({"epoch": epoch, "weight": torch.full((2,), float(epoch))})
+    state = run.load()
+    assert state is not None and state["epoch"] == 2
+    assert torch.equal(state["weight"], torch.tensor([2.0, 2.0]))
+    assert run.rows() == [{"epoch": 1, "loss": 1.0}, {"epoch": 2, "loss": 0.5}]
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> None:
+    run = Run(tmp_path, "plain", Config(), CPU, resume=False)
+    for epoch in (1, 2):
+        run.save({"epoch": epoch, "weight": torch.zeros(1000)})
+    whole = (tmp_path / "last.pt").read_bytes()
+    (tmp_path / "last.pt").write_bytes(whole[: len(whole) // 2])
+    state = run.load()
+    assert state is not None and state["epoch"] == 1
+    (tmp_path / "previous.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match="no checkpoint in .* can be read"):
+        run.load()
+
+
+def test_a_last_line_that_was_cut_off_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"epoch": 1}\n{"epoch": 2}\n{"epo')
+    assert read_rows(path) == [{"epoch": 1}, {"epoch": 2}]
+
+
+class _Trap:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return exec, ("raise SystemError('the file ran code')",)
+
+
+def test_reading_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
+    with open(tmp_path / "trap.pt", "wb") as file:
+        torch.save({"epoch": 1, "trap": _Trap()}, file, pickle_module=pickle)
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_checkpoint(tmp_path / "trap.pt")
+    with pytest.raises(ValueError, match="there is no checkpoint"):
+        load_checkpoint(tmp_path / "nothing.pt")

@@ -1,0 +1,251 @@
+"""The gradient map by hand, by loops and by Captum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import captum.attr
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small import NUM_CLASSES, evaluating, labels, make, randn
+from torch import Tensor, nn
+
+from keepaugment import GradientSaliency, KeepCutout, saliency_map
+
+
+def linear(channels: int, height: int, width: int, num_classes: int = NUM_CLASSES) -> nn.Sequential:
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * height * width, num_classes))
+
+
+def convolutional(channels: int = 3) -> nn.Sequential:
+    """A network for images of any size, whose batch normalisation has seen data."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(channels, 6, 3, padding=1),
+        nn.BatchNorm2d(6),
+        nn.Tanh(),
+        nn.Conv2d(6, 8, 3, stride=2, padding=1),
+        nn.Tanh(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, NUM_CLASSES),
+    )
+    model(1 + 2 * randn(16, channels, 8, 8))
+    return model
+
+
+def correlation(a: Tensor, b: Tensor) -> float:
+    return float(torch.corrcoef(torch.stack((a.flatten(), b.flatten())))[0, 1])
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("size", [(8, 8), (7, 7), (5, 9), (1, 1)])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_map_of_a_linear_model_is_its_weight(
+    channels: int, size: tuple[int, int], batch: int
+) -> None:
+    model = linear(channels, *size)
+    weight = model[1].weight.detach().reshape(NUM_CLASSES, channels, *size)
+    saliency = saliency_map(model, randn(batch, channels, *size), labels(batch))
+    assert saliency.dtype == torch.float32 and not saliency.requires_grad
+    assert torch.equal(saliency, weight[labels(batch)].abs().amax(1))
+
+
+def test_the_map_of_a_product_by_hand() -> None:
+    """Logits red * green and -3 * blue of one pixel: gradients (green, red, 0) and (0, 0, -3)."""
+
+    def model(x: Tensor) -> Tensor:
+        red, green, blue = x[:, :, 0, 0].unbind(1)
+        return torch.stack((red * green, -3 * blue), dim=1)
+
+    images = torch.tensor([2.0, -5.0, 7.0]).reshape(1, 3, 1, 1)
+    assert saliency_map(model, images, torch.tensor([0])).item() == 5.0
+    assert saliency_map(model, images, torch.tensor([1])).item() == 3.0
+    assert saliency_map(model, images).item() == 5.0  # the logits are -10 and -21
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_the_map_of_a_batch_is_that_of_its_images(scale: float) -> None:
+    model, images = convolutional(), randn(6, 3, 8, 8)
+    together = saliency_map(model, images, labels(6), scale=scale)
+    alone = [
+        saliency_map(model, images[i : i + 1], labels(6)[i : i + 1], scale=scale) for i in range(6)
+    ]
+    torch.testing.assert_close(together, torch.cat(alone))
+
+
+def test_without_labels_the_largest_logit_is_explained() -> None:
+    model, images = linear(3, 8, 8), randn(6, 3, 8, 8)
+    largest = model(images).argmax(1)
+    assert len(largest.unique()) > 1
+    assert torch.equal(saliency_map(model, images), saliency_map(model, images, largest))
+    assert not torch.equal(saliency_map(model, images), saliency_map(model, images, 4 - largest))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_labels_are_whole_numbers_of_any_kind(dtype: torch.dtype) -> None:
+    model, images = convolutional(), randn(4, 3, 8, 8)
+    saliency = saliency_map(model, images, labels(4).to(dtype))
+    assert torch.equal(saliency, saliency_map(model, images, labels(4)))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(1, 13), st.integers(1, 13), st.sampled_from([1, 3, 4]), st.sampled_from([0.5, 0.3])
+)
+def test_a_map_of_low_resolution_is_that_of_the_small_copy(
+    height: int, width: int, channels: int, scale: float
+) -> None:
+    model, images = convolutional(channels), randn(2, channels, height, width)
+    small = [max(1, round(side * scale)) for side in (height, width)]
+    copies = F.interpolate(images, small, mode="bicubic", align_corners=False)
+    saliency = saliency_map(model, images, labels(2), scale=scale)
+    assert saliency.shape == (2, height, width)
+    expected = saliency_map(model, copies, labels(2))
+    for y in range(height):
+        for x in range(width):
+            nearest = (y * small[0] // height, x * small[1] // width)
+            assert torch.equal(saliency[:, y, x], expected[:, nearest[0], nearest[1]])
+
+
+def test_half_resolution_of_an_even_image_is_blocks_of_four_pixels() -> None:
+    saliency = saliency_map(convolutional(), randn(2, 3, 8, 6), labels(2), scale=0.5)
+    blocks = saliency.unfold(1, 2, 2).unfold(2, 2, 2).flatten(3)
+    assert torch.equal(blocks, blocks[..., :1].expand_as(blocks))
+    assert saliency.unique().numel() == 2 * 4 * 3
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_an_empty_batch_has_an_empty_map(labelled: bool) -> None:
+    saliency = saliency_map(convolutional(), randn(0, 3, 8, 5), labels(0) if labelled else None)
+    assert saliency.shape == (0, 8, 5) and saliency.dtype == torch.float32
+
+
+@pytest.mark.parametrize("guard", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_gradients_may_be_off_outside(guard: Callable, scale: float) -> None:
+    model, images = convolutional(), randn(4, 3, 8, 8)
+    expected = saliency_map(model, images, labels(4), scale=scale)
+    with guard():
+        mode = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        mine, ours = images + 0, labels(4) + 0  # made in inference mode, if that is on
+        assert torch.equal(saliency_map(model, mine, ours, scale=scale), expected)
+        assert saliency_map(model, mine, scale=scale).shape == (4, 8, 8)
+        assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled()) == mode
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_autocast_gives_nearly_the_same_map(dtype: torch.dtype, scale: float) -> None:
+    model, images = convolutional(), randn(8, 3, 16, 16)
+    expected = saliency_map(model, images, labels(8), scale=scale)
+    with torch.autocast("cpu", dtype):
+        saliency = saliency_map(model, images, labels(8), scale=scale)
+        assert torch.is_autocast_enabled("cpu")
+    assert saliency.dtype == torch.float32
+    assert not torch.equal(saliency, expected)
+    assert correlation(saliency, expected) > 0.999
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_images_and_model_may_have_another_precision(dtype: torch.dtype, scale: float) -> None:
+    model, images = convolutional(), randn(8, 3, 16, 16)
+    expected = saliency_map(model, images, labels(8), scale=scale)
+    saliency = saliency_map(model.to(dtype), images.to(dtype), labels(8), scale=scale)
+    assert saliency.dtype == torch.float32
+    assert correlation(saliency, expected) > 0.998
+
+
+def test_half_precision_images_under_autocast() -> None:
+    model, images = convolutional(), randn(8, 3, 16, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        saliency = saliency_map(model, images.bfloat16(), labels(8))
+    assert saliency.dtype == torch.float32
+    assert correlation(saliency, saliency_map(model, images, labels(8))) > 0.998
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_channels_last(scale: float) -> None:
+    model, images = convolutional(), randn(4, 3, 9, 6)
+    expected = saliency_map(model, images, labels(4), scale=scale)
+    model = model.to(memory_format=torch.channels_last)
+    images = images.to(memory_format=torch.channels_last)
+    saliency = saliency_map(model, images, labels(4), scale=scale)
+    torch.testing.assert_close(saliency, expected)
+
+
+def test_images_need_not_be_contiguous() -> None:
+    model, images = convolutional(), randn(4, 3, 10, 12)[:, :, ::2, 1:9].flip(3).transpose(2, 3)
+    expected = saliency_map(model, images.contiguous(), labels(4))
+    torch.testing.assert_close(saliency_map(model, images, labels(4)), expected)
+
+
+def test_a_map_does_not_depend_on_the_scale_of_other_images() -> None:
+    """One backward pass serves the batch: an image of huge logits must not touch its neighbour."""
+    model, images = convolutional(), randn(2, 3, 8, 8)
+    quiet = saliency_map(model, images, labels(2))[0]
+    images[1] *= 1e6
+    torch.testing.assert_close(saliency_map(model, images, labels(2))[0], quiet)
+
+
+def test_captum_agrees() -> None:
+    model, images = make("batch norm"), randn(4, 3, 8, 8)
+    attribution = captum.attr.Saliency(evaluating(model))
+    expected = attribution.attribute(images.clone().requires_grad_(), target=labels(4)).amax(1)
+    torch.testing.assert_close(saliency_map(model, images, labels(4)), expected.detach())
+
+
+def test_an_attribution_of_captum_is_a_map() -> None:
+    model, images = make("batch norm").eval(), randn(4, 3, 8, 8)
+
+    def attribution(images: Tensor, labels: Tensor | None) -> Tensor:
+        inputs = images.clone().requires_grad_()
+        return captum.attr.Saliency(model).attribute(inputs, target=labels).amax(1).detach()
+
+    theirs = KeepCutout(saliency=attribution, size=4, generator=torch.Generator().manual_seed(1))
+    ours = KeepCutout(model, size=4, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(theirs(images, labels(4)), ours(images, labels(4)))
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_gradient_saliency_is_the_map_with_its_settings(scale: float) -> None:
+    model, images = convolutional(), randn(4, 3, 8, 8)
+    source = GradientSaliency(model, scale=scale)
+    expected = saliency_map(model, images, labels(4), scale=scale)
+    assert torch.equal(source(images, labels(4)), expected)
+    assert torch.equal(source(images), saliency_map(model, images, scale=scale))
+
+
+def test_one_forward_and_one_backward_pass_serve_the_batch() -> None:
+    passes = []
+
+    class Counting(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x: Tensor) -> Tensor:
+            passes.append("forward")
+            return x.view_as(x)
+
+        @staticmethod
+        def backward(ctx, gradient: Tensor) -> Tensor:
+            passes.append("backward")
+            return gradient
+
+    model = convolutional()
+    saliency_map(lambda x: model(Counting.apply(x)), randn(6, 3, 8, 8), labels(6))
+    assert passes == ["forward", "backward"]
+
+
+def test_no_gradient_is_asked_for_but_the_inputs() -> None:
+    model = convolutional()
+    asked = []
+
+    def look(layer: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
+        asked.extend(p.requires_grad for p in model.parameters())
+
+    model[3].register_forward_hook(look)
+    saliency_map(model, randn(2, 3, 8, 8), labels(2))
+    assert asked == [False] * 8
