@@ -57,6 +57,7 @@ class Data(Protocol):
         classes: their names, by label.
         num_train: training images.
         channels: of an image.
+        image_size: height and width of training images, in pixels.
         mean: of each channel in [0, 1], by which images are normalised.
         std: likewise.
     """
@@ -75,6 +76,9 @@ class Data(Protocol):
 
     @property
     def channels(self) -> int: ...  # noqa: D102
+
+    @property
+    def image_size(self) -> tuple[int, int]: ...  # noqa: D102
 
     def train_batches(
         self, steps: EpochBatches, device: torch.device, workers: int
@@ -127,6 +131,11 @@ class StoredData(_Normalised):
         """Channels of an image."""
         return self.train.images.shape[1]
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of training images, in pixels."""
+        return self.train.images.shape[2], self.train.images.shape[3]
+
     def to(self, device: torch.device) -> StoredData:
         """The same data on another device."""
         return replace(self, train=self.train.to(device), test=self.test.to(device))
@@ -165,6 +174,11 @@ class TreeData(_Normalised):
     def num_train(self) -> int:
         """Training images."""
         return len(self.folders.train)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of training images, in pixels."""
+        return self.folders.size, self.folders.size
 
     def train_batches(
         self, steps: EpochBatches, device: torch.device, workers: int

@@ -33,6 +33,7 @@ from classification.methods import Augmentation, Batch, make_saliency
 from classification.models import create_model
 from classification.processes import Processes
 from keepaugment import EarlyHead, Saliency, SampleDraws
+from keepaugment.quiet import quiet
 from keepaugment.runs import Run
 
 OCCLUSIONS = (0.1, 0.25, 0.5)  # shares of a test image's area
@@ -121,6 +122,26 @@ def make_model(config: Config, num_classes: int, channels: int) -> nn.Module:
     return model
 
 
+@torch.no_grad()
+def check_model(model: nn.Module, config: Config, data: Data) -> None:
+    """Raise ValueError unless a model takes the run's images, and half-size copies for its maps."""
+    device = next(model.parameters()).device
+    scales = {1.0, config.scale} if config.keep else {1.0}
+    for scale in sorted(scales, reverse=True):
+        size = [max(1, round(side * scale)) for side in data.image_size]
+        image = torch.zeros(1, data.channels, *size, device=device)
+        try:
+            with quiet(model, device):
+                logits = model(image)
+        except Exception as error:  # models refuse sizes in many ways
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"{config.arch} does not take images of {size[0]}x{size[1]} pixels: {reason}"
+            ) from error
+        if logits.shape != (1, len(data.classes)):
+            raise ValueError(f"{config.arch} gives {tuple(logits.shape)}, not logits (1, K)")
+
+
 def make_optimizer(config: Config, modules: list[nn.Module]) -> torch.optim.Optimizer:
     """The optimiser of a config for the parameters of `modules`."""
     parameters = [p for module in modules for p in module.parameters()]
@@ -169,6 +190,7 @@ class Trainer:
         self.model = make_model(config, len(data.classes), data.channels).to(device)
         if config.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
+        check_model(self.model, config, data)
         self.head = None
         if config.early_head:
             self.head = EarlyHead(

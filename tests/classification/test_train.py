@@ -22,6 +22,7 @@ from keepaugment.runs import Run, read_rows
 CPU = Processes(torch.device("cpu"))
 ROOT = Path(__file__).parents[2]
 SMALL = Config(dataset="digits", arch="resnet8", subset=60, test_subset=30, epochs=2, batch_size=25)
+KEEP_LOW = {"cut": "cutout", "keep": "cut", "scale": 0.5}
 CUTOUT = replace(SMALL, cut="cutout", keep="cut")
 
 
@@ -207,6 +208,8 @@ def test_settings_that_contradict_each_other(change: dict, message: str) -> None
         ({"early_head": "layer9"}, "no layer 'layer9' in .*layer1"),
         ({"arch": "resnet8", "dropout": 0.3}, "resnet8 does not take"),
         ({"mix": "attentive_cutmix"}, "--download fetches"),
+        ({"arch": "vit_tiny_patch16_224"}, "does not take images of 32x32 pixels"),
+        ({"arch": "vgg11", **KEEP_LOW}, "does not take images of 16x16 pixels"),
     ],
 )
 def test_a_model_that_does_not_suit_is_refused(change: dict, message: str) -> None:
