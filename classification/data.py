@@ -27,6 +27,7 @@ from classification.folders import (
     even_subset,
     load_folders,
 )
+from keepaugment.cutting import per_channel
 from keepaugment.draws import Source, uniform
 from keepaugment.runs import nearest
 
@@ -100,10 +101,7 @@ class _Normalised:
 
     def normalise(self, images: Tensor) -> Tensor:
         """Shift and scale images (B, C, H, W) in [0, 1] to mean 0 and deviation 1 over the set."""
-        mean, std = (
-            torch.tensor(values, device=images.device)[:, None, None]
-            for values in (self.mean, self.std)
-        )
+        mean, std = (per_channel(values, images) for values in (self.mean, self.std))
         return (images - mean) / std
 
 
@@ -144,8 +142,9 @@ class StoredData(_Normalised):
         self, steps: EpochBatches, device: torch.device, workers: int
     ) -> Iterator[Numbered]:
         """Batches of the training set in the order of `steps`; `workers` has no work here."""
-        for numbers in steps:
-            index = torch.tensor(numbers, device=device)
+        batches = list(steps)
+        order = torch.tensor([number for batch in batches for number in batch], device=device)
+        for index in order.split([len(batch) for batch in batches]):  # one copy for the epoch
             yield Numbered(index, self.train.images[index], self.train.labels[index])
 
     def test_batches(

@@ -33,6 +33,15 @@ def symmetric_beta(alpha: float, u: Tensor, v: Tensor) -> Tensor:
     return 0.5 + 0.5 * (cosine * (growth / (1 + growth * cosine**2)).sqrt()).to(u.dtype)
 
 
+def per_channel(values: Sequence[float], images: Tensor) -> Tensor:
+    """A number for each channel of images (B, C, H, W), as (C, 1, 1) of their type.
+
+    Made on the device: a copy from the host would make a GPU wait.
+    """
+    parts = [images.new_full((1, 1, 1), value) for value in values]
+    return torch.cat(parts)
+
+
 def _map_source(model: Forward | None, saliency: Saliency | None, validate: bool) -> Saliency:
     if (model is None) == (saliency is None):
         raise ValueError("give either a model, for its gradient map, or saliency=, a map of yours")
@@ -112,8 +121,7 @@ class _Erase(_Cut):
                 raise ValueError(
                     f"fill {self.fill} must have a number for each of {images.shape[1]} channels"
                 )
-            fill = torch.tensor(self.fill, dtype=images.dtype).to(images.device, non_blocking=True)
-            return torch.where(mask, fill[:, None, None], images)
+            return torch.where(mask, per_channel(self.fill, images), images)
         return torch.where(mask, self.fill, images)
 
 

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from keepaugment.quiet import is_quiet, quiet
+from keepaugment.quiet import innermost, is_quiet, quiet
 
 _PROBE_SIZES = (64, 32, 224, 256, 128, 384, 448, 512)  # a ViT accepts only the one it was built for
 
@@ -26,17 +25,6 @@ class _StageReached(Exception):  # noqa: N818 - a signal, not an error
 
     def __init__(self, output: Tensor) -> None:
         self.output = output
-
-
-def _innermost(model: nn.Module) -> nn.Module:
-    """The user's own module inside torch.compile and DistributedDataParallel, in any order."""
-    while True:
-        if isinstance(model, DistributedDataParallel):
-            model = model.module
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            model = inner  # torch.compile's wrapper
-        else:
-            return model
 
 
 def _find_layer(model: nn.Module, layer: str) -> nn.Module:
@@ -90,7 +78,7 @@ class EarlyHead(nn.Module):
         num_features: int | None = None,
     ) -> None:
         super().__init__()
-        model = _innermost(model)
+        model = innermost(model)
         stage = _find_layer(model, layer)
         self.layer = layer
         self.weight = weight
@@ -104,8 +92,8 @@ class EarlyHead(nn.Module):
         except ValueError:
             self.remove()
             raise
-        device = next((p.device for p in model.parameters()), None)
-        self.classifier = nn.Linear(num_features, num_classes, device=device)
+        like = next(model.parameters(), torch.empty(0))
+        self.classifier = nn.Linear(num_features, num_classes, device=like.device, dtype=like.dtype)
 
     def _on_stage(self, stage: nn.Module, args: tuple, output: Tensor) -> None:
         if self.stopping:

@@ -38,10 +38,15 @@ def is_quiet() -> bool:
 _STOCHASTIC_BLOCK = re.compile("drop|shake|stochastic", re.IGNORECASE)
 
 
-def unwrap(model: Forward) -> Forward:
-    """The model inside DistributedDataParallel, whose reducer must not see a map's forward pass."""
-    inner = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
-    return inner.module if isinstance(inner, DistributedDataParallel) else model
+def innermost(model: nn.Module) -> nn.Module:
+    """The user's own module inside torch.compile and DistributedDataParallel, in any order."""
+    while True:
+        if isinstance(model, DistributedDataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner  # torch.compile's wrapper
+        else:
+            return model
 
 
 def held_modules(model: Any, depth: int = 3) -> list[nn.Module]:
@@ -117,8 +122,8 @@ def quiet(model: Forward, device: torch.device) -> Iterator[None]:
     still caught when it is called; hidden layers of other kinds are not.
     """
     roots = held_modules(model)
-    inner = {module for root in roots for module in root.modules() if module is not root}
-    modules = inner.union(roots)
+    modules = {module for root in roots for module in root.modules()}
+    inner = {module for root in map(innermost, roots) for module in [*root.modules()][1:]}
     switched = [m for m in modules if m.training and _changes_with_training(m, m not in inner)]
     parallel = [m for m in modules if isinstance(m, DistributedDataParallel)]
     parameters = [p for m in roots for p in m.parameters() if p.requires_grad and p.is_leaf]

@@ -17,7 +17,7 @@ from torch import Tensor
 from keepaugment.checks import check_images, check_labels
 from keepaugment.draws import Source, uniform
 from keepaugment.early_head import EarlyHead
-from keepaugment.quiet import Forward, quiet, unwrap
+from keepaugment.quiet import Forward, quiet
 
 Saliency = Callable[[Tensor, Tensor | None], Tensor]
 """images (B, C, H, W), labels (B,) or None -> saliency (B, H, W)."""
@@ -84,7 +84,6 @@ def saliency_map(
         raise ValueError(f"scale must be in (0, 1], found {scale}")
     if not len(images):
         return images.new_zeros(0, *images.shape[2:], dtype=torch.float32)
-    model = unwrap(model)
     with quiet(model, images.device), torch.inference_mode(False), torch.enable_grad():
         inputs = _copy(images, scale)
         logits = _chosen_logits(model(inputs), labels, len(images), validate)

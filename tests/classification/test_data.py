@@ -14,7 +14,7 @@ def test_digits_are_real_and_split() -> None:
     assert data.train.images.shape == (1437, 1, 32, 32)
     assert data.test.images.shape == (360, 1, 32, 32)
     assert data.train.images.dtype == torch.uint8
-    images = data.normalise(data.train.images)
+    images = data.normalise(data.train.images / 255)
     assert abs(images.mean().item()) < 1e-3
     assert abs(images.std().item() - 1) < 1e-3
 

@@ -248,20 +248,27 @@ def test_the_command_line_trains_and_explains(tree: Path, tmp_path: Path) -> Non
     assert "give --resume" in second.stderr and "Traceback" not in second.stderr
 
 
-def test_two_processes_train_as_one(tree: Path, tmp_path: Path) -> None:
-    """A model without BatchNorm, which would see half a batch; 24 images in steps of 10, 10, 4."""
+@pytest.mark.parametrize(("saliency", "tolerance"), [("centre", 1e-4), ("gradient", 0.05)])
+def test_two_processes_train_as_one(
+    tree: Path, tmp_path: Path, saliency: str, tolerance: float
+) -> None:
+    """A model without BatchNorm, which would see half a batch; 24 images in steps of 10, 10, 4.
+
+    A gradient map depends on the weights, whose last digits differ, so a box may tip over.
+    """
     losses = []
     for processes in (1, 2):
         out = tmp_path / str(processes)
         done = run_tool(
             "cifar10-resnet18-keep_cutout", "--dataset", "folder", "--data", str(tree), "--arch",
             "convnext_atto", "--epochs", "2", "--batch-size", "10", "--lr", "0.01",
-            "--early-head", "stages.0", "--out", str(out), processes=processes,
+            "--early-head", "stages.0", "--saliency", saliency, "--out", str(out),
+            processes=processes,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         rows = rows_of(out)
         losses.append([row[key] for row in rows for key in ("train_loss", "test_loss")])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0] == pytest.approx(losses[1], rel=tolerance)
 
 
 def test_bad_words_end_without_a_traceback(tmp_path: Path) -> None:

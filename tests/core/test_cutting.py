@@ -186,7 +186,7 @@ def test_cutout_of_16_pixels_removes_196_of_1024() -> None:
 
 @pytest.mark.parametrize(("size", "area"), [(16, 160.6), (20, 228.8), (24, 303.8)])
 def test_keep_cutout_removes_less_at_tau_06_even_by_noise(size: int, area: float) -> None:
-    """SETTINGS 10.5, calculated there too: part of a gain could be "cuts less"."""
+    """Plain Cutout removes 196, 285 and 380 pixels: part of a gain could be "cuts less"."""
     images = torch.empty(1000, 1, 32, 32)
     allowed, boxes = allowed_regions(
         noise(images), images, size, side="low", tau=0.6, border="clip"

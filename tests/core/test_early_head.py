@@ -363,7 +363,15 @@ def test_half_resolution_and_early_head_combine_on_a_real_network() -> None:
     assert torch.equal(GradientSaliency(model, scale=0.5, head=head)(images, labels(2)), saliency)
 
 
-def test_a_head_on_a_model_in_half_precision_or_channels_last() -> None:
+def test_a_head_has_the_precision_of_its_model() -> None:
+    model = three_stages().bfloat16()
+    head = EarlyHead(model, "0", NUM_CLASSES)
+    model(IMAGES.bfloat16())
+    assert head.loss(LABELS).dtype == torch.bfloat16
+    assert GradientSaliency(model, head=head)(IMAGES.bfloat16(), LABELS).std() > 0
+
+
+def test_a_head_under_autocast_and_channels_last() -> None:
     model = three_stages().to(memory_format=torch.channels_last)
     head = EarlyHead(model, "0", NUM_CLASSES)
     images = IMAGES.to(memory_format=torch.channels_last)

@@ -240,7 +240,7 @@ def test_match_area_has_exactly_the_area_law_of_plain_cutout(tau: float) -> None
 
 
 def test_without_match_area_a_cut_is_smaller_than_plain_cutouts() -> None:
-    """SETTINGS 10.5: sums over clipped boxes favour the border, even for pure noise."""
+    """Sums over clipped boxes favour the small ones at the border, even for pure noise."""
     law = clipped_area_law(4, 8, 8)
     plain = sum(area * count for area, count in law.items()) / 64
     boxes = cut_boxes(rand(2000, 8, 8), size=4, border="clip", generator=seeded())
