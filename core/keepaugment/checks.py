@@ -58,6 +58,12 @@ def check_tau(tau: float) -> None:
         raise ValueError(f"tau must be a quantile in [0, 1], found {tau}")
 
 
+def check_scale(scale: float) -> None:
+    """Raise ValueError unless `scale` makes a smaller copy, or one of the same size."""
+    if not 0.0 < scale <= 1.0:
+        raise ValueError(f"scale must be in (0, 1], found {scale}")
+
+
 def check_size(size: Size, batch: int, image_size: tuple[int, int], validate: bool) -> None:
     """Raise ValueError unless boxes of `size` fit in images of `image_size` (H, W)."""
     if isinstance(size, Tensor):

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from keepaugment.checks import Size, check_images, check_labels
+from keepaugment.checks import Size, check_images, check_labels, check_tau
 from keepaugment.draws import Source, uniform
 from keepaugment.quiet import Forward
 from keepaugment.regions import Border
@@ -63,7 +63,7 @@ class _Cut:
             raise ValueError(f"fill must be a number, one per channel or 'random', found {fill!r}")
         self.p = p
         self.border = border
-        self.fill = fill
+        self.fill: float | Sequence[float] | None = None if isinstance(fill, str) else fill
         self.generator = generator
 
     def _keep(
@@ -75,6 +75,7 @@ class _Cut:
         validate: bool,
     ) -> None:
         """The one difference between a plain method and its Keep arm."""
+        check_tau(tau)
         self.saliency = _map_source(model, saliency, validate)
         self.tau = tau
         self.match_area = match_area
@@ -112,17 +113,19 @@ class _Erase(_Cut):
     ) -> Tensor:
         """Cut images (B, C, H, W) by a fresh mask, or by one that `mask` has drawn before."""
         mask = self.mask(images, labels) if mask is None else mask
-        if self.fill == "random":
+        fill: float | Tensor
+        if self.fill is None:  # "random"
             u = uniform(self.generator, tuple(images.shape), images.device)
-            noise = torch.special.ndtri(u.clamp(1e-7, 1 - 1e-7)).to(images.dtype)
-            return torch.where(mask, noise, images)
-        if isinstance(self.fill, Sequence):
+            fill = torch.special.ndtri(u.clamp(1e-7, 1 - 1e-7)).to(images.dtype)
+        elif isinstance(self.fill, Sequence):
             if len(self.fill) != images.shape[1]:
                 raise ValueError(
                     f"fill {self.fill} must have a number for each of {images.shape[1]} channels"
                 )
-            return torch.where(mask, per_channel(self.fill, images), images)
-        return torch.where(mask, self.fill, images)
+            fill = per_channel(self.fill, images)
+        else:
+            fill = self.fill
+        return torch.where(mask, fill, images)
 
 
 class Cutout(_Erase):
@@ -373,6 +376,7 @@ class KeepPaste:
         generator: Source = None,
         validate: bool = False,
     ) -> None:
+        check_tau(tau)
         self.saliency = _map_source(model, saliency, validate)
         self.size = size
         self.tau = tau

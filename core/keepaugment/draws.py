@@ -51,12 +51,15 @@ class SampleDraws:
     """
 
     def __init__(self, seed: int) -> None:
+        if not 0 <= seed < 2**31:
+            raise ValueError(f"seed must be in [0, 2**31), found {seed}")
         self.seed = seed
         self.keys: Tensor | None = None
         self.calls = 0
 
     def at(self, epoch: int, index: Tensor) -> None:
         """Go to the samples numbered `index` (B,) of an epoch; calls are counted from here."""
+        index = index.long()
         start = torch.full_like(index[:1], self.seed * 2**32 + epoch)
         self.keys = mix(mix(start) + (index + 1) * _GOLDEN)
         self.calls = 0

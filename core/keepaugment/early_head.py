@@ -98,7 +98,7 @@ class EarlyHead(nn.Module):
     def _on_stage(self, stage: nn.Module, args: tuple, output: Tensor) -> None:
         if self.stopping:
             raise _StageReached(output)
-        if stage.training and torch.is_grad_enabled() and not is_quiet():
+        if self.owner[0].training and torch.is_grad_enabled() and not is_quiet():
             self.features = output
 
     def _run_to_stage(self, images: Tensor) -> Tensor | None:

@@ -2,16 +2,18 @@
 
 Putting the whole model in eval mode would be wrong: some models return features there instead of
 logits. So only what behaves differently while training is switched: layers without children
-(BatchNorm, dropout, DropPath, ShakeDrop, ...), every normalisation and dropout layer, and blocks
-that say by their class name that they are stochastic; `F.dropout(x, training=self.training)`
-written in the middle of a block is caught at the call.
+(BatchNorm, dropout, DropPath, ShakeDrop, ...), every normalisation and dropout layer, blocks that
+hold no linear layer and so no classifier to leave out, and blocks that say by their class name that
+they are stochastic. `F.dropout(x, training=self.training)` is caught wherever it is called.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import random
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -74,10 +76,14 @@ def held_modules(model: Any, depth: int = 3) -> list[nn.Module]:
 
 
 def _changes_with_training(module: nn.Module, outermost: bool) -> bool:
-    """Whether a module is switched for a map, instead of merely holding others."""
+    """Whether a module is switched for a map; a classifier, whose eval may differ, is not."""
     if isinstance(module, _NormBase | _DropoutNd) or next(module.children(), None) is None:
         return True
-    return not outermost and bool(_STOCHASTIC_BLOCK.search(type(module).__name__))
+    if outermost:
+        return False
+    if _STOCHASTIC_BLOCK.search(type(module).__name__):
+        return True
+    return not any(isinstance(part, nn.Linear) for part in module.modules())
 
 
 # Where functional layers take `training` or a dropout probability when it comes by position, as it
@@ -113,13 +119,29 @@ class _EvaluationCalls(TorchFunctionMode):
 
 
 @contextmanager
+def _same_random_numbers(device: torch.device) -> Iterator[None]:
+    """Put back torch's generators (CPU and `device`), Python's, and NumPy's global one if used."""
+    numpy_random = getattr(sys.modules.get("numpy"), "random", None)
+    python_state = random.getstate()
+    numpy_state = numpy_random.get_state() if numpy_random else None
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        random.setstate(python_state)
+        if numpy_random:
+            numpy_random.set_state(numpy_state)
+
+
+@contextmanager
 def quiet(model: Forward, device: torch.device) -> Iterator[None]:
     """Within it a model computes as in evaluation, and only its input can ask for a gradient.
 
     On leaving, also by an exception, the train flag of every module, `requires_grad` of every
-    parameter and torch's random number generators (CPU and `device`) are what they were. BatchNorm
-    buffers and `.grad` are never written. Dropout that a function hides from `held_modules` is
-    still caught when it is called; hidden layers of other kinds are not.
+    parameter and the global random number generators (torch's on the CPU and `device`, Python's,
+    NumPy's) are what they were. BatchNorm buffers and `.grad` are never written. Dropout that a
+    function hides from `held_modules` is still caught when it is called; hidden layers of other
+    kinds are not.
     """
     roots = held_modules(model)
     modules = {module for root in roots for module in root.modules()}
@@ -136,8 +158,7 @@ def quiet(model: Forward, device: torch.device) -> Iterator[None]:
             parameter.requires_grad_(False)
         for module in parallel:  # wherever it hides, its reducer must not see this pass
             vars(module)["forward"] = module.module.__call__
-        cuda = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(cuda), _EvaluationCalls():
+        with _same_random_numbers(device), _EvaluationCalls():
             yield
     finally:
         _quiet = outer

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from keepaugment.checks import check_images, check_labels
+from keepaugment.checks import check_images, check_labels, check_scale
 from keepaugment.draws import Source, uniform
 from keepaugment.early_head import EarlyHead
 from keepaugment.quiet import Forward, quiet
@@ -80,8 +80,7 @@ def saliency_map(
             output is not (B, K) or does not depend on the images.
     """
     check_images(images)
-    if not 0.0 < scale <= 1.0:
-        raise ValueError(f"scale must be in (0, 1], found {scale}")
+    check_scale(scale)
     if not len(images):
         return images.new_zeros(0, *images.shape[2:], dtype=torch.float32)
     with quiet(model, images.device), torch.inference_mode(False), torch.enable_grad():
@@ -113,6 +112,7 @@ class GradientSaliency:
         *,
         validate: bool = False,
     ) -> None:
+        check_scale(scale)
         self.model = model
         self.scale = scale
         self.head = head

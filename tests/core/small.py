@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import itertools
+import random
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
@@ -175,6 +177,21 @@ class ShakeShakeBlock(nn.Module):
         return x + alpha * self.left(x) + (1 - alpha) * self.right(x)
 
 
+class NoisyBlock(nn.Module):
+    """A block that draws from every generator while it trains, and does not say so by its name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.path = nn.Conv2d(6, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        path = timm.layers.drop_path(self.path(x), 0.5, self.training)
+        path = torchvision.ops.stochastic_depth(path, 0.5, "row", self.training)
+        if self.training:
+            path = path * random.random() * np.random.rand()
+        return x + path
+
+
 class ShakeDrop(nn.Module):
     """A layer without children that scales its input at random in training."""
 
@@ -279,6 +296,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
         Residual(nn.Conv2d(6, 6, 1), torchvision.ops.StochasticDepth(0.5, "row"))
     ),
     "Shake-Shake": lambda: network(ShakeShakeBlock()),
+    "noise in a block": lambda: network(NoisyBlock()),
     "ShakeDrop": lambda: network(Residual(nn.Conv2d(6, 6, 1), ShakeDrop())),
     "spectral norm": lambda: network(
         nn.utils.parametrizations.spectral_norm(nn.Conv2d(6, 6, 1), n_power_iterations=3)
@@ -315,7 +333,7 @@ def evaluating(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
 def state(model: nn.Module) -> Iterator[object]:
     """Everything that a map must leave as it was, in a form that `==` compares bit by bit."""
-    yield torch.get_rng_state().tolist()
+    yield torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()
     for name, module in model.named_modules():
         yield name, module.training, sorted(vars(module)), list(module._forward_hooks)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):

@@ -126,10 +126,10 @@ def test_tau(function: Callable, tau: float) -> None:
 
 def test_tau_of_a_method() -> None:
     message = "tau must be a quantile in [0, 1], found 60"
-    fails(message, KeepCutout(saliency=a_map, size=3, tau=60), IMAGES)
-    fails(message, KeepRandomErasing(saliency=a_map, tau=60), IMAGES)
-    fails(message, KeepCutMix(None, 5, tau=60, saliency=a_map), IMAGES, LABELS)
-    fails(message, KeepPaste(saliency=a_map, size=3, tau=60), IMAGES, IMAGES)
+    fails(message, KeepCutout, saliency=a_map, size=3, tau=60)
+    fails(message, KeepRandomErasing, saliency=a_map, tau=60)
+    fails(message, KeepCutMix, None, 5, tau=60, saliency=a_map)
+    fails(message, KeepPaste, saliency=a_map, size=3, tau=60)
 
 
 @pytest.mark.parametrize("function", [cut, scores])
@@ -275,7 +275,7 @@ def test_logits_that_do_not_depend_on_the_input(model: Callable) -> None:
 def test_scale(scale: float) -> None:
     message = f"scale must be in (0, 1], found {scale}"
     fails(message, saliency_map, MODEL, IMAGES, scale=scale)
-    fails(message, GradientSaliency(MODEL, scale=scale), IMAGES)
+    fails(message, GradientSaliency, MODEL, scale=scale)
 
 
 # Settings of the methods

@@ -77,3 +77,15 @@ def test_a_batch_that_was_not_announced_is_refused() -> None:
     draws.at(0, torch.arange(3))
     with pytest.raises(ValueError, match="4 images were asked for, 3 are known"):
         draws((4, 1), CPU)
+
+
+def test_seeds_and_any_whole_numbers() -> None:
+    for seed in (-1, 2**31):
+        with pytest.raises(ValueError, match="seed must be in"):
+            SampleDraws(seed)
+    draws = SampleDraws(2**31 - 1)
+    draws.at(1, torch.tensor([200, 7]))
+    expected = draws((2, 3), CPU)
+    for dtype in (torch.uint8, torch.int32):
+        draws.at(1, torch.tensor([200, 7], dtype=dtype))
+        assert torch.equal(draws((2, 3), CPU), expected)

@@ -456,3 +456,12 @@ def test_channels_that_the_grey_image_does_not_find() -> None:
     assert not model.blocks[0]._forward_hooks
     head = EarlyHead(model, "blocks.0", NUM_CLASSES, num_features=12)
     assert head.early_logits(randn(2, 3, 40, 40)).shape == (2, NUM_CLASSES)
+
+
+def test_a_frozen_stage_still_trains_its_head() -> None:
+    model = three_stages().train()
+    model[0].eval()
+    head = EarlyHead(model, "0", 5)
+    model(torch.randn(2, 3, 8, 8))
+    head.loss(torch.tensor([0, 1])).backward()
+    assert head.classifier.weight.grad is not None
