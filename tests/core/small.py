@@ -337,5 +337,5 @@ def state(model: nn.Module) -> Iterator[object]:
     for name, module in model.named_modules():
         yield name, module.training, sorted(vars(module)), list(module._forward_hooks)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        yield name, id(tensor), tensor._version, tensor.requires_grad, tensor.tolist()
+        yield name, id(tensor), tensor.requires_grad, tensor.tolist()
         yield None if tensor.grad is None else (id(tensor.grad), tensor.grad.tolist())

@@ -118,6 +118,7 @@ def test_draws_of_torch_are_part_of_the_graph() -> None:
     not (shutil.which("g++") and Path(sysconfig.get_path("include"), "Python.h").exists()),
     reason="Inductor needs a compiler and Python's headers",
 )
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch 2.10 warns of itself
 def test_generated_code_gives_the_same_boxes() -> None:
     """Inductor rewrites the arithmetic; in whole numbers nothing is left to round."""
 
