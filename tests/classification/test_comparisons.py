@@ -354,6 +354,7 @@ def test_places_are_uniform() -> None:
         assert_share(count, 1500, 1 / 3)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch 2.10, of its own making
 @pytest.mark.parametrize("place", [0, 1])
 def test_a_compiled_model_is_mixed_too(place: int) -> None:
     model, mix = mixed_at(place)
