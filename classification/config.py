@@ -64,6 +64,7 @@ class Config:
     match_area: bool = _setting(False, "keep the plain method's law of the cut area")
     saliency: str = _setting("gradient", "map, or a control in its place", SALIENCIES)
     scale: float = _setting(1.0, "of the copy that the map is taken of; 0.5 is low resolution")
+    cache: int = _setting(0, "epochs between refreshes of stored maps; 0 stores none")
     early_head: str = _setting("", "stage with an auxiliary head that the map is taken from")
     early_weight: float = _setting(0.3, "of the auxiliary head's loss")
 
@@ -103,3 +104,24 @@ class Config:
             raise ValueError("epochs and batch_size must be at least 1")
         if self.dataset == "images" and self.image_size < 1:
             raise ValueError("a tree of large images needs --image-size")
+        if self.cache:
+            self._check_cache()
+
+    def _check_cache(self) -> None:
+        if self.cache < 0:
+            raise ValueError(f"cache must be 0 or epochs between refreshes, found {self.cache}")
+        if not self.keep or self.saliency in ("random", "centre"):
+            raise ValueError(
+                f"cache={self.cache} has no map to store "
+                f"(keep={self.keep!r}, saliency={self.saliency!r})"
+            )
+        if self.policy and self.keep != "paste":
+            raise ValueError(
+                f"stored maps follow crop and flip, not what {self.policy} does to an image; "
+                f"keep={self.keep} needs --cache 0 there"
+            )
+        if self.dataset == "images":
+            raise ValueError(
+                "stored maps need small images, which are cropped on the device; the crops of a "
+                "tree of large images are not known outside the workers: --cache 0"
+            )

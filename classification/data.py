@@ -27,6 +27,7 @@ from classification.folders import (
     even_subset,
     load_folders,
 )
+from keepaugment.cached import View
 from keepaugment.cutting import per_channel
 from keepaugment.draws import Source, uniform
 from keepaugment.runs import nearest
@@ -345,27 +346,45 @@ def _official(
     return _load(dataset, list(dataset.targets), *choice)
 
 
+def draw_view(
+    batch: int,
+    device: torch.device,
+    *,
+    padding: int = 4,
+    flip: bool = True,
+    generator: Source = None,
+) -> View:
+    """Decide how images are cropped and flipped: a random crop of padded images, half mirrored.
+
+    Args:
+        batch: number of images.
+        device: of the result.
+        padding: pixels on every side, 0 for no crop.
+        flip: mirror each image left to right with probability one half.
+        generator: where random numbers come from.
+    """
+    u = uniform(generator, (batch, 3), device)
+    top, left = ((u[:, :2] * (2 * padding + 1)).long() - padding).unbind(1)
+    return View(top, left, (u[:, 2] < 0.5) & flip)
+
+
+def show(images: Tensor, view: View, padding: int) -> Tensor:
+    """Views of images (B, C, H, W) of any type, black beyond them: (B, C, H, W), new.
+
+    `padding` is as much as a view reaches beyond an image, in pixels.
+    """
+    rows, columns = view.rows(images.shape[2]) + padding, view.columns(images.shape[3]) + padding
+    batch = torch.arange(len(images), device=images.device)[:, None, None]
+    padded = F.pad(images, [padding] * 4)
+    return padded[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
 def crop_flip(
     images: Tensor, *, padding: int = 4, flip: bool = True, generator: Source = None
 ) -> Tensor:
     """Pad with black, crop at a random place to the old size, mirror half of the images.
 
-    Args:
-        images: (B, C, H, W), any type.
-        padding: pixels on every side, 0 for no crop.
-        flip: mirror each image left to right with probability one half.
-        generator: where random numbers come from.
-
-    Returns:
-        (B, C, H, W): new images.
+    Arguments as in `draw_view`; images are (B, C, H, W) of any type, and new ones are returned.
     """
-    height, width = images.shape[2:]
-    u = uniform(generator, (len(images), 3), images.device)
-    offset = (u[:, :2] * (2 * padding + 1)).long()
-    rows = offset[:, :1] + torch.arange(height, device=images.device)
-    columns = offset[:, 1:] + torch.arange(width, device=images.device)
-    mirrored = (u[:, 2:] < 0.5) & flip
-    columns = torch.where(mirrored, columns.flip(1), columns)
-    batch = torch.arange(len(images), device=images.device)[:, None, None]
-    padded = F.pad(images, [padding] * 4)
-    return padded[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+    view = draw_view(len(images), images.device, padding=padding, flip=flip, generator=generator)
+    return show(images, view, padding)

@@ -258,6 +258,8 @@ def _beyond() -> Table:
                 table="", paper=[], trials=3,
             )  # fmt: skip
         rows[f"cifar10-{arch}-none"] = Experiment(base, "", "", 3)
+    stored = replace(CIFAR, cut="cutout", keep="cut", scale=0.5, cache=20)
+    rows["cifar10-resnet18-keep_cutout_cached"] = Experiment(stored, "", "", 3)
     modern = {"v2": V2, "a3": A3}
     for name, config in modern.items():
         rows |= _arms("imagenet-resnet50", config, name, "mix", ["", "_low", "_low_early"],

@@ -8,6 +8,7 @@ the setting `keep` alone.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,17 +18,16 @@ from torch import Tensor, nn
 from classification.colour import ColorJitter, Lighting
 from classification.comparisons import AttentiveCutMix, GridMask, ManifoldMixup, Mixup, attention_of
 from classification.config import Config
-from classification.data import Data, crop_flip
+from classification.data import Data, draw_view, show
 from classification.folders import mixed_seed
 from classification.models import create_model
 from keepaugment import (
     AugMix,
     AutoAugment,
+    CachedSaliency,
     CentreSaliency,
     CutMix,
     Cutout,
-    EarlyHead,
-    GradientSaliency,
     InvertedSaliency,
     KeepCutMix,
     KeepCutout,
@@ -42,7 +42,6 @@ from keepaugment import (
     TrivialAugment,
 )
 from keepaugment.draws import Source
-from keepaugment.quiet import Forward
 from keepaugment.runs import load_checkpoint
 
 Mixing = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -54,7 +53,7 @@ class Batch(NamedTuple):
     Attributes:
         inputs: (B, C, H, W), normalised.
         targets: labels (B,) or class weights (B, K).
-        changed: share of the pixels that were cut, pasted back or replaced, a number.
+        changed: share of the pixels that were cut or replaced by another image's, a number.
     """
 
     inputs: Tensor
@@ -62,11 +61,8 @@ class Batch(NamedTuple):
     changed: Tensor
 
 
-def make_saliency(
-    config: Config, model: Forward, head: EarlyHead | None, generator: Source
-) -> Saliency:
-    """The map of a config: the model's gradient, full or cheap, or a control in its place."""
-    gradient = GradientSaliency(model, config.scale, head)
+def make_saliency(config: Config, gradient: Saliency, generator: Source) -> Saliency:
+    """The map of a config: the model's gradient, fresh or stored, or a control in its place."""
     controls: dict[str, Callable[[], Saliency]] = {
         "gradient": lambda: gradient,
         "random": lambda: RandomSaliency(generator),
@@ -185,8 +181,10 @@ class Augmentation:
         data: what it trains on, for classes and colours.
         model: what maps are taken of.
         saliency: the map, possibly timed.
+        cache: the stored maps that it reads, which must know each batch's views; or None.
         sources: random numbers of images, of colours and of the saliency's own.
         device: where batches are.
+        watch: counts the time of a named part; "boxes" is choosing regions, maps included.
     """
 
     def __init__(
@@ -195,11 +193,15 @@ class Augmentation:
         data: Data,
         model: nn.Module,
         saliency: Saliency,
+        cache: CachedSaliency | None,
         sources: tuple[SampleDraws, SampleDraws, SampleDraws],
         device: torch.device,
+        watch: Callable[[str], AbstractContextManager[None]],
     ) -> None:
         self.config = config
+        self.watch = watch
         self.data = data
+        self.cache = cache
         self.sources = sources
         draws, colours, _ = sources
         self.policy = make_policy(config, data.mean, draws)
@@ -242,14 +244,33 @@ class Augmentation:
             pixels: (B, C, H, W) uint8.
             labels: (B,).
         """
-        config, draws = self.config, self.sources[0]
         for source in self.sources:
             source.at(epoch, index)
-        if not config.image_size:  # large images are cropped by who reads them
-            padding, flip = config.padding, config.flip
-            pixels = crop_flip(pixels, padding=padding, flip=flip, generator=draws)
-        view = self.policy(pixels) if self.policy else pixels
-        inputs = self._coloured(view, epoch, index)
+        pixels = self._cropped(epoch, index, pixels)
+        altered = self.policy(pixels) if self.policy else pixels
+        inputs = self._coloured(altered, epoch, index)
+        clean = self._coloured(pixels, epoch, index) if self.paste else inputs
+        with self.watch("boxes"):
+            return self._regions(epoch, step, clean, inputs, labels)
+
+    def _cropped(self, epoch: int, index: Tensor, pixels: Tensor) -> Tensor:
+        """Crop and flip small images; large ones were cropped by who read them."""
+        config = self.config
+        if config.image_size:
+            return pixels
+        view = draw_view(
+            len(pixels), pixels.device,
+            padding=config.padding, flip=config.flip, generator=self.sources[0],
+        )  # fmt: skip
+        if self.cache is not None:
+            self.cache.at(epoch, index, view)
+        return show(pixels, view, config.padding)
+
+    def _regions(
+        self, epoch: int, step: int, clean: Tensor, inputs: Tensor, labels: Tensor
+    ) -> Batch:
+        """Cut, paste back from the clean view, and mix, each if the settings name it."""
+        config = self.config
         changed = inputs.new_zeros((), dtype=torch.float32)
         if self.cut is not None:
             if isinstance(self.cut, GridMask):
@@ -257,7 +278,7 @@ class Augmentation:
             mask = self.cut.mask(inputs, labels)
             inputs, changed = self.cut(inputs, mask=mask), mask.float().mean()
         if self.paste is not None:
-            inputs = self.paste(self._coloured(pixels, epoch, index), inputs, labels)
+            inputs = self.paste(clean, inputs, labels)
         if not self.mixings:
             return Batch(inputs, labels, changed)
         coin = mixed_seed(config.seed, epoch, step)  # on the host: the GPU need not be asked

@@ -66,5 +66,6 @@ def processes(device: str) -> Iterator[Processes]:
     dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
     try:
         yield Processes(where, dist.get_rank(), world_size)
+        dist.barrier()  # nobody leaves while another still talks to it
     finally:
         dist.destroy_process_group()

@@ -21,11 +21,11 @@ PLAIN, KEEP = "digits-resnet8-cutout", "digits-resnet8-keep_cutout_low_early"
 
 def table(folders: dict[str, Path]) -> str:
     """Results of runs, a line each: accuracy, area cut, seconds for training and for the method."""
-    lines = [f"{'':38s} {'test':>8s} {'area cut':>9s} {'training':>9s} {'augmentation':>13s}"]
+    lines = [f"{'':38s} {'test':>8s} {'area cut':>9s} {'training':>9s} {'map + boxes':>13s}"]
     for name, folder in folders.items():
         rows = read_rows(folder / "metrics.jsonl")
         seconds = sum(row["train_seconds"] for row in rows)
-        extra = sum(row["map_seconds"] + row["augment_seconds"] for row in rows)
+        extra = sum(row["map_seconds"] + row["boxes_seconds"] for row in rows)
         area = sum(row["changed_area"] for row in rows) / len(rows)
         lines.append(
             f"{name:38s} {rows[-1]['test_accuracy']:6.2f} % {100 * area:7.1f} % "

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from classification.caching import agreement, make_cache, probe
 from classification.comparisons import (
     add_dropblock,
     check_regularised,
@@ -26,13 +27,13 @@ from classification.comparisons import (
     set_drop_block,
 )
 from classification.config import Config
-from classification.data import Data, open_data
+from classification.data import Data, StoredData, open_data
 from classification.evaluation import EvaluationSums, occluded
-from classification.folders import EpochBatches, mixed_seed
+from classification.folders import EpochBatches, Numbered, mixed_seed
 from classification.methods import Augmentation, Batch, make_saliency
 from classification.models import create_model
 from classification.processes import Processes
-from keepaugment import EarlyHead, Saliency, SampleDraws
+from keepaugment import CachedSaliency, EarlyHead, GradientSaliency, Saliency, SampleDraws
 from keepaugment.quiet import quiet
 from keepaugment.runs import Run
 
@@ -178,7 +179,8 @@ class Trainer:
     Attributes:
         model: the classifier; `tested` is what is evaluated, its average if the config has one.
         head: its early head, or None.
-        saliency: the map of the run's method, which pictures can be drawn with.
+        saliency: the map of the run's method, never a stored one; pictures can be drawn with it.
+        cache: the maps that it stores, or None.
         epoch: epochs trained so far.
     """
 
@@ -199,10 +201,13 @@ class Trainer:
         seeds = (config.seed + stream * 1_000_003 for stream in range(3))
         sources = (SampleDraws(next(seeds)), SampleDraws(next(seeds)), SampleDraws(next(seeds)))
         network: Any = torch.compile(self.model) if config.compile else self.model
-        self.saliency = make_saliency(config, network, self.head, sources[2])
+        gradient = GradientSaliency(network, config.scale, self.head)
+        self.cache = make_cache(config, data, gradient, device)
+        self.saliency = make_saliency(config, gradient, sources[2])
+        used = self._timed(make_saliency(config, self.cache or gradient, sources[2]))
         self.watch = Stopwatch(device)
         self.augment = Augmentation(
-            config, data, self.model, self._timed(self.saliency), sources, device
+            config, data, self.model, used, self.cache, sources, device, self.watch
         )
         self.network: nn.Module = _Joined(network, self.head)
         self.optimizer = make_optimizer(config, [self.network])
@@ -237,12 +242,23 @@ class Trainer:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16)
 
-    def _step(self, batch: Batch, labels: Tensor, share: float) -> Tensor:
-        """Train on a batch: sums of losses, right answers and changed shares, and the count.
+    def train_step(self, step: int, samples: Numbered, share: float = 1.0) -> Tensor:
+        """Augment a step's samples and train on them.
 
-        `share` weighs the mean loss, so that several processes' gradients average to that of the
-        whole batch also when its last images do not divide by them.
+        Args:
+            step: of the present epoch, from 0.
+            samples: of this process.
+            share: weighs the mean loss, so that several processes' gradients average to that of the
+                whole batch also when its last images do not divide by them.
+
+        Returns:
+            (4,) sums of losses, right answers and changed shares, and the count.
         """
+        with self.watch("augment"), self._autocast():
+            batch = self.augment(self.epoch, step, *samples)
+        return self._step(batch, samples.labels, share)
+
+    def _step(self, batch: Batch, labels: Tensor, share: float) -> Tensor:
         with self.watch("step"):
             with self._autocast():
                 logits = self.network(batch.inputs)
@@ -273,14 +289,12 @@ class Trainer:
         order = self._order()
         sums = torch.zeros(4, device=self.device)
         batches = self.data.train_batches(order, self.device, config.workers)
-        for step, (index, pixels, labels) in enumerate(batches):
+        for step, samples in enumerate(batches):
             lr = learning_rate(config, self.epoch * self.steps + step, self.steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
-            with self.watch("augment"), self._autocast():
-                batch = self.augment(self.epoch, step, index, pixels, labels)
-            share = len(labels) * where.world_size / order.images_in(step)
-            sums += self._step(batch, labels, share)
+            share = len(samples.labels) * where.world_size / order.images_in(step)
+            sums += self.train_step(step, samples, share)
             bar.update()
         self.epoch += 1
         loss, right, changed, count = where.total(sums).tolist()
@@ -296,13 +310,25 @@ class Trainer:
             "train_accuracy": 100 * right / count,
             "changed_area": changed / count,
             "map_seconds": seconds.get("map", 0.0),
-            "augment_seconds": seconds["augment"] - seconds.get("map", 0.0),
+            "boxes_seconds": seconds["boxes"] - seconds.get("map", 0.0),
+            "augment_seconds": seconds["augment"] - seconds["boxes"],
             "step_seconds": seconds["step"],
             "train_seconds": time.perf_counter() - started,
         }
+        if self.cache is not None:
+            self.cache.merge()
+            row["cache_agreement"] = self._cache_agreement(self.cache)
         if self.epoch % config.eval_every == 0 or self.epoch == config.epochs:
             row |= self.test(occlusion=self.epoch == config.epochs)
         return row
+
+    def _cache_agreement(self, cache: CachedSaliency) -> float:
+        """How far stored maps still lead to the boxes of fresh ones, on a few whole images."""
+        assert isinstance(self.data, StoredData)
+        index, stored = probe(self.data), self.data.train
+        with self._autocast():
+            inputs = self.augment.inputs(stored.images[index])
+            return agreement(self.config, cache, inputs, stored.labels[index], index)
 
     @torch.no_grad()
     def test(self, *, occlusion: bool) -> dict[str, float]:
@@ -345,6 +371,7 @@ class Trainer:
             "early_head": self.head.state_dict() if self.head else {},
             "average": average,
             "optimizer": self.optimizer.state_dict(),
+            "cache": self.cache.state_dict() if self.cache else {},
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -356,6 +383,8 @@ class Trainer:
         if self.config.ema:
             self.tested.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.cache:
+            self.cache.load_state_dict(state["cache"])
 
 
 def _events(config: Config, folder: Path) -> Callable[[dict[str, Any]], None]:

@@ -3,6 +3,8 @@
 Gong, Wang, Li, Chandra and Liu, CVPR 2021, https://arxiv.org/abs/2011.11778.
 """
 
+from keepaugment.attention import AttentionSaliency
+from keepaugment.cached import CachedSaliency, View, box_agreement
 from keepaugment.cutting import (
     CutMix,
     Cutout,
@@ -28,8 +30,10 @@ from keepaugment.saliency import (
 from keepaugment.selective import allowed_regions, selective_cut, selective_paste
 
 __all__ = [
+    "AttentionSaliency",
     "AugMix",
     "AutoAugment",
+    "CachedSaliency",
     "CentreSaliency",
     "CutMix",
     "Cutout",
@@ -47,7 +51,9 @@ __all__ = [
     "Saliency",
     "ShuffledSaliency",
     "TrivialAugment",
+    "View",
     "allowed_regions",
+    "box_agreement",
     "region_scores",
     "saliency_map",
     "selective_cut",

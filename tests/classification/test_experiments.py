@@ -137,6 +137,7 @@ SAMPLE = [
     "cifar10-resnet110-keep_cutout_low",
     "cifar10-resnet18-keep_cutout-match_area",
     "cifar10-resnet18-keep_cutout-shuffled",
+    "cifar10-resnet18-keep_cutout_cached",
     "cifar10-resnet18-keep_random_erasing_low_early",
     "cifar10-resnet20-keep_autoaugment_low_early",
     "cifar10-resnet20-keep_trivialaugment",
