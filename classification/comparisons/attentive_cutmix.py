@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
-from classification.comparisons.layers import find_layer
 from classification.comparisons.mixup import blend_labels
 from keepaugment.checks import check_images, check_labels, check_saliency
 from keepaugment.draws import Source, uniform
+from keepaugment.early_head import find_layer
 from keepaugment.quiet import quiet
 
 MapSource = Callable[[Tensor], Tensor]

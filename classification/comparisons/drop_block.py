@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import DropBlock2d, drop_block2d
 
-from classification.comparisons.layers import find_layer
+from keepaugment.early_head import find_layer
 
 
 class _DropBlock(DropBlock2d):

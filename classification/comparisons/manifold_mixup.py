@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from classification.comparisons.layers import find_layer
 from classification.comparisons.mixup import blend, blend_labels, check_mixup
 from keepaugment.checks import check_images, check_labels
 from keepaugment.cutting import symmetric_beta
 from keepaugment.draws import Source, uniform
+from keepaugment.early_head import find_layer
 from keepaugment.quiet import is_quiet
 
 

@@ -27,7 +27,12 @@ class _StageReached(Exception):  # noqa: N818 - a signal, not an error
         self.output = output
 
 
-def _find_layer(model: nn.Module, layer: str) -> nn.Module:
+def find_layer(model: nn.Module, layer: str) -> nn.Module:
+    """The module called `layer` in `model.named_modules()`.
+
+    Raises:
+        ValueError: There is none; the message names the model's own layers.
+    """
     layers = dict(model.named_modules())
     if not layer or layer not in layers:
         names = list(dict(model.named_children()))
@@ -79,7 +84,7 @@ class EarlyHead(nn.Module):
     ) -> None:
         super().__init__()
         model = innermost(model)
-        stage = _find_layer(model, layer)
+        stage = find_layer(model, layer)
         self.layer = layer
         self.weight = weight
         self.owner = (model,)  # in a tuple: not a submodule
