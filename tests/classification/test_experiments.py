@@ -146,6 +146,7 @@ SAMPLE = [
     "cifar10-wrn28_10-augmix",
     "cifar10-wrn28_10-attentive_cutmix",
     "cifar10-shake_shake-keep_autoaugment_low",
+    "cifar10-pyramidnet-keep_autoaugment_low",
     "imagenet-resnet50-dropblock",
     "imagenet-resnet50-droppath",
     "imagenet-resnet50-manifold_mixup",
