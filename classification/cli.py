@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 from classification.config import Config
 from classification.experiments import BUDGETS, EXPERIMENTS
+from classification.loop import said
 from classification.processes import processes
 from classification.train import train
 from keepaugment.runs import parse, read_rows
@@ -45,14 +44,8 @@ def main(argv: list[str] | None = None) -> None:
     name, config, arguments = parse(
         EXPERIMENTS, "Train a classifier with KeepAugment.", argv, budgets=BUDGETS, cost=cost
     )
-    try:
-        with processes(arguments.device) as where:
-            train(
-                name, config, arguments.out, where,
-                resume=arguments.resume, budget=arguments.budget,
-            )  # fmt: skip
-    except (ValueError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
+    with said(), processes(arguments.device) as where:
+        train(name, config, arguments.out, where, resume=arguments.resume, budget=arguments.budget)
     if where.first:
         rows = read_rows(arguments.out / "metrics.jsonl")
         accuracies = [row["test_accuracy"] for row in rows if "test_accuracy" in row]

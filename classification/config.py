@@ -15,8 +15,11 @@ SALIENCIES = ["gradient", "random", "shuffled", "inverted", "centre"]
 REGULARISERS = ["", "dropout", "droppath", "dropblock"]
 
 
-def _setting(default: Any, help: str, choices: list[str] | None = None) -> Any:
-    return field(default=default, metadata={"help": help, "choices": choices})
+def _setting(
+    default: Any, help: str, choices: list[str] | None = None, *, free: bool = False
+) -> Any:
+    """A field; a `free` one may change when a run goes on."""
+    return field(default=default, metadata={"help": help, "choices": choices, "free": free})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +31,7 @@ class Config:
     download: bool = _setting(False, "fetch the official archive if it is not there")
     subset: int = _setting(0, "train on as many images only; 0 is all")
     test_subset: int = _setting(0, "test on as many images only; 0 is all")
-    workers: int = _setting(4, "processes that read a tree of large images")
+    workers: int = _setting(4, "processes that read a tree of large images", free=True)
     unreadable: str = _setting("refuse", "what to do with a broken image", ["refuse", "skip"])
 
     arch: str = _setting("resnet18", "model: one of classification.models, or any of timm's")
@@ -84,11 +87,14 @@ class Config:
     loss: str = _setting("ce", "cross-entropy, or binary per class", ["ce", "bce"])
     ema: float = _setting(0.0, "decay of averaged weights, which are then tested; 0 is none")
 
+    nonfinite: str = _setting(
+        "stop", "at a loss or gradient that is not finite", ["stop", "skip"], free=True
+    )
     eval_every: int = _setting(1, "epochs between tests; the last is always tested")
     bf16: bool = _setting(False, "compute in bfloat16 (autocast)")
     channels_last: bool = _setting(False, "memory layout of images and weights")
     compile: bool = _setting(False, "torch.compile the model")
-    tensorboard: bool = _setting(False, "write TensorBoard events beside metrics.jsonl")
+    tensorboard: bool = _setting(False, "TensorBoard events beside metrics.jsonl", free=True)
     seed: int = _setting(0, "of weights, order, crops, policies and boxes")
 
     def __post_init__(self) -> None:

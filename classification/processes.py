@@ -40,6 +40,10 @@ class Processes:
             dist.all_reduce(sums)
         return sums
 
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is up in any process; every process must call."""
+        return bool(self.total(torch.tensor(float(flag), device=self.device)))
+
     def shared(self, value: Any) -> Any:
         """The first process's value, in all of them."""
         box = [value]

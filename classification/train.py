@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
 
 from classification.caching import agreement, make_cache, probe
 from classification.comparisons import (
@@ -30,15 +30,26 @@ from classification.config import Config
 from classification.data import Data, StoredData, open_data
 from classification.evaluation import EvaluationSums, occluded
 from classification.folders import EpochBatches, Numbered, mixed_seed
+from classification.loop import Interrupted, LossWatch, Row, fit
 from classification.methods import Augmentation, Batch, make_saliency
 from classification.models import create_model
 from classification.processes import Processes
 from keepaugment import CachedSaliency, EarlyHead, GradientSaliency, Saliency, SampleDraws
 from keepaugment.quiet import quiet
-from keepaugment.runs import Run
 
 OCCLUSIONS = (0.1, 0.25, 0.5)  # shares of a test image's area
+CHECK_EVERY = 500  # steps between looks at the loss, which wait for the device
 Criterion = Callable[[Tensor, Tensor], Tensor]
+
+
+def seed_noise(seed: int, device: torch.device) -> None:
+    """Seed the generators that a model's own noise on `device` comes from, in microseconds.
+
+    `torch.manual_seed` takes a millisecond where a GPU is possible but unused.
+    """
+    torch.default_generator.manual_seed(seed % 2**63)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed % 2**63)
 
 
 class Stopwatch:
@@ -182,6 +193,7 @@ class Trainer:
         saliency: the map of the run's method, never a stored one; pictures can be drawn with it.
         cache: the maps that it stores, or None.
         epoch: epochs trained so far.
+        step: steps done in the present epoch.
     """
 
     def __init__(self, config: Config, data: Data, where: Processes) -> None:
@@ -218,7 +230,8 @@ class Trainer:
         if where.world_size > 1:
             self.network = DistributedDataParallel(self.network)
         self.criterion = make_criterion(config)
-        self.epoch = 0
+        self.epoch = self.step = 0
+        self.sums = torch.zeros(5, device=device)
         self.steps = self._order().steps
 
     def _timed(self, saliency: Saliency) -> Saliency:
@@ -229,7 +242,7 @@ class Trainer:
         return timed
 
     def _order(self) -> EpochBatches:
-        """The samples of the present epoch's steps; arms of one seed see the same."""
+        """The samples of the present epoch's steps to come; arms of one seed see the same."""
         return EpochBatches(
             num_images=self.data.num_train,
             batch_size=self.config.batch_size,
@@ -237,6 +250,7 @@ class Trainer:
             epoch=self.epoch,
             rank=self.where.rank,
             world_size=self.where.world_size,
+            start=self.step,
         )
 
     def _autocast(self) -> torch.autocast:
@@ -252,13 +266,15 @@ class Trainer:
                 whole batch also when its last images do not divide by them.
 
         Returns:
-            (4,) sums of losses, right answers and changed shares, and the count.
+            (5,) sums of losses, right answers and changed shares, the count, and steps skipped.
         """
         with self.watch("augment"), self._autocast():
             batch = self.augment(self.epoch, step, *samples)
         return self._step(batch, samples.labels, share)
 
     def _step(self, batch: Batch, labels: Tensor, share: float) -> Tensor:
+        skipping = self.config.nonfinite == "skip"
+        buffers = [buffer.clone() for buffer in self.model.buffers()] if skipping else []
         with self.watch("step"):
             with self._autocast():
                 logits = self.network(batch.inputs)
@@ -266,6 +282,10 @@ class Trainer:
                 total = loss + self.head.loss(batch.targets, self.criterion) if self.head else loss
             self.optimizer.zero_grad()
             (share * total).backward()
+            if skipping and not self._finite_gradients():
+                for buffer, before in zip(self.model.buffers(), buffers, strict=True):
+                    buffer.copy_(before)
+                return loss.new_tensor([0, 0, 0, 0, 1], dtype=torch.float32)
             if self.config.clip:
                 nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
             self.optimizer.step()
@@ -273,54 +293,105 @@ class Trainer:
                 self.tested.update_parameters(self.model)
         right = (logits.detach().argmax(1) == labels).sum()
         count = len(labels)
-        return torch.stack([loss.detach() * count, right, batch.changed * count, right * 0 + count])
+        zero = right * 0
+        return torch.stack(
+            [loss.detach() * count, right, batch.changed * count, zero + count, zero]
+        )
 
-    def train_epoch(self, bar: tqdm[Any]) -> dict[str, Any]:
-        """One pass over the training set, and a test if it is due: a row for `metrics.jsonl`.
+    def _finite_gradients(self) -> bool:
+        """Whether the gradient, which is that of all processes, can be used; waits for it."""
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        return bool(nn.utils.get_total_norm(gradients).isfinite())
+
+    def train_epoch(self, progress: Callable[[], None] = lambda: None) -> Row:
+        """The rest of a pass over the training set, and a test if it is due: a row of metrics.
 
         Raises:
             FloatingPointError: The loss is not finite.
+            Interrupted: `progress` asked to stop; `state` goes on here.
         """
-        config, where, started = self.config, self.where, time.perf_counter()
-        self.network.train()
-        torch.manual_seed(mixed_seed(config.seed, self.epoch, where.rank) % 2**63)  # of dropout
-        if config.regulariser == "dropblock":
-            set_drop_block(self.model, self.epoch / config.epochs)
-        order = self._order()
-        sums = torch.zeros(4, device=self.device)
-        batches = self.data.train_batches(order, self.device, config.workers)
-        for step, samples in enumerate(batches):
-            lr = learning_rate(config, self.epoch * self.steps + step, self.steps)
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr
-            share = len(samples.labels) * where.world_size / order.images_in(step)
-            sums += self.train_step(step, samples, share)
-            bar.update()
-        self.epoch += 1
-        loss, right, changed, count = where.total(sums).tolist()
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the training loss is {loss} in epoch {self.epoch}; try a lower --lr"
-            )
+        started = time.perf_counter()
+        try:
+            self._train_steps(progress)
+        except Interrupted:
+            self._settle()
+            raise
+        loss, right, changed, count, skipped = self.where.total(self.sums).tolist()
+        self.epoch, self.step, self.sums = self.epoch + 1, 0, torch.zeros_like(self.sums)
         seconds = self.watch.seconds()
-        row: dict[str, Any] = {
+        row: Row = {
             "epoch": self.epoch,
-            "lr": lr,
-            "train_loss": loss / count,
-            "train_accuracy": 100 * right / count,
-            "changed_area": changed / count,
+            "lr": learning_rate(self.config, self.epoch * self.steps - 1, self.steps),
+            "train_loss": loss / max(1, count),
+            "train_accuracy": 100 * right / max(1, count),
+            "changed_area": changed / max(1, count),
             "map_seconds": seconds.get("map", 0.0),
-            "boxes_seconds": seconds["boxes"] - seconds.get("map", 0.0),
-            "augment_seconds": seconds["augment"] - seconds["boxes"],
-            "step_seconds": seconds["step"],
+            "boxes_seconds": seconds.get("boxes", 0.0) - seconds.get("map", 0.0),
+            "augment_seconds": seconds.get("augment", 0.0) - seconds.get("boxes", 0.0),
+            "step_seconds": seconds.get("step", 0.0),
             "train_seconds": time.perf_counter() - started,
         }
+        if self.config.nonfinite == "skip":
+            row["skipped_steps"] = round(skipped / self.where.world_size)
         if self.cache is not None:
             self.cache.merge()
             row["cache_agreement"] = self._cache_agreement(self.cache)
-        if self.epoch % config.eval_every == 0 or self.epoch == config.epochs:
-            row |= self.test(occlusion=self.epoch == config.epochs)
+        if self.epoch % self.config.eval_every == 0 or self.epoch == self.config.epochs:
+            row |= self.test(occlusion=self.epoch == self.config.epochs)
         return row
+
+    def _train_steps(self, progress: Callable[[], None]) -> None:
+        """The steps of the present epoch that are not done."""
+        config, where = self.config, self.where
+        self.network.train()
+        if config.regulariser == "dropblock":
+            set_drop_block(self.model, self.epoch / config.epochs)
+        order, watch = self._order(), LossWatch(self.device)
+        for samples in self.data.train_batches(order, self.device, config.workers):
+            step = self.step
+            lr = learning_rate(config, self.epoch * self.steps + step, self.steps)
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            # The model's own noise follows from the step, so that no generator need be saved.
+            seed_noise(mixed_seed(config.seed, self.epoch, step, where.rank), self.device)
+            share = len(samples.labels) * where.world_size / order.images_in(step)
+            try:
+                sums = self.train_step(step, samples, share)
+            except ValueError as error:  # such as a map with NaN
+                self._check(watch)
+                raise ValueError(
+                    f"{error} (epoch {self.epoch + 1}, step {step + 1}, training images "
+                    f"{samples.numbers.tolist()})"
+                ) from error
+            watch.add(step, sums[0])
+            self.sums += sums
+            self.step += 1
+            if self.step % CHECK_EVERY == 0:
+                self._check(watch)
+            try:
+                progress()
+            except Interrupted:
+                self._check(watch)
+                raise
+        self._check(watch)
+
+    def _check(self, watch: LossWatch) -> None:
+        """Raise FloatingPointError if a step's loss was not finite."""
+        step = watch.check()
+        if step is not None:
+            order = replace(self._order(), rank=0, world_size=1, start=step)
+            raise FloatingPointError(
+                f"the training loss is not finite in epoch {self.epoch + 1}, step {step + 1}, on "
+                f"the training images {next(iter(order))}; last.pt stands before it: try a lower "
+                "--lr in another --out, or --nonfinite skip with --resume"
+            )
+
+    def _settle(self) -> None:
+        """Bring what the processes hold apart to where `state` is taken: all of them must call."""
+        total = self.where.total(self.sums.clone())
+        self.sums = total if self.where.first else torch.zeros_like(total)
+        if self.cache is not None:
+            self.cache.merge()
 
     def _cache_agreement(self, cache: CachedSaliency) -> float:
         """How far stored maps still lead to the boxes of fresh ones, on a few whole images."""
@@ -362,11 +433,13 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """Everything that resumes the run: plain tensors and numbers.
 
-        Random numbers follow from the seed and the epoch, so none are kept.
+        Random numbers follow from the seed, the epoch and the step, so none are kept.
         """
         average = self.tested.state_dict() if self.config.ema else {}
         return {
             "epoch": self.epoch,
+            "step": self.step,
+            "sums": self.sums.cpu(),
             "model": self.model.state_dict(),
             "early_head": self.head.state_dict() if self.head else {},
             "average": average,
@@ -376,7 +449,9 @@ class Trainer:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken."""
-        self.epoch = state["epoch"]
+        self.epoch, self.step = state["epoch"], state["step"]
+        if self.where.first:
+            self.sums.copy_(state["sums"])
         self.model.load_state_dict(state["model"])
         if self.head:
             self.head.load_state_dict(state["early_head"])
@@ -385,22 +460,6 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.cache:
             self.cache.load_state_dict(state["cache"])
-
-
-def _events(config: Config, folder: Path) -> Callable[[dict[str, Any]], None]:
-    """What writes a row of metrics for TensorBoard, too, if the config asks for it."""
-    if not config.tensorboard:
-        return lambda row: None
-    from torch.utils.tensorboard import SummaryWriter
-
-    writer = SummaryWriter(str(folder))
-
-    def write(row: dict[str, Any]) -> None:
-        for name, value in row.items():
-            writer.add_scalar(name, value, row["epoch"])
-        writer.flush()
-
-    return write
 
 
 def train(
@@ -417,27 +476,13 @@ def train(
     Raises:
         ValueError: Bad settings, data that cannot be used, or a folder that holds another run.
         FloatingPointError: The loss is not finite.
+        Interrupted: A signal stopped the run after a step; it is saved.
     """
     trainer = Trainer(config, open_data(config, where.device), where)
-    run = None
-    if where.first:
-        run = Run(folder, name, config, where.device, resume=resume, budget=budget)
-    state = where.shared(run.load() if run else None)
-    if state is not None:
-        trainer.load_state(state)
-    events = _events(config, folder) if run else None
-    total, done = config.epochs * trainer.steps, trainer.epoch * trainer.steps
-    hidden = None if where.first else True  # None: shown on a terminal
-    with tqdm(total=total, initial=done, desc=name, unit="step", disable=hidden) as bar:
-        while trainer.epoch < config.epochs:
-            row = trainer.train_epoch(bar)
-            if run and events:
-                run.save(trainer.state())
-                run.log(**row)
-                events(row)
-                tested = f", test {row['test_accuracy']:.2f} %" if "test_accuracy" in row else ""
-                tqdm.write(
-                    f"{name} epoch {row['epoch']}/{config.epochs}: loss {row['train_loss']:.3f}"
-                    f"{tested}, {row['train_seconds']:.1f} s"
-                )
+
+    def shown(row: Row) -> str:
+        tested = f", test {row['test_accuracy']:.2f} %" if "test_accuracy" in row else ""
+        return f"loss {row['train_loss']:.3f}{tested}, {row['train_seconds']:.1f} s"
+
+    fit(trainer, name, config, folder, where, resume=resume, budget=budget, shown=shown)
     return trainer

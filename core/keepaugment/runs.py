@@ -15,6 +15,8 @@ import platform
 import shlex
 import subprocess
 import sys
+import weakref
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from importlib import metadata
@@ -22,6 +24,11 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import torch
+
+try:
+    import fcntl
+except ImportError:  # Windows has no advisory locks: two processes in one folder go unnoticed
+    fcntl = None  # type: ignore[assignment]
 
 Config = TypeVar("Config")
 
@@ -194,10 +201,33 @@ def _write_whole(path: Path, write: Any) -> None:
     """Write a file whole or not at all: beside it, flushed to the disk, then renamed."""
     beside = path.with_name(path.name + ".part")
     with open(beside, "wb") as file:
-        write(file)
+        try:
+            write(file)
+        except RuntimeError as error:  # torch.save hides the reason, such as a full disk
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
         file.flush()
         os.fsync(file.fileno())
     os.replace(beside, path)
+
+
+def _lock(folder: Path) -> int:
+    """Hold a folder until the descriptor is closed or the process ends, however it ends.
+
+    Raises:
+        ValueError: Another process holds it.
+    """
+    descriptor = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        if fcntl:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ValueError(f"another process is at work in {folder}; give another --out") from None
+    except OSError:  # a file system without locks
+        pass
+    return descriptor
 
 
 def _write_text(path: Path, text: str) -> None:
@@ -205,7 +235,9 @@ def _write_text(path: Path, text: str) -> None:
 
 
 class Run:
-    """A run's folder, open for writing.
+    """A run's folder, open for writing by this process alone until it is closed (`with Run(...)`).
+
+    A field of the config whose metadata has `free` may differ when a run goes on.
 
     Args:
         folder: made if it is not there.
@@ -216,7 +248,9 @@ class Run:
         budget: how much was asked for, so that a short run never poses as the paper's.
 
     Raises:
-        ValueError: The folder holds a run and `resume` is off, or its settings are others.
+        ValueError: The folder holds a run and `resume` is off, its settings are others, or another
+            process is at work in it.
+        OSError: The folder cannot be written.
     """
 
     def __init__(
@@ -233,10 +267,26 @@ class Run:
         self.metrics = self.folder / "metrics.jsonl"
         record = self.folder / "run.json"
         settings = asdict(config)
-        if record.exists():
-            self._check_same(json.loads(record.read_text()), experiment, settings, resume)
-            return
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.close = weakref.finalize(self, os.close, _lock(self.folder))
+        try:
+            if record.exists():
+                free = {field.name for field in fields(config) if field.metadata.get("free")}
+                self._check_same(_read_record(record), experiment, settings, resume, free)
+            else:
+                self._describe(record, experiment, budget, settings, device)
+        except BaseException:
+            self.close()
+            raise
+
+    def _describe(
+        self,
+        record: Path,
+        experiment: str,
+        budget: str,
+        settings: dict[str, Any],
+        device: torch.device,
+    ) -> None:
         script = Path(sys.argv[0]).name
         about = {
             "experiment": experiment,
@@ -249,8 +299,19 @@ class Run:
         }
         _write_text(record, json.dumps(about, indent=2) + "\n")
 
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
     def _check_same(
-        self, about: dict[str, Any], experiment: str, settings: dict[str, Any], resume: bool
+        self,
+        about: dict[str, Any],
+        experiment: str,
+        settings: dict[str, Any],
+        resume: bool,
+        free: set[str],
     ) -> None:
         if not resume:
             raise ValueError(
@@ -261,7 +322,7 @@ class Run:
         then = {"experiment": about["experiment"], **about["settings"]}
         differences = [
             f"{name}: {then.get(name)!r} then, {now.get(name)!r} now"
-            for name in sorted({*now, *then})
+            for name in sorted({*now, *then} - free)
             if now.get(name) != then.get(name)
         ]
         if differences:
@@ -280,10 +341,11 @@ class Run:
 
     def save(self, state: dict[str, Any]) -> None:
         """Write a checkpoint of plain tensors, numbers and text; the one before it is kept."""
-        last = self.folder / "last.pt"
+        last, new = self.folder / "last.pt", self.folder / "new.pt"
+        _write_whole(new, lambda file: torch.save(state, file))
         if last.exists():
             os.replace(last, self.folder / "previous.pt")
-        _write_whole(last, lambda file: torch.save(state, file))
+        os.replace(new, last)
 
     def load(self) -> dict[str, Any] | None:
         """The newest readable checkpoint, and drop the metrics of epochs after it; None if new.
@@ -291,13 +353,18 @@ class Run:
         Raises:
             ValueError: Checkpoints are there, but none can be read.
         """
-        paths = [p for name in ("last.pt", "previous.pt") if (p := self.folder / name).exists()]
+        names = ("new.pt", "last.pt", "previous.pt")  # "new" if killed between two renames
+        paths = [path for name in names if (path := self.folder / name).exists()]
+        damaged = []
         for path in paths:
             try:
                 state = load_checkpoint(path)
             except ValueError as error:
-                print(error, file=sys.stderr)
+                print(f"{error}; going on with the one before", file=sys.stderr)
+                damaged.append(path)
                 continue
+            for path in damaged:  # or the next checkpoint would push the readable one out
+                os.replace(path, path.with_suffix(".damaged"))
             kept = [row for row in self.rows() if row["epoch"] <= state["epoch"]]
             _write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
             return state
@@ -306,6 +373,13 @@ class Run:
         if self.metrics.exists():
             self.metrics.unlink()
         return None
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}); give another --out") from None
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -319,6 +393,15 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def _check_sums(path: Path) -> None:
+    """Raise ValueError if a file in a zip archive, as torch.save writes, fails its checksum."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            raise ValueError(f"the checksum of {damaged} in it is wrong")
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of plain tensors, numbers and text onto the CPU.
 
@@ -326,6 +409,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ValueError: The file is damaged, or holds other objects (which are not loaded).
     """
     try:
+        _check_sums(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ValueError(f"there is no checkpoint {path}") from None

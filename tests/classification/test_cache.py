@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tqdm import tqdm
 
 from classification.caching import compared_boxes, make_cache, probe
 from classification.config import Config
@@ -44,7 +43,7 @@ def maps_computed(trainer: Trainer) -> list[bool]:
     computed = []
     while trainer.epoch < trainer.config.epochs:
         calls.clear()
-        trainer.train_epoch(tqdm(disable=True))
+        trainer.train_epoch()
         computed.append(calls != [trainer.config.subset])  # the probe alone
     return computed
 
@@ -87,9 +86,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(change: dict, tmp_path: Path)
     run = Run(tmp_path / "part", "a", config, CPU.device, resume=False)
     run.load()
     for _ in range(3):  # the next epoch reads what these have stored
-        row = part.train_epoch(tqdm(disable=True))
+        row = part.train_epoch()
         run.log(**row)
     run.save(part.state())
+    run.close()
     resumed = train("a", config, tmp_path / "part", CPU, resume=True)
     assert rows_of(tmp_path / "part") == rows_of(tmp_path / "whole")
     assert whole.cache is not None and resumed.cache is not None

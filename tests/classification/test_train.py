@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tqdm import tqdm
 
 from classification.cli import main
 from classification.config import Config
@@ -50,9 +49,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(change: dict, tmp_path: Path)
     half = Trainer(config, whole.data, CPU)
     run = Run(tmp_path / "half", "a", config, CPU.device, resume=False)
     run.load()
-    row = half.train_epoch(tqdm(disable=True))
+    row = half.train_epoch()
     run.save(half.state())
     run.log(**row)
+    run.close()
     torch.rand(7)  # another process: its random numbers stand elsewhere
     resumed = train("a", config, tmp_path / "half", CPU, resume=True)
     assert rows_of(tmp_path / "half") == rows_of(tmp_path / "whole")
@@ -123,7 +123,7 @@ def test_every_setting_changes_the_run(tmp_path: Path) -> None:
         config = replace(base, **change)
         key = (config.subset, config.test_subset, config.seed)
         data[key] = data.get(key) or open_data(config, CPU.device)
-        row = Trainer(config, data[key], CPU).train_epoch(tqdm(disable=True))
+        row = Trainer(config, data[key], CPU).train_epoch()
         numbers = json.dumps({k: v for k, v in row.items() if not k.endswith("seconds")})
         assert numbers not in seen, (change, seen[numbers])
         seen[numbers] = change
@@ -179,12 +179,6 @@ def test_occlusion_lowers_accuracy(tmp_path: Path) -> None:
     assert last["test_accuracy"] >= last["test_accuracy_occluded_0.1"] - 5
     assert last["test_accuracy_occluded_0.5"] < last["test_accuracy"]
     assert not any("test_accuracy_occluded_0.1" in row for row in early)
-
-
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
-    with pytest.raises(FloatingPointError, match="the training loss is nan in epoch 1"):
-        train("a", replace(SMALL, lr=1e30, epochs=1), tmp_path, CPU)
-    assert not (tmp_path / "last.pt").exists()
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ class Config:
     epochs: int = 3
     lr: float = 0.1
     keep: bool = False
+    workers: int = field(default=4, metadata={"free": True})
     seed: int = 0
 
 
@@ -78,11 +79,11 @@ def test_a_budget_comes_before_the_flags() -> None:
 
 
 def test_a_folder_explains_itself(tmp_path: Path) -> None:
-    Run(tmp_path / "run", "plain", Config(epochs=7), CPU, resume=False)
+    Run(tmp_path / "run", "plain", Config(epochs=7), CPU, resume=False).close()
     about = json.loads((tmp_path / "run" / "run.json").read_text())
     assert about["experiment"] == "plain" and about["budget"] == "paper"
     assert about["settings"] == {
-        "arch": "small", "epochs": 7, "lr": 0.1, "keep": False, "seed": 0,
+        "arch": "small", "epochs": 7, "lr": 0.1, "keep": False, "workers": 4, "seed": 0,
     }  # fmt: skip
     assert about["versions"]["torch"] == torch.__version__.split("+")[0]
     assert about["command"].startswith("python tools/")
@@ -90,12 +91,25 @@ def test_a_folder_explains_itself(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_not_overwritten(tmp_path: Path) -> None:
-    Run(tmp_path, "plain", Config(), CPU, resume=False)
+    Run(tmp_path, "plain", Config(), CPU, resume=False).close()
     with pytest.raises(ValueError, match="already holds a run of plain; give --resume"):
-        Run(tmp_path, "plain", Config(), CPU, resume=False)
+        Run(tmp_path, "plain", Config(), CPU, resume=False).close()
     with pytest.raises(ValueError, match="epochs: 3 then, 4 now"):
         Run(tmp_path, "plain", Config(epochs=4), CPU, resume=True)
-    Run(tmp_path, "plain", Config(), CPU, resume=True)
+    Run(tmp_path, "plain", Config(), CPU, resume=True).close()
+
+
+def test_some_settings_may_change_when_a_run_goes_on(tmp_path: Path) -> None:
+    Run(tmp_path, "plain", Config(workers=1), CPU, resume=False).close()
+    Run(tmp_path, "plain", Config(workers=2), CPU, resume=True).close()
+
+
+def test_a_folder_has_one_writer(tmp_path: Path) -> None:
+    with Run(tmp_path, "plain", Config(), CPU, resume=False):
+        with pytest.raises(ValueError, match="another process is at work in"):
+            Run(tmp_path, "plain", Config(), CPU, resume=True)
+    with Run(tmp_path, "plain", Config(), CPU, resume=True):
+        pass
 
 
 def test_resuming_drops_what_came_after_the_checkpoint(tmp_path: Path) -> None:
@@ -119,9 +133,32 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> Non
     (tmp_path / "last.pt").write_bytes(whole[: len(whole) // 2])
     state = run.load()
     assert state is not None and state["epoch"] == 1
-    (tmp_path / "previous.pt").write_bytes(b"")
-    with pytest.raises(ValueError, match="no checkpoint in .* can be read"):
-        run.load()
+    run.save({"epoch": 2, "weight": torch.zeros(1000)})  # pushes out no readable one
+    assert load_checkpoint(tmp_path / "previous.pt")["epoch"] == 1
+    for name in ("last.pt", "previous.pt"):
+        (tmp_path / name).write_bytes(b"")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no checkpoint in .* can be read"):
+            run.load()
+
+
+def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    with Run(tmp_path, "plain", Config(), CPU, resume=False) as run:
+        run.save({"epoch": 1, "weight": torch.arange(1000.0)})
+    path = tmp_path / "last.pt"
+    whole = bytearray(path.read_bytes())
+    whole[whole.index(torch.arange(1000.0).numpy().tobytes()) + 999] ^= 1
+    path.write_bytes(whole)
+    with pytest.raises(ValueError, match="the checksum of .* is wrong"):
+        load_checkpoint(path)
+
+
+def test_a_kill_between_two_renames_loses_nothing(tmp_path: Path) -> None:
+    with Run(tmp_path, "plain", Config(), CPU, resume=False) as run:
+        for epoch in (1, 2):
+            run.save({"epoch": epoch})
+        (tmp_path / "last.pt").rename(tmp_path / "new.pt")
+        assert run.load() == {"epoch": 2}
 
 
 def test_a_last_line_that_was_cut_off_is_not_read(tmp_path: Path) -> None:
