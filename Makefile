@@ -28,7 +28,17 @@ $(READY): pyproject.toml core/pyproject.toml
 	$(BIN)/python -m pip install --editable ./core --editable ".[dev]"
 	touch $(READY)
 
+report: $(READY)  ## set finished runs beside the paper: report/report.html
+	$(BIN)/python tools/report.py runs --out report --open
+
+reid: $(READY)  ## install torchreid and what it needs
+	$(BIN)/python -m pip install --editable ".[reid]"
+
+detectron2: $(READY)  ## install Detectron2 and what detection needs
+	$(BIN)/python -m pip install --editable ".[detection]" "setuptools<81" wheel ninja
+	$(BIN)/python -m pip install --no-build-isolation "git+https://github.com/facebookresearch/detectron2.git"
+
 clean:  ## remove .venv, caches and the quickstart's runs
 	rm -rf .venv runs/quickstart .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help quickstart test slow check install clean
+.PHONY: help quickstart test slow check install report reid detectron2 clean

@@ -1,0 +1,292 @@
+"""Which map is worth its price: `--saliency auto`.
+
+A cheap map (KeepAugment, Gong et al., CVPR 2021, https://arxiv.org/abs/2011.11778, section 3.1) is
+as good as the full one where it allows the same boxes. How far it does depends on the model, the
+data, the early head's training and the epoch. So a run measures it on some of its own training
+images after epochs 1, 2, 4, 8, ..., and takes the cheapest map that agrees well enough until the
+next of them. The first epoch takes full maps: before it neither network nor head know anything.
+
+Cost is counted in floating-point operations, so that a run chooses alike on every machine and in
+every process; measured milliseconds stand beside it.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from classification.data import Data
+from classification.folders import EpochBatches, Numbered
+from keepaugment import EarlyHead, GradientSaliency, RandomSaliency, Saliency, box_agreement
+from keepaugment.quiet import Forward, innermost, quiet
+
+KINDS = {
+    "full": (1.0, False),
+    "low": (0.5, False),
+    "early": (1.0, True),
+    "low_early": (0.5, True),
+}
+"""Scale of the copy, and whether the early head gives the map."""
+
+LEAST = 0.6
+"""Agreement asked for if nothing else is said: halfway between noise and mirrored images, which
+had 0.43 and 0.79 for cuts at tau 0.6 on CIFAR-10 (a resnet8 after 9 epochs on 5,120 images)."""
+
+SAMPLE = 256  # training images that maps are compared on
+PART = 64  # of them at once
+REPEATS = 3  # timed runs of each map
+EARLY_SHARES = (0.15, 0.29, 0.45)  # least, best and most operations up to an early stage
+
+Row = dict[str, Any]
+
+
+class Flops(TorchDispatchMode):
+    """Counts floating-point operations by torch's formulas: convolutions and matrix products.
+
+    torch's own `FlopCounterMode` follows modules, too, and fails in `autograd.grad` for an input.
+    """
+
+    total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if (formula := flop_registry.get(func.overloadpacket)) is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+class Stage(NamedTuple):
+    """A layer whose output an early head may take.
+
+    Attributes:
+        name: as in `model.named_modules()`.
+        share: of the forward pass's operations, those done when its output is there.
+        shape: of its output.
+    """
+
+    name: str
+    share: float
+    shape: tuple[int, ...]
+
+    @property
+    def num_features(self) -> int | None:
+        """Its channels where they are known, the last axis of a transformer's (B, N, C)."""
+        return self.shape[2] if len(self.shape) == 3 else None
+
+
+def stages(model: nn.Module, images: Tensor) -> list[Stage]:
+    """The layers of a model that run once and give a tensor, in the order in which they end."""
+    model, ended = innermost(model), []
+    counter = Flops()
+
+    def hook(name: str) -> Any:
+        return lambda module, args, output: ended.append((name, counter.total, output))
+
+    hooks = [each.register_forward_hook(hook(name)) for name, each in model.named_modules() if name]
+    try:
+        with quiet(model, images.device), torch.no_grad(), counter:
+            model(images)
+    finally:
+        for each in hooks:
+            each.remove()
+    runs = Counter(name for name, _, _ in ended)
+    return [
+        Stage(name, done / max(1, counter.total), tuple(output.shape))
+        for name, done, output in ended
+        if runs[name] == 1 and isinstance(output, Tensor) and 2 <= output.ndim <= 4
+    ]
+
+
+def early_stage(model: nn.Module, images: Tensor) -> Stage:
+    """The stage for an early head: a quarter to a third of the operations, named as shortly as can.
+
+    Raises:
+        ValueError: No layer ends there.
+    """
+    least, best, most = EARLY_SHARES
+    suitable = [stage for stage in stages(model, images) if least <= stage.share <= most]
+    if not suitable:
+        raise ValueError(
+            f"no layer of {type(innermost(model)).__name__} ends after {least:.0%} to {most:.0%} "
+            "of its operations; name a stage yourself, or leave the early head out"
+        )
+    return min(suitable, key=lambda stage: (stage.name.count("."), abs(stage.share - best)))
+
+
+def gradient_maps(model: Forward, head: EarlyHead | None) -> dict[str, Saliency]:
+    """The kinds of gradient map that a model can have, full ones first."""
+    return {
+        kind: GradientSaliency(model, scale, head if early else None)
+        for kind, (scale, early) in KINDS.items()
+        if head is not None or not early
+    }
+
+
+def _whole(saliency: Saliency, images: Tensor, labels: Tensor) -> Tensor:
+    """Maps (B, H, W) of many images, in parts that fit in memory as a training step does."""
+    parts = zip(images.split(PART), labels.split(PART), strict=True)
+    return torch.cat([saliency(*part) for part in parts])
+
+
+def _seconds(saliency: Saliency, images: Tensor, labels: Tensor) -> float:
+    start = time.perf_counter()
+    _whole(saliency, images, labels)
+    if images.device.type != "cpu":
+        torch.accelerator.synchronize(images.device)
+    return time.perf_counter() - start
+
+
+def measure(
+    maps: Mapping[str, Saliency], images: Tensor, labels: Tensor, boxes: Mapping[str, Any]
+) -> list[Row]:
+    """How far maps agree with the first of them, and what each costs: a row for each.
+
+    Args:
+        maps: by name.
+        images: (B, C, H, W), as the model takes them.
+        labels: (B,).
+        boxes: that are compared, as `box_agreement` takes them.
+
+    Returns:
+        Rows with `map`, `agreement` (the mean, in [0, 1]), `error` (its standard error), `gflop`
+        and `map_ms` of an image; one whose map cannot be taken has agreement 0 and `why`.
+    """
+    rows: dict[str, Row] = {}
+    reference: Tensor | None = None
+    for name, saliency in maps.items():
+        try:
+            with Flops() as counter:
+                found = _whole(saliency, images, labels)
+        except Exception as refused:  # models refuse sizes in many ways
+            if reference is None:
+                raise
+            reason = str(refused) or type(refused).__name__
+            rows[name] = {"map": name, "agreement": 0.0, "why": reason.splitlines()[0]}
+            continue
+        reference = found if reference is None else reference
+        each = box_agreement(reference, found, **boxes)
+        rows[name] = {
+            "map": name,
+            "agreement": each.mean().item(),
+            "error": (each.std(correction=0) / len(each) ** 0.5).item(),
+            "gflop": counter.total / 1e9 / len(images),
+        }
+    possible = [name for name, row in rows.items() if "why" not in row]
+    turns = [[_seconds(maps[name], images, labels) for name in possible] for _ in range(REPEATS)]
+    for name, times in zip(possible, zip(*turns, strict=True), strict=True):
+        rows[name]["map_ms"] = 1000 * statistics.median(times) / len(images)
+    return list(rows.values())
+
+
+def step_gflop(model: Forward, images: Tensor) -> float:
+    """Operations of a plain training step per image, in 10^9: three forward passes."""
+    with quiet(model, images.device), torch.no_grad(), Flops() as counter:
+        model(images)
+    return 3 * counter.total / 1e9 / len(images)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The map that a run takes from now on, and the table that it was chosen from.
+
+    Attributes:
+        kind: one of `KINDS`.
+        least: the agreement that was asked for.
+        rows: as `measure` gives them, with `cost` in plain steps.
+    """
+
+    kind: str
+    least: float
+    rows: list[Row]
+
+    @property
+    def scale(self) -> float:
+        """Of the copy that the map is taken of."""
+        return KINDS[self.kind][0]
+
+    @property
+    def early_head(self) -> bool:
+        """Whether the early head gives the map."""
+        return KINDS[self.kind][1]
+
+    def table(self) -> Iterator[str]:
+        """Lines: each map's cost and agreement, the cheapest first."""
+        yield f"{'map':10s} {'step':>7s} {'map_ms':>8s}  agreement, of {self.least} asked for"
+        for row in self.rows:
+            if "why" in row:
+                yield f"{row['map']:10s} {'-':>7s} {'-':>8s}  not possible: {row['why']}"
+                continue
+            yield (
+                f"{row['map']:10s} {row['cost']:6.3f}x {row['map_ms']:8.3f}  "
+                f"{row['agreement']:.3f} ± {row['error']:.3f}"
+                + ("  <- taken" if row["map"] == self.kind else "")
+            )
+
+
+def due(epochs: int) -> bool:
+    """Whether to choose anew after so many epochs: 1, 2, 4, 8, ..."""
+    return epochs > 0 and epochs & (epochs - 1) == 0
+
+
+def sample(data: Data, device: torch.device, *, seed: int = 0, number: int = SAMPLE) -> Numbered:
+    """Some training images, the same whenever they are asked for and in every process."""
+    order = EpochBatches(
+        num_images=data.num_train, batch_size=min(number, data.num_train), seed=seed
+    )
+    return next(iter(data.train_batches(order, device, 0)))
+
+
+def choose(
+    model: Forward,
+    head: EarlyHead | None,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    boxes: Mapping[str, Any],
+    least: float = LEAST,
+    others: Mapping[str, Saliency] | None = None,
+) -> Choice:
+    """Take the cheapest map whose boxes agree with full maps' as far as is asked for.
+
+    Two more rows tell what an agreement means: full maps of the mirrored images, so how steady full
+    maps are, and noise.
+
+    Args:
+        model: images to logits; left as it was.
+        head: its early head, which trains beside it, or None.
+        images: training images (B, C, H, W), as the model takes them.
+        labels: (B,).
+        boxes: the method's own, as `classification.caching.compared_boxes` gives them.
+        least: agreement asked for, in [0, 1]; 1 takes full maps.
+        others: more maps to measure, by name, that are not chosen from.
+
+    Raises:
+        ValueError: An agreement that is none.
+    """
+    if not 0.0 <= least <= 1.0:
+        raise ValueError(f"the agreement asked for must be in [0, 1], found {least}")
+    maps = gradient_maps(model, head)
+
+    def mirrored(images: Tensor, labels: Tensor | None) -> Tensor:
+        return maps["full"](images.flip(3), labels).flip(2)
+
+    noise = RandomSaliency(torch.Generator().manual_seed(0))
+    controls: dict[str, Saliency] = {"mirrored": mirrored, "random": noise}
+    rows = measure({**maps, **(others or {}), **controls}, images, labels, boxes)
+    step = step_gflop(model, images[:PART])
+    for row in rows:
+        row["cost"] = 1 + row.get("gflop", float("inf")) / step
+    rows.sort(key=lambda row: (row["map"] not in maps, row["cost"]))
+    kind = next(row["map"] for row in rows if row["agreement"] >= least and row["map"] in maps)
+    return Choice(kind, least, rows)

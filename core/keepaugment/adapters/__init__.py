@@ -1,0 +1,29 @@
+"""A step of this library inside the training loops of other packages.
+
+A step takes a batch that is ready for the model: images (B, C, H, W) and labels (B,). It gives new
+images, or new images and class weights (B, K): `KeepCutout`, `KeepRandomErasing` and `KeepCutMix`
+are such steps, and so is a function around `KeepPaste`:
+
+    def step(images, labels):
+        return paste(images, policy(images), labels)
+
+A map needs the model, so a step belongs behind the loader, on the model's device, and not into a
+worker process. None of these modules imports the package that it serves.
+"""
+
+from keepaugment.adapters.lightning import KeepCallback
+from keepaugment.adapters.step import Step
+from keepaugment.adapters.timm import KeepMixup
+from keepaugment.adapters.torchreid import KeepEngine
+from keepaugment.adapters.torchvision import KeepTransform
+from keepaugment.adapters.transformers import KeepTrainer, mixed_loss
+
+__all__ = [
+    "KeepCallback",
+    "KeepEngine",
+    "KeepMixup",
+    "KeepTrainer",
+    "KeepTransform",
+    "Step",
+    "mixed_loss",
+]

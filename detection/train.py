@@ -1,0 +1,222 @@
+"""Fine-tune a detector with Detectron2's own trainer and evaluator."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detection.config import Config
+from detection.data import TOY, Split, open_data
+from detection.detectron import its_warnings, require
+from detection.pictures import draw_run
+from detection.settings import Backbone, make_cfg, open_backbone
+from detection.sources import sha256
+from detection.toy import write_toy
+from detection.verify import check_loaded
+from keepaugment.runs import Run, find_device
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+KEPT = 2  # checkpoints before the last
+
+Row = dict[str, Any]
+
+
+def metrics_row(results: Mapping[str, float]) -> Row:
+    """Detectron2's results for boxes as a row: AP in %, None where there is nothing to find.
+
+    Without a single prediction Detectron2 gives NaN and no classes; AP, AP50 and AP75 are 0 then.
+    """
+
+    def number(value: float) -> float | None:
+        return None if math.isnan(value) else value
+
+    row: Row = {f"test_{name}": number(results.get(name, math.nan)) for name in METRICS}
+    for name in METRICS[:3]:
+        row[f"test_{name}"] = row[f"test_{name}"] or 0.0
+    classes = {k.removeprefix("AP-"): number(v) for k, v in results.items() if k.startswith("AP-")}
+    return row | {"test_AP_by_class": classes}
+
+
+def make_trainer(cfg: Any, run: Run | None, images: int) -> Any:
+    """Detectron2's trainer, which writes a row of metrics after each test.
+
+    Args:
+        cfg: Detectron2's config.
+        run: the folder; None in all processes but the first.
+        images: with boxes, in the training set.
+    """
+    from detectron2.engine import DefaultTrainer, hooks
+    from detectron2.evaluation import COCOEvaluator
+    from detectron2.utils.events import CommonMetricPrinter, JSONWriter
+
+    class Trainer(DefaultTrainer):
+        @classmethod
+        def build_evaluator(cls, cfg: Any, dataset_name: str) -> Any:
+            folder = str(Path(cfg.OUTPUT_DIR, "inference"))
+            return COCOEvaluator(dataset_name, ("bbox",), True, folder, use_fast_impl=False)
+
+        def build_writers(self) -> list[Any]:
+            losses = JSONWriter(str(Path(self.cfg.OUTPUT_DIR, "losses.jsonl")))
+            return [CommonMetricPrinter(self.max_iter), losses]
+
+        def build_hooks(self) -> list[Any]:
+            found = super().build_hooks()
+            for hook in found:
+                if isinstance(hook, hooks.PeriodicCheckpointer):
+                    hook.max_to_keep = KEPT
+            return found
+
+    class LogRow(hooks.HookBase):
+        logged: Any = None
+
+        def after_step(self) -> None:
+            results = getattr(self.trainer, "_last_eval_results", None)
+            if run and results and results is not self.logged:
+                self.logged = results
+                log_test(run, self.trainer, results["bbox"], images)
+
+        after_train = after_step
+
+    trainer = Trainer(cfg)
+    trainer.register_hooks([LogRow()])
+    return trainer
+
+
+def log_test(run: Run, trainer: Any, results: Mapping[str, float], images: int) -> None:
+    """Add a test's row to the metrics, unless a run that was over is gone over again."""
+    done = min(trainer.iter + 1, trainer.max_iter)
+    rows = run.rows()
+    if rows and rows[-1]["iteration"] >= done:
+        return
+    row: Row = {"iteration": done, "epoch": done * trainer.cfg.SOLVER.IMS_PER_BATCH / images}
+    histories = trainer.storage.histories()
+    for name, ours in (("lr", "lr"), ("total_loss", "train_loss"), ("time", "step_seconds")):
+        if name in histories:  # not if no step was made since the start
+            row[ours] = histories[name].median(20)
+    run.log(**row, **metrics_row(results))
+
+
+def _register(name: str, split: Split) -> None:
+    """Make a set known to Detectron2, in place of one of that name."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+    from detectron2.data.datasets import register_coco_instances
+
+    if name in DatasetCatalog.list():
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    register_coco_instances(name, {}, str(split.boxes), str(split.images))
+
+
+def _write_setup(folder: Path, cfg: Any, backbone: Backbone, splits: tuple[Split, Split]) -> None:
+    """What Detectron2 was told, and what is known of the data and the backbone."""
+    (folder / "config.yaml").write_text(cfg.dump())
+    file = backbone.path
+    about: dict[str, dict[str, Any]] = {
+        "versions": {name: metadata.version(name) for name in ("detectron2", "pycocotools")},
+        "backbone": {
+            "file": file.name if file else "none",
+            "sha256": sha256(file) if file else "",
+            "checked": backbone.checked,
+        },
+    }
+    for name, split in zip(("train", "test"), splits, strict=True):
+        about[name] = {
+            "images": len(split.content["images"]),
+            "with_boxes": split.with_boxes,
+            "boxes": len(split.content["annotations"]),
+            **split.changes,
+        }
+    (folder / "setup.json").write_text(json.dumps(about, indent=2) + "\n")
+
+
+def train(
+    name: str,
+    config: Config,
+    folder: Path,
+    device: str,
+    *,
+    resume: bool = False,
+    budget: str = "paper",
+) -> None:
+    """Run an experiment into its folder, in this process or one per GPU.
+
+    A resumed run goes on from the weights, optimiser and schedule of Detectron2's last checkpoint;
+    the order of images begins anew.
+
+    Raises:
+        ValueError: Bad settings, data or weights that cannot be used, a folder with another run.
+        FloatingPointError: The loss is not finite.
+    """
+    require()
+    from detectron2.engine import launch
+
+    where = find_device(device)
+    count = torch.cuda.device_count()
+    if config.gpus > 1 and (where.type != "cuda" or count < config.gpus):
+        raise ValueError(f"gpus={config.gpus}, but {count if where.type == 'cuda' else 0} are here")
+    work = partial(train_process, name, config, folder, where, resume=resume, budget=budget)
+    launch(work, config.gpus, dist_url="auto")
+
+
+def train_process(
+    name: str, config: Config, folder: Path, device: torch.device, *, resume: bool, budget: str
+) -> None:
+    """One process of a run; `train` starts it."""
+    require()
+    from detectron2.utils import comm
+
+    first = comm.is_main_process()
+    backbone = open_backbone(config)
+    if first and config.dataset == "toy":
+        write_toy(folder / TOY)
+    comm.synchronize()
+    train_set, test_set = splits = open_data(config, folder)
+    cfg = make_cfg(
+        config, backbone, folder, images=train_set.with_boxes, classes=len(train_set.classes),
+        device="cuda" if config.gpus > 1 else str(device),
+    )  # fmt: skip
+    # only now, so that settings that cannot be used leave no run behind
+    run = Run(folder, name, config, device, resume=resume, budget=budget) if first else None
+    try:
+        if run:
+            for split in splits:
+                split.write()
+            _write_setup(folder, cfg, backbone, splits)
+        comm.synchronize()
+        _register(cfg.DATASETS.TRAIN[0], train_set)
+        _register(cfg.DATASETS.TEST[0], test_set)
+        with its_warnings():
+            _train(config, cfg, backbone, run, train_set.with_boxes, resume)
+        if run:
+            predicted = folder / "inference" / "coco_instances_results.json"
+            draw_run(test_set, predicted, folder / "pictures", config.pictures)
+    finally:
+        if run:
+            run.close()
+
+
+def _train(
+    config: Config, cfg: Any, backbone: Backbone, run: Run | None, images: int, resume: bool
+) -> None:
+    """Train and test, with Detectron2's log in the run's folder."""
+    from detectron2.utils import comm
+    from detectron2.utils.env import seed_all_rng
+    from detectron2.utils.logger import setup_logger
+
+    for package in ("fvcore", "detectron2"):
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=package)
+    logging.getLogger("detectron2.engine.defaults").setLevel(logging.WARNING)  # prints the model
+    seed_all_rng(config.seed + comm.get_rank())
+    trainer = make_trainer(cfg, run, images)
+    trainer.resume_or_load(resume=resume)
+    if backbone.path and trainer.start_iter == 0:
+        check_loaded(trainer.checkpointer.model, backbone.weights)
+    trainer.train()

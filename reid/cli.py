@@ -1,0 +1,79 @@
+"""The command line of `tools/run_reid.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from classification.loop import said
+from classification.processes import processes
+from keepaugment.runs import parse, read_rows
+from reid.config import Config
+from reid.evaluation import SCORES
+from reid.experiments import BUDGETS, ERRATA, EXPERIMENTS
+from reid.market import comparison
+from reid.train import Trainer, train
+
+GFLOPS = {
+    "resnet18": 3.98,
+    "resnet34": 7.30,
+    "resnet50": 8.11,
+    "resnet101": 12.96,
+    "resnet152": 17.81,
+}
+"""Of one forward pass of an image of 256 x 128 with last stride 1, by torch's FLOP counter."""
+IMAGES = {"market": 12_936, "toy": 576}
+
+
+def cost(config: Config) -> str:
+    """Floating-point operations of a run in words, training and maps (see `classification.cli`)."""
+    forward = GFLOPS[config.arch] * 1e9 * config.height * config.width / (256 * 128)
+    maps = 2 * config.scale**2 if config.keep and config.saliency != "random" else 0.0
+    return f"{IMAGES[config.dataset] * config.epochs * forward * (3 + maps) / 1e15:,.1f} PFLOP"
+
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """The scores of a run's tested epochs, in lines; re-ranking in columns of its own."""
+    tested = [row for row in rows if "mAP" in row]
+    start: dict[str, Any] = next((row for row in rows if "start_mAP" in row), {})
+    names = {"mAP_official": "mAP(trapez.)", "reranked_rank1": "re:rank1", "reranked_mAP": "re:mAP"}
+    columns = [*SCORES, *(name for name in names if name.startswith("re") and name in tested[-1])]
+    lines = ["epoch " + "".join(f"{names.get(name, name):>13s}" for name in columns)]
+    if start:
+        before = (start.get(f"start_{name}") for name in columns)
+        lines.append(f"{'start':6s}" + "".join(_cell(value) for value in before))
+    for row in tested:
+        lines.append(f"{row['epoch']:<6d}" + "".join(_cell(row.get(name)) for name in columns))
+    return lines
+
+
+def _cell(value: float | None) -> str:
+    return f"{'-' if value is None else f'{value:.2f}':>13s}"
+
+
+def closing(name: str, trainer: Trainer, rows: list[dict[str, Any]], where: Any) -> list[str]:
+    """What the terminal says at the end: scores, and what they may be compared with."""
+    listing, experiment = trainer.data.listing, EXPERIMENTS[name]
+    lines = [
+        f"{name}, after the last epoch, in % (mAP by the common rule, and by the official "
+        "trapezoid rule):",
+        *table(rows),
+        f"{rows[-1]['queries']:,.0f} of {len(listing.query):,} queries have a right answer; "
+        f"{comparison(listing)}",
+    ]
+    if experiment.paper:
+        lines += [f"the paper's rank-1/mAP: {experiment.paper}", *ERRATA]
+    return [*lines, f"the run is in {where}"]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one experiment and print its scores after every tested epoch."""
+    name, config, arguments = parse(
+        EXPERIMENTS, "Train re-identification with KeepAugment.", argv, budgets=BUDGETS, cost=cost
+    )
+    with said(), processes(arguments.device) as where:
+        trainer = train(
+            name, config, arguments.out, where, resume=arguments.resume, budget=arguments.budget
+        )
+    if where.first:
+        rows = read_rows(arguments.out / "metrics.jsonl")
+        print("\n".join(closing(name, trainer, rows, arguments.out)))

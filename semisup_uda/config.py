@@ -1,0 +1,108 @@
+"""Every setting of a semi-supervised training run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from classification.config import SALIENCIES
+from classification.config import Config as Settings
+
+DATASETS = ["cifar10", "cifar100", "digits", "folder"]
+METHODS = ["uda", "fixmatch", "supervised"]
+SPLITS = ["first", "balanced"]
+SCHEDULES = ["", "linear", "log", "exp"]
+POLICIES = ["", "uda", "randaugment", "trivialaugment", "autoaugment"]
+
+
+def _setting(
+    default: Any, help: str, choices: list[str] | None = None, *, free: bool = False
+) -> Any:
+    return field(default=default, metadata={"help": help, "choices": choices, "free": free})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of a run; lengths are in pixels, shares and probabilities in [0, 1].
+
+    The defaults are those of UDA's script for CIFAR-10 (github.com/google-research/uda,
+    image/scripts/run_cifar10_gpu.sh), with the order crop and flip, then policy, then Cutout.
+    """
+
+    dataset: str = _setting("cifar10", "what to train on: small images of one size", DATASETS)
+    data: str = _setting("data", "folder of the dataset")
+    download: bool = _setting(False, "fetch the official archive if it is not there")
+    subset: int = _setting(0, "a training set of as many images only; 0 is all")
+    test_subset: int = _setting(0, "test on as many images only; 0 is all")
+    labels: int = _setting(4000, "images whose label is used")
+    split: str = _setting("first", "the first in file order, or evenly from the classes", SPLITS)
+    unlabelled: str = _setting(
+        "train", "images without labels: train (the whole training set), labelled, or a folder"
+    )
+
+    arch: str = _setting("wrn28_2", "model: one of classification.models, or any of timm's")
+    padding: int = _setting(4, "of the random crop, by reflection")
+    flip: bool = _setting(True, "mirror images at random")
+
+    method: str = _setting("uda", "what is learned from images without labels", METHODS)
+    ratio: int = _setting(7, "unlabelled images for each labelled one in a step")
+    weight: float = _setting(1.0, "of the loss of unlabelled images")
+    confidence: float = _setting(0.8, "largest probability from which an unlabelled image counts")
+    temperature: float = _setting(0.4, "by which UDA sharpens its target")
+    tsa: str = _setting("", "schedule of training signal annealing", SCHEDULES)
+
+    policy: str = _setting("uda", "of the strong view: UDA's RandAugment, or another", POLICIES)
+    num_ops: int = _setting(2, "of randaugment: operations in a row")
+    magnitude: int = _setting(-1, "of randaugment and autoaugment, 0 to 30; -1 is their own")
+    cutout: int = _setting(16, "length of the box cut from the strong view; 0 cuts none")
+    keep: str = _setting("", "paste the important region on the strong view", ["", "paste"])
+    tau: float = _setting(0.6, "quantile of importance to paste from")
+    paste_size: int = _setting(16, "length of the pasted region")
+    saliency: str = _setting("gradient", "map, or a control in its place", SALIENCIES)
+    scale: float = _setting(0.5, "of the copy that the map is taken of; 1 is full resolution")
+
+    epochs: int = _setting(500, "tests of the model, evenly over the run")
+    steps: int = _setting(1000, "between tests")
+    batch_size: int = _setting(64, "labelled images in a step, over all processes")
+    lr: float = _setting(0.03, "learning rate at its highest")
+    momentum: float = _setting(0.9, "of Nesterov's SGD")
+    weight_decay: float = _setting(5e-4, "of weights")
+    norm_decay: bool = _setting(True, "decay biases and normalisation layers too")
+    ema: float = _setting(0.9999, "decay of averaged weights, which are then tested; 0 is none")
+
+    bf16: bool = _setting(False, "compute in bfloat16 (autocast)")
+    channels_last: bool = _setting(False, "memory layout of images and weights")
+    compile: bool = _setting(False, "torch.compile the model")
+    tensorboard: bool = _setting(False, "TensorBoard events beside metrics.jsonl", free=True)
+    seed: int = _setting(0, "of weights, split, order, crops, policies and boxes")
+
+    def __post_init__(self) -> None:
+        """Refuse settings that are out of range or contradict each other, before any reading."""
+        for name in ("labels", "ratio", "paste_size", "epochs", "steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
+        for name in ("subset", "test_subset", "padding", "cutout", "weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, found {getattr(self, name)}")
+        if not 0.0 < self.temperature:
+            raise ValueError(f"temperature must be positive, found {self.temperature}")
+        if not 0.0 <= self.confidence <= 1.0:
+            raise ValueError(f"confidence must be a probability, found {self.confidence}")
+        if not 0.0 <= self.ema < 1.0:
+            raise ValueError(f"ema must be in [0, 1), found {self.ema}")
+        if self.keep and (self.method == "supervised" or not self.policy):
+            raise ValueError(
+                f"keep={self.keep} has no strong view to paste on "
+                f"(method={self.method!r}, policy={self.policy!r})"
+            )
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.epochs * self.steps
+
+
+def shared(config: Config) -> Settings:
+    """The settings that a run has in common with `classification`, for its functions."""
+    names = {each.name for each in fields(Settings)} & {each.name for each in fields(config)}
+    return Settings(**{name: getattr(config, name) for name in names})

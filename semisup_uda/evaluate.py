@@ -1,0 +1,95 @@
+"""The one evaluation: of a run in progress, and of a finished one by its folder.
+
+python -m semisup_uda.evaluate runs/NAME/seed-0 [--device cpu]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from classification.data import StoredData, open_data
+from classification.evaluation import EvaluationSums
+from classification.loop import said
+from classification.processes import Processes
+from classification.train import make_model
+from keepaugment.runs import find_device, load_checkpoint
+from semisup_uda.config import Config, shared
+
+
+def _layout(config: Config) -> torch.memory_format:
+    return torch.channels_last if config.channels_last else torch.contiguous_format
+
+
+def new_model(config: Config, data: StoredData, device: torch.device) -> nn.Module:
+    """The classifier of a config on the device, freshly initialised by its seed."""
+    model = make_model(shared(config), len(data.classes), data.channels)
+    return model.to(device=device, memory_format=_layout(config))
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, data: StoredData, where: Processes, config: Config
+) -> dict[str, float]:
+    """Evaluate a model on the whole test set.
+
+    Args:
+        model: to logits (B, K); left in the mode it was in.
+        data: whose test images are used; on the device.
+        where: this process; all of a run must call, and each gets the same numbers.
+        config: for how to compute (bf16, channels_last).
+
+    Returns:
+        "test_loss", "test_accuracy" and "test_top5" in %, "test_ece" in [0, 1].
+    """
+    sums, training = EvaluationSums.zeros(len(data.classes), where.device), model.training
+    model.eval()
+    for pixels, labels in data.test_batches(where.device, 0, where.rank, where.world_size):
+        inputs = data.normalise(pixels.float() / 255).contiguous(memory_format=_layout(config))
+        with torch.autocast(where.device.type, torch.bfloat16, enabled=config.bf16):
+            logits = model(inputs)
+        sums.update(logits.float(), labels)
+    model.train(training)
+    return {f"test_{name}": value for name, value in sums.result().items()}
+
+
+def evaluate_run(folder: Path, device: torch.device) -> dict[str, float]:
+    """Evaluate the last checkpoint in a run's folder: the average if it has one, else the model.
+
+    Raises:
+        ValueError: No run or checkpoint there, or data that cannot be used.
+    """
+    record = folder / "run.json"
+    if not record.exists():
+        raise ValueError(f"there is no run in {folder}: {record.name} is missing")
+    config = Config(**json.loads(record.read_text())["settings"])
+    data = open_data(shared(config), device)
+    assert isinstance(data, StoredData)
+    state = load_checkpoint(folder / "last.pt")
+    model = new_model(config, data, device)
+    if config.ema:
+        average = AveragedModel(model)
+        average.load_state_dict(state["average"])
+        model = average.module
+    else:
+        model.load_state_dict(state["model"])
+    return evaluate(model, data, Processes(device), config)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print a run's figures on the test set, one JSON line."""
+    parser = argparse.ArgumentParser(description="Evaluate a semi-supervised run.")
+    parser.add_argument("folder", type=Path, help="of the run")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps; auto takes a GPU")
+    arguments = parser.parse_args(argv)
+    with said():
+        print(json.dumps(evaluate_run(arguments.folder, find_device(arguments.device))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,261 @@
+"""The cheapest map that agrees well enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from classification.choosing import (
+    KINDS,
+    PART,
+    Choice,
+    Flops,
+    choose,
+    due,
+    early_stage,
+    gradient_maps,
+    measure,
+    sample,
+    stages,
+    step_gflop,
+)
+from classification.config import Config
+from classification.data import open_data
+from classification.models import create_model
+from keepaugment import CentreSaliency, EarlyHead, RandomSaliency, box_agreement
+
+CPU = torch.device("cpu")
+BOXES = {"size": 8}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> object:
+    """Batches here are tiny: more threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def randn(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+IMAGES, LABELS = randn(6, 3, 16, 16), torch.arange(6) % 5
+
+
+class Mean(nn.Module):
+    """The mean over all pixels and a linear layer."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(channels, 5)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.fc(features.mean((2, 3)))
+
+
+def blocks(number: int, channels: int = 3) -> nn.Module:
+    """Equal blocks in a row."""
+    torch.manual_seed(0)
+    parts = [
+        nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.Tanh()) for _ in range(number)
+    ]
+    return nn.Sequential(*parts, Mean(channels))
+
+
+def small() -> tuple[nn.Module, EarlyHead]:
+    model = blocks(10)
+    return model, EarlyHead(model, "2", 5)
+
+
+# Operations
+
+
+def test_operations_of_a_linear_layer() -> None:
+    with Flops() as counter:
+        nn.Linear(3, 5)(torch.ones(2, 3))
+    assert counter.total == 2 * 2 * 3 * 5
+
+
+def test_a_plain_step_is_three_forward_passes() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 5))
+    assert step_gflop(model, IMAGES) == pytest.approx(3 * 2 * 3 * 16 * 16 * 5 / 1e9)
+
+
+def test_stages_of_equal_blocks() -> None:
+    model = blocks(10)
+    found = {stage.name: stage for stage in stages(model, IMAGES)}
+    for number in range(10):
+        assert found[str(number)].share == pytest.approx((number + 1) / 10, rel=1e-3)
+        assert found[str(number)].shape == (6, 3, 16, 16)
+    assert found["10"].share == 1.0
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_layers_that_run_twice_are_no_stages() -> None:
+    shared = nn.Tanh()
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), shared, nn.Conv2d(3, 3, 1), shared, Mean(3))
+    assert [stage.name for stage in stages(model, IMAGES)] == ["0", "2", "4.fc", "4"]
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"), [(10, "2"), (4, "0"), (3, "0"), (7, "1"), (16, "4")]
+)
+def test_the_early_stage_takes_about_a_third(number: int, expected: str) -> None:
+    assert early_stage(blocks(number), IMAGES).name == expected
+
+
+def test_the_outermost_layer_is_preferred() -> None:
+    model = nn.Sequential(blocks(3)[:2], blocks(4)[:4], Mean(3))  # 33 % and 67 %; "0.0" at 17 %
+    assert early_stage(model, IMAGES).name == "0"
+
+
+@pytest.mark.parametrize("arch", ["resnet8", "resnet20", "wrn28_2"])
+def test_the_early_stage_of_our_models(arch: str) -> None:
+    assert early_stage(create_model(arch, 10), torch.zeros(1, 3, 32, 32)).name == "layer1"
+
+
+def test_a_model_without_an_early_stage_is_refused() -> None:
+    with pytest.raises(ValueError, match="no layer of Sequential ends after 15% to 45%"):
+        early_stage(blocks(1), IMAGES)
+
+
+# Agreement
+
+
+def test_agreement_and_cost_by_hand() -> None:
+    """More images than fit in a part, and not a multiple of one."""
+    model, images = blocks(2), randn(PART + 3, 3, 16, 16)
+    labels = torch.arange(len(images)) % 5
+    maps = gradient_maps(model, None)
+    full, low = measure(maps, images, labels, BOXES)
+    each = box_agreement(maps["full"](images, labels), maps["low"](images, labels), **BOXES)
+    assert low["agreement"] == pytest.approx(each.mean().item())
+    assert low["error"] == pytest.approx(each.std(correction=0).item() / len(images) ** 0.5)
+    assert (full["agreement"], full["error"]) == (1.0, 0.0)
+    assert low["gflop"] == pytest.approx(full["gflop"] / 4, rel=0.01)
+    assert full["map_ms"] > 0
+
+
+def test_a_full_map_takes_two_thirds_of_a_step() -> None:
+    model, head = small()
+    rows = {row["map"]: row for row in choose(model, head, IMAGES, LABELS, boxes=BOXES).rows}
+    costs = {kind: rows[kind]["cost"] - 1 for kind in KINDS}
+    assert costs["full"] == pytest.approx(2 / 3, rel=0.01)
+    assert costs["low"] == pytest.approx(1 / 6, rel=0.01)
+    assert costs["early"] == pytest.approx(0.3 * 2 / 3, rel=0.01)
+    assert costs["low_early"] == pytest.approx(0.3 / 6, rel=0.01)
+    assert rows["random"]["cost"] == 1.0 and rows["mirrored"]["cost"] == rows["full"]["cost"]
+
+
+def test_what_is_asked_for_decides() -> None:
+    model, head = small()
+
+    def kind(least: float) -> str:
+        return choose(model, head, IMAGES, LABELS, boxes=BOXES, least=least).kind
+
+    rows = choose(model, head, IMAGES, LABELS, boxes=BOXES).rows
+    agreements = {row["map"]: row["agreement"] for row in rows}
+    assert agreements["low_early"] < agreements["low"] < 1.0
+    assert kind(0.0) == "low_early"
+    assert kind(agreements["low"]) == "low"  # "at least": its own agreement is enough
+    assert kind(1.0) == "full"
+
+
+def test_without_a_head_there_are_two_kinds() -> None:
+    choice = choose(blocks(4), None, IMAGES, LABELS, boxes=BOXES, least=0.0)
+    assert [row["map"] for row in choice.rows] == ["low", "full", "random", "mirrored"]
+    assert (choice.kind, choice.scale, choice.early_head) == ("low", 0.5, False)
+
+
+@pytest.mark.parametrize(("kind", "expected"), KINDS.items())
+def test_a_choice_says_what_to_set(kind: str, expected: tuple[float, bool]) -> None:
+    choice = Choice(kind, 0.6, [])
+    assert (choice.scale, choice.early_head) == expected
+
+
+def test_maps_that_only_measure_are_never_taken() -> None:
+    others = {"centre": CentreSaliency(), "free": RandomSaliency()}
+    choice = choose(blocks(4), None, IMAGES, LABELS, boxes=BOXES, least=0.0, others=others)
+    assert choice.kind == "low"
+    assert {"centre", "free"} <= {row["map"] for row in choice.rows}
+
+
+def test_a_model_of_one_size_takes_full_maps() -> None:
+    model = nn.Sequential(blocks(2)[0], nn.Flatten(), nn.Linear(3 * 16 * 16, 5))
+    choice = choose(model, None, IMAGES, LABELS, boxes=BOXES, least=0.0)
+    assert choice.kind == "full"
+    (low,) = (row for row in choice.rows if row["map"] == "low")
+    assert "shapes cannot be multiplied" in low["why"] and low["agreement"] == 0.0
+    assert any("not possible" in line for line in choice.table())
+
+
+def test_a_model_that_fails_altogether_is_not_hidden() -> None:
+    with pytest.raises(RuntimeError, match="channels"):
+        choose(nn.Conv2d(1, 1, 1), None, IMAGES, LABELS, boxes=BOXES)
+
+
+@pytest.mark.parametrize("least", [-0.1, 1.1])
+def test_an_agreement_outside_is_refused(least: float) -> None:
+    with pytest.raises(ValueError, match=r"in \[0, 1\], found"):
+        choose(blocks(2), None, IMAGES, LABELS, boxes=BOXES, least=least)
+
+
+def test_choosing_leaves_no_trace_and_repeats_itself() -> None:
+    model = create_model("resnet8", 5).train()
+    head = EarlyHead(model, "layer1", 5)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    random = torch.get_rng_state()
+    first, again = (choose(model, head, IMAGES, LABELS, boxes=BOXES) for _ in range(2))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    assert all(module.training for module in model.modules()) and head.features is None
+    assert torch.equal(torch.get_rng_state(), random)
+    assert first.kind == again.kind
+    for one, other in zip(first.rows, again.rows, strict=True):
+        assert {**one, "map_ms": 0} == {**other, "map_ms": 0}
+
+
+def test_the_table_marks_what_was_taken() -> None:
+    model, head = small()
+    choice = choose(model, head, IMAGES, LABELS, boxes=BOXES, least=1.0)
+    lines = list(choice.table())
+    assert "1.0 asked for" in lines[0] and len(lines) == 7
+    assert [line.split()[0] for line in lines if "<- taken" in line] == ["full"]
+
+
+# In a run
+
+
+def test_a_run_chooses_ever_more_rarely() -> None:
+    assert [epochs for epochs in range(40) if due(epochs)] == [1, 2, 4, 8, 16, 32]
+
+
+@pytest.mark.parametrize("number", [10, 10_000])
+def test_the_sample_is_always_the_same(number: int) -> None:
+    data = open_data(Config(dataset="digits", subset=60, test_subset=20), CPU)
+    first, again = (sample(data, CPU, number=number) for _ in range(2))
+    assert len(first.labels) == min(number, 60) == len(first.numbers.unique())
+    assert torch.equal(first.numbers, again.numbers) and torch.equal(first.images, again.images)
+    other = sample(data, CPU, seed=1, number=number)
+    assert not torch.equal(first.numbers, other.numbers)
+
+
+def _constant(images: Tensor, labels: Tensor | None) -> Tensor:
+    return torch.ones(len(images), *images.shape[2:])
+
+
+@pytest.mark.parametrize(("saliency", "expected"), [(RandomSaliency(), 0.43), (_constant, 0.6)])
+def test_what_agreement_means(
+    saliency: Callable[[Tensor, Tensor | None], Tensor], expected: float
+) -> None:
+    """Noise agrees with noise by chance; a constant map allows every box, of which 60 % are so."""
+    torch.manual_seed(0)
+    images = torch.zeros(200, 3, 16, 16)
+    labels = torch.zeros(200, dtype=torch.int64)
+    _, row = measure({"noise": RandomSaliency(), "it": saliency}, images, labels, {"size": 4})
+    assert row["agreement"] == pytest.approx(expected, abs=0.02)

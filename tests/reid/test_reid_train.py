@@ -1,0 +1,349 @@
+from __future__ import annotations
+
+import math
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from classification.loop import Interrupted
+from classification.processes import Processes
+from keepaugment import KeepRandomErasing, RandomErasing
+from keepaugment.runs import read_rows
+from reid.config import Config
+from reid.experiments import ARMS, BUDGETS, EXPERIMENTS, TRICKS
+from reid.files import PARTS
+from reid.toy import write_toy
+
+pytest.importorskip("torchreid", reason="training takes torchreid's parts")
+from reid.augmentation import make_erasing  # noqa: E402
+from reid.cli import cost, main  # noqa: E402
+from reid.data import Data, open_data  # noqa: E402
+from reid.train import Trainer, learning_rate, train  # noqa: E402
+
+CPU = Processes(torch.device("cpu"))
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("toy") / "people"
+    write_toy(folder, num_train=4, num_test=4, cameras=2, images=2, strangers=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small(folder: Path) -> Config:
+    return replace(
+        TRICKS, dataset="toy", data=str(folder), arch="resnet18", weights="none", height=32,
+        width=16, padding=2, workers=0, num_ids=2, num_instances=2, epochs=2, warmup=1,
+        eval_every=1, sheet=0,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(small: Config) -> Data:
+    return open_data(small, CPU)
+
+
+# The recipe
+
+
+def test_the_learning_rate_is_bag_of_tricks_law() -> None:
+    # WarmupMultiStepLR of its code, stepped before each epoch, at 120 epochs
+    def theirs(number: int) -> float:
+        alpha = number / 10
+        warm = 0.01 * (1 - alpha) + alpha if number < 10 else 1.0
+        return 3.5e-4 * warm * 0.1 ** ((number >= 40) + (number >= 70))
+
+    for epoch in range(120):
+        assert learning_rate(TRICKS, epoch) == pytest.approx(theirs(epoch + 1))
+    assert learning_rate(TRICKS, 0) == pytest.approx(3.5e-4 * 0.109)
+    assert learning_rate(ARMS["baseline"], 0) == 3.5e-4
+    short = replace(TRICKS, epochs=12, warmup=1)
+    rates = [round(learning_rate(short, epoch) / 3.5e-4, 6) for epoch in range(12)]
+    assert rates == [1] * 3 + [0.1] * 3 + [0.01] * 6
+
+
+def test_the_arms_differ_in_what_the_table_says() -> None:
+    baseline, tricks, low = (ARMS[n] for n in ("baseline", "bag_of_tricks", "keep_erasing_low"))
+    assert low == replace(tricks, keep="cut", scale=0.5) and low.tau == 0.6
+    assert baseline == replace(
+        tricks, last_stride=2, neck=False, smoothing=0, erase_p=0, centre_weight=0, warmup=0
+    )
+    papers = {name: each.paper for name, each in EXPERIMENTS.items() if each.paper}
+    assert papers == {
+        "market-resnet101-baseline": "88.1/74.6",
+        "market-resnet101-bag_of_tricks": "94.5/87.1",
+        "market-resnet101-keep_erasing_low": "95.0/87.4",
+    }
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_every_experiment_has_every_budget_and_a_cost(name: str, budget: str) -> None:
+    config = BUDGETS[budget](EXPERIMENTS[name].config)
+    assert "PFLOP" in cost(config)
+    assert config.warmup <= config.epochs
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"keep": "cut", "erase_p": 0.0}, "nothing to keep from"),
+        ({"num_ids": 1}, "2 identities and 2 images"),
+        ({"num_instances": 1}, "2 identities and 2 images"),
+        ({"last_stride": 3}, "last_stride must be 1 or 2"),
+        ({"epochs": 0}, "at least 1"),
+        ({"sheet": -1}, "must not be negative"),
+        ({"smoothing": 1.0}, "smoothing must be in"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(TRICKS, **change)
+
+
+# The erasing
+
+
+def erasing(config: Config, images: Tensor) -> tuple[RandomErasing, Tensor]:
+    def halves(images: Tensor, labels: Tensor | None) -> Tensor:  # the left matters
+        return (
+            (torch.arange(images.shape[3]) < images.shape[3] / 2)
+            .float()
+            .expand(len(images), *images.shape[2:])
+        )
+
+    generator = torch.Generator().manual_seed(0)
+    erase = make_erasing(config, halves, generator, generator)
+    return erase, erase.mask(images, torch.zeros(len(images), dtype=torch.int64))
+
+
+def test_keep_erasing_changes_where_and_nothing_else() -> None:
+    images = torch.zeros(500, 3, 64, 32)
+    (plain, mask), (kept, kept_mask) = (erasing(ARMS[name], images)
+                                        for name in ("bag_of_tricks", "keep_erasing"))  # fmt: skip
+    assert type(plain) is RandomErasing and type(kept) is KeepRandomErasing
+    assert torch.equal(mask.sum((1, 2, 3)), kept_mask.sum((1, 2, 3)))  # every image's own box
+    for one, other in ((1, 2), (2, 1)):  # and height and width of it
+        assert torch.equal(mask.any(one + 1).sum((1, 2)), kept_mask.any(one + 1).sum((1, 2)))
+        assert one != other
+    left, kept_left = (m[..., :16].float().mean() for m in (mask, kept_mask))
+    assert kept_left < 0.75 * left
+
+
+def original_area(source: random.Random, height: int, width: int) -> int:
+    """Of a box as Bag of Tricks draws it, one try after the other."""
+    while True:
+        area = source.uniform(0.02, 0.4) * height * width
+        ratio = source.uniform(0.3, 1 / 0.3)
+        h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if h < height and w < width:
+            return h * w
+
+
+def test_boxes_follow_bag_of_tricks_law() -> None:
+    source, (height, width) = random.Random(0), (64, 32)
+    theirs = torch.tensor([original_area(source, height, width) for _ in range(4000)]).float()
+    _, mask = erasing(TRICKS, torch.zeros(8000, 1, height, width))
+    ours = mask.sum((1, 2, 3)).float()
+    assert abs(float((ours > 0).float().mean()) - 0.5) < 0.02
+    ours = ours[ours > 0]
+    assert float(ours.mean()) == pytest.approx(float(theirs.mean()), rel=0.03)
+    for share in (0.1, 0.5, 0.9):
+        assert float(ours.quantile(share)) == pytest.approx(float(theirs.quantile(share)), rel=0.06)
+
+
+@pytest.mark.parametrize(("fill", "colour"), [("mean", [0.485, 0.456, 0.406]), ("zero", [0.0] * 3)])
+def test_a_fill_is_written_into_the_normalised_image(fill: str, colour: list[float]) -> None:
+    images = torch.full((20, 3, 64, 32), 2.0)
+    erase, mask = erasing(replace(TRICKS, erase_fill=fill), images)
+    erased = erase(images, mask=mask).movedim(1, 3)[mask[:, 0]]
+    torch.testing.assert_close(erased, torch.tensor(colour).expand_as(erased))
+
+
+def test_a_random_fill_differs_in_every_pixel() -> None:
+    images = torch.full((20, 3, 64, 32), 2.0)
+    erase, mask = erasing(replace(TRICKS, erase_fill="random"), images)
+    erased = erase(images, mask=mask).movedim(1, 3)[mask[:, 0]]
+    assert erased.unique().numel() > 0.99 * erased.numel()
+    assert abs(float(erased.mean())) < 0.05 and abs(float(erased.std()) - 1) < 0.05
+
+
+# Training
+
+
+def rows_of(folder: Path) -> list[dict]:
+    """A run's metrics without what a clock measured."""
+    rows = read_rows(folder / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if not k.endswith("seconds")} for row in rows]
+
+
+def after(steps: int) -> Callable[[], None]:
+    left = iter(range(steps))
+
+    def progress() -> None:
+        if next(left, None) is None:
+            raise Interrupted
+
+    return progress
+
+
+@pytest.mark.parametrize("arm", ["baseline", "keep_erasing_low"])
+def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(
+    arm: str, small: Config, data: Data
+) -> None:
+    law = ARMS[arm]
+    config = replace(
+        small, keep=law.keep, scale=law.scale, neck=law.neck, erase_p=law.erase_p,
+        centre_weight=law.centre_weight, last_stride=law.last_stride,
+    )  # fmt: skip
+    whole = Trainer(config, data, CPU)
+    expected = whole.train_epoch()
+    stopped = Trainer(config, data, CPU)
+    with pytest.raises(Interrupted):
+        stopped.train_epoch(after(1))
+    assert (stopped.epoch, stopped.step) == (0, 2)
+    state = {key: value for key, value in stopped.state().items()}
+    torch.rand(7)  # another process: its random numbers stand elsewhere
+    resumed = Trainer(config, data, CPU)
+    resumed.load_state(state)
+    row = resumed.train_epoch()
+    for key, value in expected.items():
+        if not key.endswith("seconds"):
+            assert row[key] == pytest.approx(value, nan_ok=False), key
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+def test_centres_move_by_their_own_rate_without_the_losss_weight(small: Config, data: Data) -> None:
+    trainer = Trainer(replace(small, centre_weight=1e-3, lr=0.0), data, CPU)
+    assert trainer.centres is not None
+    before = trainer.centres.centres.detach().clone()
+    index = trainer.order[0]
+    inputs, _ = trainer.augment(0, 0, index)
+    raw, labels = trainer.model(inputs).raw.detach(), data.labels[index]
+    trainer = Trainer(replace(small, centre_weight=1e-3, lr=0.0), data, CPU)
+    trainer.train_step(0, index)
+    moved = before.clone()
+    for feature, label in zip(raw, labels, strict=True):  # SGD at 0.5 on the mean's gradient
+        moved[label] -= 0.5 * 2 * (before[label] - feature) / len(index)
+    assert trainer.centres is not None
+    torch.testing.assert_close(trainer.centres.centres.detach(), moved, rtol=1e-4, atol=1e-4)
+
+
+def test_arms_of_one_seed_see_the_same_crops_and_boxes_sizes(small: Config, data: Data) -> None:
+    plain, kept = (Trainer(replace(small, keep=keep, saliency="random"), data, CPU)
+                   for keep in ("", "cut"))  # fmt: skip
+    assert torch.equal(plain.order, kept.order)
+    a, share_a = plain.augment(0, 0, plain.order[0])
+    b, share_b = kept.augment(0, 0, kept.order[0])
+    assert share_a == share_b
+    untouched = ((a == b).all(1)).float().mean()
+    assert untouched > 1 - 2 * share_a - 1e-3
+
+
+def test_one_image_twice_in_a_batch_is_augmented_twice(small: Config, data: Data) -> None:
+    trainer = Trainer(replace(small, erase_p=0.0), data, CPU)
+    inputs, changed = trainer.augment(0, 0, torch.zeros(16, dtype=torch.int64))
+    assert len({tuple(image.flatten().tolist()) for image in inputs}) > 8
+    assert changed == 0
+
+
+def test_a_test_scores_and_says_whether_it_is_comparable(small: Config, data: Data) -> None:
+    trainer = Trainer(replace(small, rerank=True, bf16=True, channels_last=True), data, CPU)
+    row = trainer.tester.scores(last=True)
+    assert row["queries"] == 8 and 0 < row["mINP"] <= row["mAP"] <= 100
+    assert {"reranked_rank1", "reranked_mAP"} <= row.keys()
+    assert row["comparable"] is False and row["why_not"] == "the pedestrians are drawn"
+    assert trainer.model.training
+
+
+def test_features_that_tell_people_apart_score_everything(small: Config, data: Data) -> None:
+    trainer = Trainer(small, data, CPU)
+    trainer.tester.features = lambda shown: torch.eye(20)[shown.people]  # type: ignore[method-assign]
+    row = trainer.tester.scores()
+    assert row["mAP"] == row["mAP_official"] == row["mINP"] == row["rank1"] == 100
+
+
+def test_a_loss_that_is_not_finite_names_its_step(small: Config, data: Data) -> None:
+    trainer = Trainer(small, data, CPU)
+    with torch.no_grad():
+        trainer.model.classifier.weight.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="epoch 1, step 1, on the training images"):
+        trainer._train_steps(lambda: None)
+
+
+def test_identities_must_divide_by_the_processes(small: Config, data: Data) -> None:
+    with pytest.raises(ValueError, match="2 identities .* 3 processes"):
+        Trainer(small, data, Processes(CPU.device, 0, 3))
+
+
+# The command line
+
+
+@pytest.mark.parametrize("arm", ["baseline", "bag_of_tricks", "keep_erasing_low"])
+def test_every_arm_runs_smoke_on_drawn_pedestrians(
+    arm: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"toy-resnet18-{arm}", "--budget", "smoke", "--data", str(folder), "--device", "cpu",
+             "--height", "32", "--width", "16", "--out", str(tmp_path)]  # fmt: skip
+    main(words)
+    first, last = rows_of(tmp_path)
+    assert {"rank1", "rank5", "rank10", "mAP", "mAP_official", "mINP", "start_mAP"} <= first.keys()
+    assert "reranked_mAP" in last and "reranked_mAP" not in first
+    assert (first["changed_area"] > 0) == (arm != "baseline")
+    assert (first["centre_loss"] > 0) == (arm != "baseline")
+    assert (tmp_path / "ranked.png").stat().st_size > 1000
+    printed = capsys.readouterr().out
+    assert "12,936" in printed and "15,913" in printed and "19,732" in printed
+    assert printed.count("NOT comparable with published figures: the pedestrians are drawn") == 2
+    assert "re:mAP" in printed
+    with pytest.raises(SystemExit, match="give --resume"):
+        main(words)
+
+
+def test_a_bad_folder_ends_with_a_message(tmp_path: Path) -> None:
+    words = ["market-resnet50-baseline", "--data", str(tmp_path), "--weights", "none"]
+    with pytest.raises(SystemExit, match=f"error: .*{PARTS['train']}"):
+        main([*words, "--out", str(tmp_path / "run"), "--device", "cpu"])
+
+
+def test_the_list_has_the_papers_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--list"])
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = (line for line in lines if line.startswith("market-resnet101-keep_erasing_low "))
+    assert "95.0/87.4" in line and "PFLOP" in line
+
+
+def test_a_run_of_the_library_trains_to_the_end(small: Config, tmp_path: Path) -> None:
+    trainer = train("a", replace(small, epochs=1, sheet=1), tmp_path, CPU)
+    assert trainer.epoch == 1 and (tmp_path / "ranked.png").exists()
+
+
+def run_processes(*words: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    search = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": search}
+    return subprocess.run([*command, *words], capture_output=True, text=True, env=environment)
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_one_writes(folder: Path, tmp_path: Path) -> None:
+    result = run_processes(
+        str(ROOT / "tools/run_reid.py"), "toy-resnet18-keep_erasing_low", "--budget", "smoke",
+        "--data", str(folder), "--device", "cpu", "--out", str(tmp_path),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    rows = rows_of(tmp_path)
+    assert [row["epoch"] for row in rows] == [1, 2] and rows[-1]["queries"] == 8
+    assert result.stdout.count("NOT comparable") == 2

@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from classification.loop import Interrupted
+from classification.processes import Processes
+from keepaugment.runs import Run, read_rows
+from semisup_uda.cli import main
+from semisup_uda.config import Config
+from semisup_uda.data import open_images
+from semisup_uda.evaluate import evaluate_run
+from semisup_uda.evaluate import main as evaluate_main
+from semisup_uda.train import Trainer, learning_rate, train
+
+CPU = Processes(torch.device("cpu"))
+ROOT = Path(__file__).parents[2]
+SMALL = Config(
+    dataset="digits", data="", arch="resnet8", subset=60, test_subset=30, labels=10,
+    split="balanced", epochs=2, steps=3, batch_size=4, ratio=2, ema=0.5, confidence=0.12,
+)  # fmt: skip
+KEEP = replace(SMALL, keep="paste")
+
+
+def rows_of(folder: Path) -> list[dict[str, float]]:
+    """A run's metrics without what a clock measured."""
+    rows = read_rows(folder / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if not k.endswith("seconds")} for row in rows]
+
+
+def make_trainer(config: Config) -> Trainer:
+    return Trainer(config, open_images(config, CPU.device), CPU)
+
+
+@pytest.mark.parametrize(
+    ("change", "stop"),
+    [
+        ({"keep": "paste"}, 2),
+        ({"keep": "paste"}, 3),
+        ({"keep": "paste", "saliency": "shuffled", "tsa": "linear", "ema": 0.0}, 4),
+        ({"method": "fixmatch", "policy": "autoaugment", "channels_last": True}, 4),
+        ({"method": "supervised"}, 4),
+        ({"unlabelled": "labelled", "arch": "wrn28_2"}, 1),
+    ],
+)
+def test_a_run_stopped_after_any_step_equals_an_uninterrupted_one(
+    change: dict, stop: int, tmp_path: Path
+) -> None:
+    config = replace(SMALL, **change)
+    whole = train("a", config, tmp_path / "whole", CPU)
+    part = make_trainer(config)
+    calls = []
+
+    def progress() -> None:
+        calls.append(part.step)
+        if len(calls) == stop:
+            raise Interrupted
+
+    with Run(tmp_path / "part", "a", config, CPU.device, resume=False) as run:
+        run.load()
+        with pytest.raises(Interrupted):
+            while True:
+                run.log(**part.train_epoch(progress))
+                run.save(part.state())
+        run.save(part.state())
+    assert part.epoch * part.steps + part.step == stop
+    torch.rand(7)  # another process: its random numbers stand elsewhere
+    resumed = train("a", config, tmp_path / "part", CPU, resume=True)
+    assert rows_of(tmp_path / "part") == rows_of(tmp_path / "whole")
+    for name, value in whole.tested.state_dict().items():
+        assert torch.equal(value, resumed.tested.state_dict()[name]), name
+
+
+def test_a_seed_gives_the_same_run(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        train("a", KEEP, tmp_path / name, CPU)
+    assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
+
+
+def test_one_forward_pass_trains_a_step_and_no_label_reaches_the_map() -> None:
+    """4 labelled images, 8 clean views and 8 strong ones; then the map's own pass, of 8."""
+    trainer = make_trainer(KEEP)
+    sizes: list[tuple[bool, tuple[int, ...]]] = []
+
+    def note(model: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        sizes.append((inputs[0].requires_grad, tuple(inputs[0].shape)))
+
+    trainer.model.register_forward_pre_hook(note)
+    labelled, unlabelled = (next(stream.steps(0, 1, CPU.device)) for stream in trainer.streams)
+    trainer.train_step(labelled, unlabelled)
+    assert sizes == [(True, (8, 1, 16, 16)), (False, (20, 1, 32, 32))]
+
+
+def test_labels_of_the_others_are_never_trained_on(tmp_path: Path) -> None:
+    """Wrong labels on all images but the labelled ones leave every weight as it is."""
+    weights = []
+    for wrong in (False, True):
+        images = open_images(KEEP, CPU.device)
+        if wrong:
+            labels = images.data.train.labels
+            kept = labels[images.labelled].clone()
+            labels.copy_((labels + 1) % 10)
+            labels[images.labelled] = kept
+        trainer = Trainer(KEEP, images, CPU)
+        trainer.train_epoch()
+        weights.append(torch.cat([p.flatten() for p in trainer.model.parameters()]))
+    assert torch.equal(*weights)
+
+
+def test_arms_of_one_seed_see_the_same_images() -> None:
+    arms = [make_trainer(config) for config in (SMALL, KEEP)]
+    seen = []
+    for trainer in arms:
+        samples = [next(stream.steps(0, 1, CPU.device)) for stream in trainer.streams]
+        seen.append(trainer._inputs(*samples)[0])
+    plain, keep = seen
+    assert torch.equal(plain[:12], keep[:12])
+    changed = (plain[12:] != keep[12:]).any(1)
+    assert changed.any() and int(changed.sum((1, 2)).max()) <= 16 * 16
+    assert torch.equal(torch.where(changed[:, None], keep[4:12], plain[12:]), keep[12:])
+
+
+def test_every_setting_changes_the_run() -> None:
+    changes: list[dict] = [
+        {}, {"keep": ""}, {"tau": 0.1}, {"paste_size": 8}, {"scale": 1.0},
+        {"saliency": "random"}, {"saliency": "shuffled"}, {"saliency": "inverted"},
+        {"saliency": "centre"}, {"method": "fixmatch"}, {"keep": "", "method": "supervised"},
+        {"labels": 12}, {"split": "first", "labels": 40}, {"labels": 40}, {"subset": 40},
+        {"test_subset": 20}, {"unlabelled": "labelled"}, {"arch": "resnet20"}, {"padding": 1},
+        {"flip": False}, {"ratio": 3}, {"weight": 0.5}, {"temperature": 0.9},
+        {"confidence": 0.25}, {"tsa": "linear"}, {"tsa": "log"}, {"tsa": "exp"},
+        {"policy": "randaugment"}, {"policy": "randaugment", "num_ops": 1},
+        {"policy": "randaugment", "magnitude": 20}, {"policy": "trivialaugment"},
+        {"policy": "autoaugment"}, {"cutout": 8}, {"cutout": 0}, {"epochs": 3}, {"steps": 4},
+        {"batch_size": 5}, {"lr": 0.1}, {"momentum": 0.5}, {"weight_decay": 0.1},
+        {"norm_decay": False}, {"ema": 0.0}, {"ema": 0.9}, {"bf16": True}, {"seed": 3},
+    ]  # fmt: skip
+    seen: dict[str, dict] = {}
+    for change in changes:
+        row = make_trainer(replace(KEEP, **change)).train_epoch()
+        numbers = json.dumps({k: v for k, v in row.items() if not k.endswith("seconds")})
+        assert numbers not in seen, (change, seen[numbers])
+        seen[numbers] = change
+
+
+def test_learning_rates() -> None:
+    config = Config(lr=2.0, epochs=4, steps=4)
+    assert learning_rate(config, 0) == 2.0
+    assert learning_rate(config, 8) == pytest.approx(2 * math.cos(7 * math.pi / 32))
+    assert learning_rate(config, 16) == pytest.approx(2 * math.cos(7 * math.pi / 16))
+
+
+def test_the_average_holds_batchnorm_statistics() -> None:
+    """After two steps: half the first step's values and half the second's."""
+    trainer = make_trainer(replace(SMALL, steps=2))
+    states = []
+    step = trainer.train_step
+
+    def noting(*samples: object) -> torch.Tensor:
+        sums = step(*samples)  # type: ignore[arg-type]
+        states.append({k: v.clone().double() for k, v in trainer.model.state_dict().items()})
+        return sums
+
+    trainer.train_step = noting  # type: ignore[method-assign]
+    trainer.train_epoch()
+    average = {k.removeprefix("module."): v for k, v in trainer.tested.state_dict().items()}
+    names = [name for name in states[0] if not name.endswith("num_batches_tracked")]
+    assert any("running_mean" in name for name in names)
+    for name in names:
+        expected = (states[0][name] + states[1][name]) / 2
+        assert torch.allclose(average[name].double(), expected, atol=1e-6), name
+
+
+def test_metrics_add_up(tmp_path: Path) -> None:
+    train("a", replace(KEEP, tsa="linear", weight=0.5), tmp_path, CPU)
+    rows = rows_of(tmp_path)
+    assert [(row["epoch"], row["step"]) for row in rows] == [(1, 3), (2, 6)]
+    for row in rows:
+        parts = row["supervised_loss"] + 0.5 * row["unsupervised_loss"]
+        assert row["train_loss"] == pytest.approx(parts, rel=1e-5)
+        assert 0 < row["mask_rate"] <= 1 and 0 < row["tsa_share"] <= 1
+        assert 0 <= row["pseudo_label_accuracy"] <= 100 and 0 <= row["masked_accuracy"] <= 100
+        assert 0 < row["pasted_area"] <= 0.25
+        assert {"lr", "test_loss", "test_accuracy", "test_ece"} <= set(row)
+    assert [row["tsa_threshold"] for row in rows] == pytest.approx([0.55, 1.0])
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+def test_evaluation_after_the_run_is_the_one_during_it(
+    ema: float, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    train("a", replace(KEEP, ema=ema, channels_last=bool(ema)), tmp_path, CPU)
+    last = rows_of(tmp_path)[-1]
+    result = evaluate_run(tmp_path, CPU.device)
+    assert result == {name: last[name] for name in result} and len(result) == 4
+    capsys.readouterr()
+    evaluate_main([str(tmp_path), "--device", "cpu"])
+    assert json.loads(capsys.readouterr().out) == result
+    with pytest.raises(SystemExit, match="run.json is missing"):
+        evaluate_main([str(tmp_path / "none")])
+
+
+def test_unknown_labels_are_not_scored(tree: Path, tmp_path: Path) -> None:
+    config = replace(
+        SMALL, dataset="folder", data=str(tree), subset=0, test_subset=0,
+        unlabelled=str(tree / "test"),
+    )  # fmt: skip
+    train("a", config, tmp_path / "run", CPU)
+    assert not any("accuracy" in name for row in rows_of(tmp_path / "run") for name in row
+                   if not name.startswith("test_"))  # fmt: skip
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError, match="not finite in epoch 1, step [23]"):
+        train("a", replace(SMALL, lr=1e30), tmp_path, CPU)
+    assert not (tmp_path / "last.pt").exists()
+
+
+def test_resume_checks_the_split(tree: Path, tmp_path: Path) -> None:
+    config = replace(SMALL, dataset="folder", data=str(tree), subset=0, test_subset=0, labels=6)
+    train("a", replace(config, epochs=1), tmp_path, CPU)
+    (tree / "train" / "red" / "0.png").unlink()
+    with pytest.raises(ValueError, match="began with other data: training_images"):
+        train("a", replace(config, epochs=1), tmp_path, CPU, resume=True)
+
+
+def run_tool(*words: str, processes: int = 1) -> subprocess.CompletedProcess:
+    start = [sys.executable]
+    if processes > 1:
+        start += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [*start, str(ROOT / "tools/run_semisup_uda.py"), *words, "--device", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+@pytest.mark.parametrize(("saliency", "tolerance"), [("centre", 1e-4), ("gradient", 0.05)])
+def test_two_processes_train_as_one(
+    tree: Path, tmp_path: Path, saliency: str, tolerance: float
+) -> None:
+    """A model without BatchNorm, which would see half a batch; 6 labels in batches of 4.
+
+    A gradient map depends on the weights, whose last digits differ, so a box may tip over.
+    """
+    losses = []
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        done = run_tool(
+            "cifar10-uda-keep_randaugment-250", "--dataset", "folder", "--data", str(tree),
+            "--arch", "convnext_atto", "--labels", "6", "--split", "balanced", "--epochs", "2",
+            "--steps", "3", "--batch-size", "4", "--ratio", "2", "--confidence", "0.3", "--ema",
+            "0.5", "--tsa", "linear", "--scale", "1", "--saliency", saliency, "--out", str(out),
+            processes=processes,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        rows = rows_of(out)
+        names = ("supervised_loss", "unsupervised_loss", "tsa_share", "test_loss")
+        losses.append([row[name] for row in rows for name in names])
+    assert losses[0] == pytest.approx(losses[1], rel=tolerance)
+    assert all(loss != 0 for loss in losses[0])
+
+
+def test_bad_words_end_without_a_traceback(tree: Path, tmp_path: Path) -> None:
+    folder = ["cifar10-uda-randaugment-4000", "--dataset", "folder", "--data", str(tree)]
+    for words, message in [
+        ([*folder, "--labels", "2"], "2 labels are fewer than the 3 classes"),
+        ([*folder, "--labels", "25"], "25 labels were asked for, the training set has 24"),
+        ([*folder, "--labels", "9"], "take --split balanced"),
+        ([*folder, "--labels", "24", "--unlabelled", "nowhere"], "no images in nowhere"),
+        ([*folder, "--labels", "24", "--arch", "vgg11", "--keep", "paste"], "of 16x16 pixels"),
+        ([*folder, "--labels", "24", "--paste-size", "33", "--keep", "paste"], "does not fit"),
+        (["digits-supervised-20", "--keep", "paste"], "no strong view to paste on"),
+    ]:
+        with pytest.raises(SystemExit, match=message):
+            main([*words, "--device", "cpu", "--out", str(tmp_path / "run")])
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_unlabelled_digits_help(seed: int, tmp_path: Path) -> None:
+    accuracies = {}
+    for arm in ("supervised", "uda-randaugment"):
+        out = tmp_path / arm
+        main([f"digits-{arm}-20", "--seed", str(seed), "--device", "cpu", "--out", str(out)])
+        accuracies[arm] = rows_of(out)[-1]["test_accuracy"]
+    assert accuracies["uda-randaugment"] > accuracies["supervised"] + 3

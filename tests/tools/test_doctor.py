@@ -1,0 +1,429 @@
+"""The doctor finds every trace on purpose-made models, and none on good ones."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from small import MODELS, NUM_CLASSES, Wrapper, labels, make, network, randn
+from torch import Tensor, nn
+
+from classification.models import create_model
+from keepaugment import EarlyHead
+from keepaugment.quiet import is_quiet
+
+ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "tools"))  # where a tool's own package is found
+advice, case, checks, cli, subject, traces, wrapped = (
+    importlib.import_module(f"checkup.{name}")
+    for name in ("advice", "case", "checks", "cli", "subject", "traces", "wrapped")
+)
+IMAGES, LABELS = randn(4, 3, 8, 8), labels(4)
+BAD = """
+import torch
+from torch import nn
+
+class Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+        self.fc = nn.Linear(8, 5)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, images):
+        self.calls += 1
+        return self.fc(self.second(self.first(images).relu()).mean((2, 3)))
+"""
+
+
+class Sinner(nn.Module):
+    """A model that does something more whenever it is called."""
+
+    def __init__(self, sin: Callable[[nn.Module], object]) -> None:
+        super().__init__()
+        self.body = network(nn.BatchNorm2d(6))
+        self.register_buffer("calls", torch.zeros(()))
+        self.sin = sin
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.sin(self)
+        return self.body(images)
+
+
+def nudge(model: Any) -> None:
+    with torch.no_grad():
+        model.body[0].weight += 1
+
+
+def unfreeze_norm(model: Any) -> None:
+    model.body[1].training = True  # its batches are counted in the map's pass, too
+
+
+SINS: dict[str, Callable[[Any], object]] = {
+    "buffers": lambda model: model.calls.add_(1),
+    "parameters": nudge,
+    "gradients": lambda model: setattr(model.body[0].weight, "grad", torch.ones(6, 3, 3, 3)),
+    "requires_grad": lambda model: model.calls.requires_grad_(False),
+    "training flags": lambda model: model.body[0].eval(),
+    "hooks and attributes": lambda model: setattr(model, "images", None),
+    "random numbers of the CPU": lambda model: torch.rand(1),
+    "autocast": lambda model: torch.set_autocast_cache_enabled(
+        not torch.is_autocast_cache_enabled()
+    ),
+}
+
+
+def failed(findings: Any) -> dict[str, str]:
+    return {each.check: each.reason for each in findings if each.verdict == "FAIL"}
+
+
+def all_checks(model: nn.Module) -> list[Any]:
+    maps = case.possible_maps(model, model, None, IMAGES, LABELS)
+    found = [*checks.check_aspects(model, maps, IMAGES, LABELS)]
+    found += checks.check_situations(model, model, IMAGES, LABELS)
+    for bf16 in (False, True):
+        found.append(checks.check_training(model, lambda twin: twin, IMAGES, LABELS, bf16=bf16))
+    return found
+
+
+def train_by(code: str, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Any]:
+    """Run what the doctor tells to write, on one batch: the names that it leaves."""
+    scope = {"model": model, "loader": [(images, labels)], "criterion": F.cross_entropy}
+    exec(code, scope)
+    return scope
+
+
+# Traces
+
+
+@pytest.mark.parametrize("aspect", [name for name in SINS if name != "requires_grad"])
+def test_every_aspect_is_watched(aspect: str) -> None:
+    model = Sinner(lambda model: None)
+    cache = torch.is_autocast_cache_enabled()
+    found = traces.trace_of(model, lambda: SINS[aspect](model))
+    torch.set_autocast_cache_enabled(cache)
+    assert [name.startswith(aspect) for name in found] == [True]
+    assert traces.trace_of(model, lambda: None) == {}
+
+
+def test_frozen_and_replaced_tensors_are_seen() -> None:
+    model = network(nn.BatchNorm2d(6))
+    frozen = traces.trace_of(model, lambda: model[0].weight.requires_grad_(False))
+    assert frozen == {"requires_grad of parameters": ["0.weight"]}
+    with torch.no_grad():
+        model[1].running_mean.fill_(torch.nan)
+    assert traces.trace_of(model, lambda: None) == {}  # NaN is no change
+    doubled = traces.trace_of(model, lambda: model[1].double())
+    assert len(doubled["buffers, of BatchNorm and others"]) == 2
+
+
+def test_gradients_are_put_back() -> None:
+    model = network()
+    model[0].weight.grad = kept = torch.full_like(model[0].weight, 3.0)
+    grads = []
+    traces.trace_of(model, lambda: grads.extend(p.grad for p in model.parameters()))
+    assert {grad is None for grad in grads} == {True, False}
+    assert model[0].weight.grad is kept and model[0].bias.grad is None
+
+
+# Checks
+
+
+# The map of "transformer layer" is 0 but for rounding: the mean after a LayerNorm is a constant.
+BATCHED = ("batch norm without statistics", "transformer layer")
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in BATCHED])
+def test_a_good_model_passes(name: str) -> None:
+    found = all_checks(make(name))
+    assert failed(found) == {}
+    assert sum(each.verdict == "pass" for each in found) >= 13
+
+
+@pytest.mark.parametrize("sin", ["buffers", "parameters", "gradients", "autocast"])
+def test_a_bad_model_fails(sin: str) -> None:
+    model = Sinner(SINS[sin])
+    cache = torch.is_autocast_cache_enabled()
+    found = failed(all_checks(model))
+    torch.set_autocast_cache_enabled(cache)
+    assert any(check.startswith(f"left alone: {sin}") for check in found)
+    assert "inside no_grad" in found
+
+
+def test_the_reason_names_what_changed_and_by_which_maps() -> None:
+    found = failed(all_checks(Sinner(SINS["buffers"])))
+    reason = found["left alone: buffers, of BatchNorm and others"]
+    assert reason == "changed calls (by maps full, low)"
+
+
+def test_a_guard_cures_a_bad_model() -> None:
+    def sin(model: Any) -> None:
+        if model.training and not is_quiet():
+            model.calls.add_(1)
+
+    assert failed(all_checks(Sinner(sin))) == {}
+    assert "is_quiet()" in advice.FAILED
+
+
+def test_statistics_that_move_are_found() -> None:
+    found = failed(all_checks(Sinner(unfreeze_norm)))
+    reason = found["left alone: buffers, of BatchNorm and others"]
+    assert reason == "changed body.1.num_batches_tracked (by maps full, low)"
+
+
+def test_a_model_that_depends_on_the_batch_fails_for_one_image() -> None:
+    found = failed(all_checks(make("batch norm without statistics")))
+    assert list(found) == ["a batch of one image (B = 1), with its map in a batch"]
+    assert "differs by" in next(iter(found.values()))
+
+
+def test_a_trace_that_only_training_shows_is_found() -> None:
+    class Warming(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.state = network(), {"calls": 0}
+
+        def forward(self, images: Tensor) -> Tensor:
+            self.state["calls"] += 1
+            return self.body(images) * self.state["calls"]
+
+    found = failed(all_checks(Warming()))
+    assert found["the next training step is the same"] == "its gradients differ after a map"
+
+
+def test_a_model_that_never_trains_alike_is_skipped() -> None:
+    noise = torch.Generator().manual_seed(0)
+
+    class Noisy(Wrapper):
+        def forward(self, images: Tensor) -> Tensor:
+            return self.model(images) * (1 + torch.rand((), generator=noise))
+
+        def __deepcopy__(self, memo: dict) -> Noisy:
+            return self
+
+    found = checks.check_training(Noisy(network()), lambda m: m, IMAGES, LABELS, bf16=False)
+    assert (found.verdict, "without maps either" in found.reason) == ("skip", True)
+
+
+def test_a_model_that_cannot_be_copied_is_skipped() -> None:
+    model = network()
+    model.lock = __import__("threading").Lock()
+    found = checks.check_training(model, lambda m: m, IMAGES, LABELS, bf16=False)
+    assert (found.verdict, "cannot be copied" in found.reason) == ("skip", True)
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_an_early_head_must_reach_the_model(reached: bool) -> None:
+    class Cut(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.rest = nn.Conv2d(3, 6, 3), network()
+            self.rest[0] = nn.Conv2d(6, 6, 3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.rest(self.first(images) if reached else self.first(images).detach())
+
+    model = Cut()
+    layer = "first" if reached else "rest.0"
+    if not reached:
+        model.rest[0].requires_grad_(False)
+    head = EarlyHead(model, layer, NUM_CLASSES)
+    found = checks.check_head(model, head, IMAGES, LABELS)
+    assert found.verdict == ("pass" if reached else "FAIL")
+
+
+# Compiled and distributed
+
+
+def test_a_compiled_model() -> None:
+    who, model = subject.Subject("mine"), network(nn.BatchNorm2d(6), nn.Dropout())
+    found = wrapped.check_compiled(who, model, IMAGES, LABELS, "eager")
+    assert (found.verdict, found.reason) == ("pass", "the same map, no trace")
+
+
+def test_a_model_that_computes_otherwise_when_compiled() -> None:
+    class Moody(Wrapper):
+        def forward(self, images: Tensor) -> Tensor:
+            return self.model(images) * (3 if torch.compiler.is_compiling() else 1)
+
+    found = wrapped.check_compiled(
+        subject.Subject("mine"), Moody(network()), IMAGES, LABELS, "eager"
+    )
+    assert (found.verdict, "differs by 200.0%" in found.reason) == ("FAIL", True)
+
+
+def test_a_compiler_that_is_not_there_is_skipped() -> None:
+    found = wrapped.check_compiled(subject.Subject("mine"), network(), IMAGES, LABELS, "no such")
+    assert (found.verdict, "does not compile" in found.reason) == ("skip", True)
+
+
+# The subject
+
+
+def test_logits_are_picked_from_what_a_model_returns() -> None:
+    class Output(dict):
+        pass
+
+    outputs: list[tuple[str, Any]] = [
+        ("", IMAGES),
+        ("1", (None, IMAGES)),
+        ("logits", {"logits": IMAGES}),
+        ("logits", argparse.Namespace(logits=IMAGES)),
+    ]
+    for name, output in outputs:
+        who = subject.Subject("mine", output=name)
+        assert who.logits(lambda images, output=output: output)(IMAGES) is IMAGES
+    assert subject.Subject("mine", output="1").code() == "model(images)[1]"
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_the_code_for_a_model_that_returns_more(early: bool) -> None:
+    class Two(Wrapper):
+        def forward(self, images: Tensor) -> tuple[Tensor, None]:
+            return self.model(images), None
+
+    stage = case.Stage("model.0", 0.3, (1, 6, 8, 8)) if early else None
+    who = subject.Subject("mine", output="0")
+    code = advice.training_loop(who, stage, NUM_CLASSES, 4, half=True)
+    model = Two(network())
+    train_by(code, model, IMAGES, LABELS)
+    assert model.model[0].weight.grad.any()
+
+
+def test_a_factory_is_found_in_a_file_and_in_a_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bad_models.py").write_text(BAD)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in (f"{tmp_path}/bad_models.py:Counting", "bad_models:Counting"):
+        model, again = subject.Subject(name).make(), subject.Subject(name).make()
+        assert type(model).__name__ == "Counting" and model.training
+        assert torch.equal(model.fc.weight, again.fc.weight)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere:make", "no factory 'nowhere:make'"),
+        ("math:make", "no factory 'math:make'"),
+        ("no.py:make", "no factory 'no.py:make'"),
+        ("collections:OrderedDict", "must return a torch.nn.Module, found OrderedDict"),
+        ("resnet19", "unknown model"),
+    ],
+)
+def test_a_wrong_model_is_refused(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        subject.Subject(name).make()
+
+
+def test_weights_are_read(tmp_path: Path) -> None:
+    trained = create_model("resnet8", 10)
+    file = tmp_path / "last.pt"
+    torch.save({"model": trained.state_dict(), "epoch": 3}, file)
+    model = subject.Subject("resnet8", weights=file).make()
+    assert torch.equal(model.conv1.weight, trained.conv1.weight)
+    with pytest.raises(ValueError, match="does not fit resnet8"):
+        subject.Subject("resnet8", classes=7, weights=file).make()
+
+
+def test_images_of_every_kind() -> None:
+    images = subject.read_images([], 16, 3, 5)
+    assert images.shape == (5, 3, 16, 16) and -3 < images.min() < images.max() < 3
+    assert len(images.flatten(1).unique(dim=0)) == 5
+    assert subject.read_images([], 16, 1, 2).shape == (2, 1, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("logits", "message"),
+    [
+        (lambda images: (images, images), r"returns tuple, not logits \(4, K\).*--output"),
+        (lambda images: images, r"returns \(4, 3, 8, 8\)"),
+        (nn.Conv2d(1, 1, 1), r"does not take images \(4, 3, 8, 8\)"),
+    ],
+)
+def test_a_model_without_logits_is_refused(logits: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        subject.predicted(logits, IMAGES)
+
+
+# The whole
+
+
+def test_a_good_model_from_the_command_line(tmp_path: Path) -> None:
+    words = ["resnet8", "--batch-size", "4", "--device", "cpu"]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tools/doctor.py"), *words],
+        cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    output = done.stdout
+    assert done.returncode == 0, output + done.stderr
+    assert "no check failed" in output and "FAIL" not in output
+    assert re.search(r"\d+%  layer1 .*<- for an early head", output)
+    assert re.search(r"pass  DistributedDataParallel, two processes", output)
+    assert re.search(r"pass  torch.compile \(aot_eager\)", output)
+    for kind in ("full", "low", "early", "low_early", "random", "mirrored"):
+        assert re.search(rf"^{kind} +\d\.\d{{3}}x +\d+\.\d{{3}}  \d\.\d{{3}} ± ", output, re.M)
+    code = (
+        "import torch\n" + output.partition("\nimport torch\n")[2].partition("no check failed")[0]
+    )
+    model = create_model("resnet8", 10)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    scope = train_by(code, model, randn(2, 3, 32, 32), torch.tensor([1, 2]))
+    assert not any(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert scope["head"].classifier.weight.grad.any() and scope["keep"].saliency.scale == 0.5
+
+
+def test_a_bad_model_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "bad.py").write_text(BAD)
+    words = [f"{tmp_path}/bad.py:Counting", "--size", "16", "--device", "cpu"]
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*words, "--without", "compile"])
+    output = capsys.readouterr().out
+    assert ended.value.code == 1 and "CHECKS FAILED" in output
+    assert "FAIL  left alone: buffers, of BatchNorm and others: changed calls" in output
+    assert re.search("FAIL  DistributedDataParallel.*: buffers differ after a map", output)
+    assert "skip  torch.compile: left out by --without compile" in output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["resnet8", "--batch-size", "1"], "error: two images are needed, found 1"),
+        (["resnet8", "--device", "tpu9"], "error: no device 'tpu9'"),
+        (["resnet8", "--images", "nowhere"], "error: there is no image or folder nowhere"),
+    ],
+)
+def test_wrong_words_end_in_one_line(
+    words: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit, match=message):
+        cli.main([*words, "--size", "16"])
+
+
+def test_a_transformer_without_half_sizes(capsys: pytest.CaptureFixture) -> None:
+    words = cli._arguments([f"{__file__}:vit", "--size", "16", "--device", "cpu"])
+    words.without = ["compile", "ddp"]
+    assert cli.examine(words)
+    output = capsys.readouterr().out
+    assert re.search("low +- +-  not possible: Input height", output)
+    assert re.search(r"attention +1\.\d+x", output)
+    assert "scale=0.5" not in output
+    assert 'EarlyHead(model, "blocks.0", num_classes=5, num_features=12)' in output
+
+
+def vit() -> nn.Module:
+    return timm.models.VisionTransformer(
+        img_size=16, patch_size=4, embed_dim=12, depth=4, num_heads=2, num_classes=NUM_CLASSES
+    )

@@ -1,0 +1,162 @@
+"""Affinity and diversity, on cases whose answer is known."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from classification.config import Config
+from classification.data import open_data
+from classification.processes import Processes
+from classification.train import Trainer, train
+from lab.affinity import (
+    METHODS,
+    Row,
+    augmentation_of,
+    make_arms,
+    measure,
+    right_answers,
+    trained_on,
+    with_diversity,
+)
+from lab.cli import main
+from lab.output import affinity_plots
+from lab.runs import read_run
+
+CPU = Processes(torch.device("cpu"))
+CLEAN = Config(
+    dataset="digits", arch="resnet8", subset=40, test_subset=30, epochs=2, batch_size=20, tau=0.6,
+    eval_every=2,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trainer() -> Trainer:
+    torch.manual_seed(0)
+    return Trainer(CLEAN, open_data(CLEAN, CPU.device), CPU)
+
+
+def test_a_cut_of_no_pixels_has_affinity_0(trainer: Trainer) -> None:
+    arms = list(make_arms(CLEAN, "cutout", [0]))
+    for row in measure(trainer, arms, METHODS["cutout"], seed=0, limit=0):
+        assert (row.strength, row.affinity, row.error, row.changed) == (0, 0.0, 0.0, 0.0)
+
+
+def test_a_cut_of_everything_leaves_one_answer(trainer: Trainer) -> None:
+    """All images are then the same, so as many are right as have the label that is guessed."""
+    config = next(make_arms(CLEAN, "cutout", [32], tau=1.0))
+    whole = replace(config, size=32)
+    right, changed = right_answers(trainer, whole, seed=0)
+    assert len(right) == 30
+    assert changed == pytest.approx(0.56, abs=0.1)  # centres anywhere, clipped at the border
+    clean, none = right_answers(trainer, None, seed=0)
+    assert none == 0.0 and len(clean) == 30
+
+
+def test_arms_differ_in_keep_alone_and_tau_1_makes_them_equal(trainer: Trainer) -> None:
+    plain, keep = make_arms(CLEAN, "cutout", [12], tau=1.0)
+    assert replace(keep, keep="") == plain and keep.keep == "cut"
+    one, other = (right_answers(trainer, arm, seed=0) for arm in (plain, keep))
+    assert torch.equal(one[0], other[0]) and one[1] == other[1]
+    stricter = replace(keep, tau=0.2)
+    assert right_answers(trainer, stricter, seed=0)[1] < one[1]  # clipped boxes have small sums
+
+
+def test_the_definition_by_hand(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three of four right on clean images, two on augmented ones: -25 points, and its error."""
+    answers = {None: [1, 1, 1, 0], 8: [1, 0, 1, 0]}
+
+    def answer(trainer: Trainer, config: Config | None, seed: int, limit: int) -> tuple:
+        return torch.tensor(answers[config and config.size]).bool(), 0.1
+
+    monkeypatch.setattr("lab.affinity.right_answers", answer)
+    row = measure(trainer, list(make_arms(CLEAN, "cutout", [8]))[:1], METHODS["cutout"], 0, 0)[0]
+    assert (row.accuracy, row.affinity) == (50.0, -25.0)
+    assert row.error == pytest.approx(100 * (3 / 16) ** 0.5 / 2)  # deviation of (0, -1, 0, 0)
+
+
+def test_limit_looks_at_the_first_images(trainer: Trainer) -> None:
+    arm = next(make_arms(CLEAN, "randaugment+cutout", [9]))
+    every, _ = right_answers(trainer, arm, seed=0)
+    few, _ = right_answers(trainer, arm, seed=0, limit=7)
+    assert torch.equal(few, every[:7])
+
+
+def test_the_trainer_is_left_as_it_was(trainer: Trainer) -> None:
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    right_answers(trainer, list(make_arms(CLEAN, "randaugment", [20]))[1], seed=0)
+    assert trainer.model.training
+    assert all(torch.equal(before[n], v) for n, v in trainer.model.state_dict().items())
+
+
+def test_settings_without_effect_are_no_difference() -> None:
+    plain = replace(CLEAN, cut="cutout", size=12)
+    assert augmentation_of(plain) == augmentation_of(replace(plain, tau=0.1, paste_size=3))
+    assert augmentation_of(plain) != augmentation_of(replace(plain, size=13))
+    assert augmentation_of(CLEAN) == augmentation_of(replace(CLEAN, size=5, num_ops=1))
+    kept = replace(plain, keep="cut")
+    assert augmentation_of(kept) != augmentation_of(replace(kept, tau=0.1))
+
+
+def fake_run(folder: Path, config: Config, loss: float, epochs: int | None = None) -> Path:
+    """A run's folder with made-up losses: only what the arithmetic reads."""
+    folder.mkdir()
+    settings = {"experiment": "x", "settings": vars(config)}
+    (folder / "run.json").write_text(json.dumps(settings))
+    done = config.epochs if epochs is None else epochs
+    rows = [{"epoch": n + 1, "train_loss": loss if n + 1 == done else 9.0} for n in range(done)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_diversity_is_the_final_loss_relative_to_the_clean_runs(tmp_path: Path) -> None:
+    arms = list(make_arms(CLEAN, "cutout", [8, 16]))
+    rows = [Row(arm.size, bool(arm.keep), 90.0, -1.0, 0.1, 0.2) for arm in arms]
+    clean = fake_run(tmp_path / "clean", CLEAN, 0.5)
+    cutout = replace(CLEAN, cut="cutout")
+    folders = [
+        fake_run(tmp_path / "8", replace(cutout, size=8), 0.6),
+        fake_run(tmp_path / "8-again", replace(cutout, size=8, seed=1), 0.8),
+        fake_run(tmp_path / "16-keep", replace(cutout, size=16, keep="cut"), 0.75),
+        fake_run(tmp_path / "other", replace(cutout, size=9), 0.7),
+        fake_run(tmp_path / "longer", replace(cutout, size=8, epochs=3), 0.7),
+    ]
+    found, notes = with_diversity(rows, arms, clean, folders)
+    assert [row.diversity for row in found] == [pytest.approx(1.4), None, None, pytest.approx(1.5)]
+    assert len(notes) == 2 and "none of these" in notes[0] and "budget" in notes[1]
+    half = fake_run(tmp_path / "half", replace(cutout, size=8, seed=2), 0.7, epochs=1)
+    with pytest.raises(ValueError, match="1 of its 2 epochs"):
+        with_diversity(rows, arms, clean, [half])
+
+
+def test_a_model_that_was_not_trained_on_clean_images_is_named() -> None:
+    assert trained_on(CLEAN) == ""
+    assert "cut=cutout" in trained_on(replace(CLEAN, cut="cutout"))
+
+
+def test_plots_say_their_figures_in_words() -> None:
+    rows = [Row(8, False, 90, -1.5, 0.1, 0, 1.2), Row(8, True, 91, -0.5, 0.1, 0, 1.1)]
+    first, second = affinity_plots(rows, "length")
+    assert 'aria-label="affinity by length: plain 8: -1.50; Keep 8: -0.50"' in first
+    assert second.startswith("<svg role=")
+    assert len(affinity_plots([replace(row, diversity=None) for row in rows], "length")) == 1
+
+
+def test_the_command_writes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train("clean", CLEAN, tmp_path / "clean", CPU)
+    train("cut", replace(CLEAN, cut="cutout", size=8), tmp_path / "cut", CPU)
+    capsys.readouterr()
+    page = tmp_path / "page.html"
+    main(["--affinity", str(tmp_path / "clean"), "--strengths", "8", "--device", "cpu",
+          "--diversity", str(tmp_path / "cut"), "--out", str(page)])  # fmt: skip
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["arm", "plain", "Keep"]
+    text = page.read_text()
+    assert "Affinity of cutout" in text and text.count("<svg") == 2
+    loss = [read_run(tmp_path / n).folder / "metrics.jsonl" for n in ("cut", "clean")]
+    final = [json.loads(path.read_text().splitlines()[-1])["train_loss"] for path in loss]
+    assert f"{final[0] / final[1]:.3f}" in lines[1]

@@ -1,0 +1,132 @@
+"""Networks to look at: by name, from runs, from files, one's own; and images of any shape."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from classification.config import Config
+from classification.models import create_model
+from classification.processes import Processes
+from classification.train import train
+from keepaugment import saliency_map
+from lab.images import levels, packed_bits, read_pictures, square
+from lab.networks import RANDOM, load_network
+from lab.panels import default_length
+
+CPU = torch.device("cpu")
+
+
+def test_a_name_is_ours_or_timms_and_its_weights_are_said_to_be_random() -> None:
+    ours = load_network("resnet8", device=CPU)
+    assert (ours.size, ours.warning, ours.name(3)) == (32, RANDOM, "class 3")
+    timms = load_network("test_resnet.r160_in1k", device=CPU)
+    assert (timms.size, timms.warning) == (160, RANDOM)
+    assert timms.name(281).startswith("tabby")
+
+
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s}, lambda s: {"model": s}])
+def test_a_state_dict_gives_the_same_network(wrap: object, tmp_path: Path) -> None:
+    model = create_model("resnet8", 7, in_chans=3).eval()
+    state = {f"module.{name}": value for name, value in model.state_dict().items()}
+    torch.save(wrap(state), tmp_path / "weights.pt")  # type: ignore[operator]
+    network = load_network(str(tmp_path / "weights.pt"), arch="resnet8", device=CPU)
+    images, labels = torch.randn(2, 3, 32, 32), torch.tensor([1, 6])
+    expected = saliency_map(model, images, labels)
+    assert torch.equal(network.saliency(images, labels), expected)
+    assert network.warning == ""
+    with pytest.raises(ValueError, match="--arch"):
+        load_network(str(tmp_path / "weights.pt"), device=CPU)
+    with pytest.raises(ValueError, match="do not fit"):
+        load_network(str(tmp_path / "weights.pt"), arch="resnet20", device=CPU)
+
+
+class Harmful:
+    """Would leave a file behind if it were unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
+
+
+def test_objects_in_a_file_are_not_loaded(tmp_path: Path) -> None:
+    (tmp_path / "weights.pt").write_bytes(pickle.dumps(Harmful(tmp_path / "harm")))
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_network(str(tmp_path / "weights.pt"), arch="resnet8", device=CPU)
+    assert not (tmp_path / "harm").exists()
+
+
+def test_a_runs_network_and_map(tmp_path: Path) -> None:
+    config = Config(
+        dataset="digits", arch="resnet8", subset=20, test_subset=10, epochs=1, batch_size=10,
+        cut="cutout", keep="cut", scale=0.5, early_head="layer1",
+    )  # fmt: skip
+    trainer = train("x", config, tmp_path / "run", Processes(CPU))
+    for place in ("run", "run/last.pt"):
+        network = load_network(str(tmp_path / place), device=CPU)
+        assert len(network.mean) == 1 and network.name(3) == "3" and network.warning == ""
+        pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+        inputs, labels = network.inputs(pixels), torch.tensor([1, 2])
+        assert inputs.shape == (2, 1, 32, 32)
+        assert torch.equal(network.saliency(inputs, labels), trainer.saliency(inputs, labels))
+
+
+def test_ones_own_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_network.py").write_text(
+        "from torch import nn\n"
+        "def make():\n    return nn.Sequential(nn.Flatten(), nn.LazyLinear(3))\n"
+        "def wrong():\n    return 3\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    network = load_network("my_network:make", device=CPU)
+    assert isinstance(network.logits, nn.Sequential) and network.size == 224
+    with pytest.raises(ValueError, match="returned int"):
+        load_network("my_network:wrong", device=CPU)
+    with pytest.raises(ValueError, match="absent"):
+        load_network("my_network:absent", device=CPU)
+
+
+def test_nothing_is_fetched_unless_asked_for() -> None:
+    with pytest.raises(ValueError, match="--pretrained"):
+        load_network("hf-hub:someone/something", device=CPU)
+
+
+def test_the_middle_square() -> None:
+    image = torch.zeros(3, 4, 8, dtype=torch.uint8)
+    image[:, :, 2:6] = 200
+    assert (square(image, 4) == 200).all()
+    assert square(image.mT.contiguous(), 2).eq(200).all()
+
+
+def test_files_of_a_folder_in_order_and_no_more_than_asked(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    for place, mode in (("b.png", "L"), ("deep/c.png", "RGBA"), ("a.jpg", "RGB")):
+        Image.new(mode, (20, 10)).save(tmp_path / place)
+    (tmp_path / "notes.txt").write_text("no image")
+    pictures = read_pictures([str(tmp_path)], 8, most=9)
+    assert pictures.names == ["a.jpg", "b.png", "c.png"]
+    assert pictures.pixels.shape == (3, 3, 8, 8)
+    assert read_pictures([str(tmp_path), "sample"], 8, most=2).names == ["a.jpg", "b.png"]
+    (tmp_path / "a.jpg").write_bytes(b"broken")
+    with pytest.raises(ValueError, match="cannot read .*a.jpg"):
+        read_pictures([str(tmp_path)], 8, most=9)
+
+
+def test_levels_and_bits() -> None:
+    assert levels(torch.tensor([[0.0, 0.5], [1.0, 2.0]])).tolist() == [[0, 16384], [32768, 65535]]
+    assert levels(torch.zeros(1, 2)).tolist() == [[0, 0]]
+    mask = torch.tensor([[True, False, False, False], [False, False, False, True], [True] * 4])
+    assert packed_bits(mask) == "gfA="  # 1000 0001 1111 0000
+
+
+def test_the_first_length_is_the_papers_on_small_images() -> None:
+    assert (default_length(32), default_length(224)) == (16, 84)

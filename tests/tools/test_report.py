@@ -1,0 +1,330 @@
+from __future__ import annotations
+
+import csv
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from classification.experiments import EXPERIMENTS
+from reporting.catalogue import TASKS, load
+from reporting.claims import CLAIMS
+from reporting.evidence import SUPPORTED, TOO_LITTLE
+from reporting.folders import Group, read_all
+from reporting.published import Cell
+from reporting.report import main
+from reporting.results import Results
+from reporting.summary import summarise
+
+CLASSIFICATION = {"classification": TASKS["classification"]}
+KEEP, PLAIN = "cifar10-resnet18-keep_cutout", "cifar10-resnet18-cutout"
+CATALOGUE = load(CLASSIFICATION)
+
+
+def write_run(
+    root: Path, name: str, accuracy: float, *, seed: int = 0, budget: str = "paper", **change: Any
+) -> Path:
+    """A finished run's folder, as `keepaugment.runs.Run` leaves it."""
+    package = CATALOGUE.packages["classification"]
+    config = replace(package.budgets[budget](EXPERIMENTS[name].config), seed=seed, **change)
+    folder = root / name / budget / f"seed-{seed}"
+    folder.mkdir(parents=True)
+    about = {
+        "experiment": name, "budget": budget, "settings": asdict(config), "commit": "abc123",
+        "command": f"python tools/run_classification.py {name} --seed {seed}", "hardware": "a CPU",
+    }  # fmt: skip
+    (folder / "run.json").write_text(json.dumps(about))
+    rows = [
+        {"epoch": epoch, "test_accuracy": value, "train_seconds": 6.0}
+        for epoch, value in ((1, accuracy - 9), (config.epochs - 1, accuracy + 1),
+                             (config.epochs, accuracy))
+    ]  # fmt: skip
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def results(root: Path) -> Results:
+    return Results(CATALOGUE, read_all([root], CATALOGUE)[0])
+
+
+def test_cells_are_means_over_seeds_of_the_last_epoch(tmp_path: Path) -> None:
+    for seed, accuracy in enumerate((95.0, 96.0, 97.0)):
+        write_run(tmp_path, PLAIN, accuracy, seed=seed)
+    found = results(tmp_path).cell("classification", Cell("95.6±0.1", PLAIN)).full
+    assert found is not None
+    assert (found.value.n, found.value.mean, found.value.deviation) == (3, 96.0, 1.0)
+    assert (found.best, found.seeds, found.hardware) == (97.0, (0, 1, 2), ("a CPU",))
+
+
+@pytest.mark.parametrize(
+    ("budget", "change", "label"),
+    [
+        ("short", {}, "short"),
+        ("paper", {"epochs": 20}, "paper but epochs=20"),
+        ("paper", {"bf16": True, "lr": 0.2}, "paper but bf16=True, lr=0.2"),
+    ],
+)
+def test_a_short_or_changed_run_never_poses_as_the_papers(
+    budget: str, change: dict, label: str, tmp_path: Path
+) -> None:
+    write_run(tmp_path, PLAIN, 90.0, budget=budget, **change)
+    cell = results(tmp_path).cell("classification", Cell("95.6±0.1", PLAIN))
+    assert cell.full is None
+    assert [each.budget for each in cell.others] == [label]
+
+
+@pytest.mark.parametrize("change", [{"data": "elsewhere"}, {"workers": 9}, {"bf16": True}])
+def test_speed_and_place_leave_an_experiment_what_it_is(change: dict, tmp_path: Path) -> None:
+    write_run(tmp_path, PLAIN, 95.0, **change)
+    assert results(tmp_path).cell("classification", Cell("", PLAIN)).full is not None
+
+
+def test_arms_are_paired_by_seed_within_a_group(tmp_path: Path) -> None:
+    for seed in range(4):
+        write_run(tmp_path, PLAIN, 95 + seed, seed=seed)
+        if seed != 1:
+            write_run(tmp_path, KEEP, 95.5 + 1.01 * seed, seed=seed)
+    write_run(tmp_path, KEEP, 99.0, seed=1, budget="short")  # its twin is not run at this budget
+    claim, found = CLAIMS[0], results(tmp_path)
+    contrast = claim.contrasts[0]
+    assert [name for name, _ in contrast.weights] == [KEEP, PLAIN]
+    values = found.differences("classification", contrast)
+    assert {group: [round(v, 6) for v in each] for group, each in values.items()} == {
+        Group("paper"): [0.5, 0.52, 0.53]
+    }
+    assert found.finding("classification", contrast).verdict.word == SUPPORTED
+    assert found.claim(claim).word == TOO_LITTLE  # the other two networks are not run
+
+
+def test_short_runs_indicate_and_decide_nothing(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_run(tmp_path, PLAIN, 80 + seed, seed=seed, budget="short")
+        write_run(tmp_path, KEEP, 82 + 1.1 * seed, seed=seed, budget="short")
+    found = results(tmp_path).finding("classification", CLAIMS[0].contrasts[0])
+    assert found.verdict.word == TOO_LITTLE
+    assert found.indications["short"].word == SUPPORTED
+
+
+def _no_record(folder: Path) -> None:
+    (folder / "run.json").unlink()
+
+
+def _cut_record(folder: Path) -> None:
+    (folder / "run.json").write_text((folder / "run.json").read_text()[:99])
+
+
+def _no_seed(folder: Path) -> None:
+    about = json.loads((folder / "run.json").read_text())
+    del about["settings"]["seed"]
+    (folder / "run.json").write_text(json.dumps(about))
+
+
+def _unknown(folder: Path) -> None:
+    text = (folder / "run.json").read_text().replace(f'"{PLAIN}"', '"gone"')
+    (folder / "run.json").write_text(text)
+
+
+def _half(folder: Path) -> None:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    (folder / "metrics.jsonl").write_text(lines[0] + "\n" + lines[1][:20])
+
+
+def _no_epoch(folder: Path) -> None:
+    (folder / "metrics.jsonl").unlink()
+
+
+def _nan(folder: Path) -> None:
+    text = (folder / "metrics.jsonl").read_text().replace("95.0", "NaN")
+    (folder / "metrics.jsonl").write_text(text)
+
+
+def _binary(folder: Path) -> None:
+    (folder / "metrics.jsonl").write_bytes(b"\xff\xfe\x00")
+
+
+def _numbers(folder: Path) -> None:
+    (folder / "metrics.jsonl").write_text("1\n2\n")
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (_no_record, "no run.json"),
+        (_cut_record, "run.json is damaged"),
+        (_no_seed, "lacks settings with a seed"),
+        (_unknown, "no installed task has an experiment 'gone'"),
+        (_half, "unfinished: 1 of 300"),
+        (_no_epoch, "no epoch is finished"),
+        (_nan, "no finite test_accuracy"),
+        (_binary, "metrics.jsonl cannot be read"),
+        (_numbers, "lines that are not an epoch's"),
+        (_empty, "empty folder"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_listed(harm: Any, reason: str, tmp_path: Path) -> None:
+    write_run(tmp_path, PLAIN, 96.0, seed=1)
+    folder = write_run(tmp_path, PLAIN, 95.0)
+    harm(folder)
+    records, skipped = read_all([tmp_path], CATALOGUE)
+    assert [record.seed for record in records] == [1]
+    assert [each.folder for each in skipped] == [folder]
+    assert reason in skipped[0].reason
+
+
+def test_a_copied_run_counts_once(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", PLAIN, 95.0)
+    write_run(tmp_path / "b", PLAIN, 95.0)
+    records, skipped = read_all([tmp_path], CATALOGUE)
+    assert len(records) == 1
+    assert "the same experiment and seed" in skipped[0].reason
+
+
+def test_a_run_on_other_data_says_so(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, PLAIN, 95.0)
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write('{"epoch": 300, "test_accuracy": 95.0, "comparable": false}\n')
+    assert [r.group.label for r in read_all([tmp_path], CATALOGUE)[0]] == [
+        "paper but data=not comparable"
+    ]
+
+
+def test_the_summary_sets_keep_against_twin_and_controls(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_run(tmp_path, PLAIN, 95 + seed, seed=seed)
+        write_run(tmp_path, KEEP, 95.5 + 1.1 * seed, seed=seed)
+        write_run(tmp_path, f"{KEEP}-random", 96 + 1.2 * seed, seed=seed)
+    lines, tallies = summarise(results(tmp_path))
+    assert [(line.kind, line.finding.verdict.word) for line in lines] == [
+        ("plain", SUPPORTED),
+        ("control", "not supported"),
+    ]
+    assert [(tally.kind, tally.measured) for tally in tallies] == [("plain", 1), ("control", 1)]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of a few runs at two budgets, a hostile name and an empty folder."""
+    root = tmp_path_factory.mktemp("runs")
+    for seed in range(3):
+        write_run(root, PLAIN, 95 + seed, seed=seed)
+        write_run(root, KEEP, 95.5 + 1.1 * seed, seed=seed)
+    write_run(root, PLAIN, 80.0, budget="short")
+    (root / "<script>alert(1)<script>").mkdir()
+    main([str(root), "--out", str(root / "report")])
+    return root / "report"
+
+
+class _Checker(html.parser.HTMLParser):
+    """Collects identifiers, links within the page and pictures without a text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.links: set[str] = set()
+        self.pictures: list[str | None] = []
+        self.outside: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.ids += [values["id"] or ""] if "id" in values else []
+        target = values.get("href") or values.get("xlink:href") or ""
+        self.links |= {target[1:]} if target.startswith("#") else set()
+        if tag in ("script", "link", "img", "iframe") or "src" in values:
+            self.outside.append(tag)
+        if tag == "svg":
+            self.pictures.append(values.get("aria-label"))
+
+
+def test_the_page_is_whole(report: Path) -> None:
+    text = (report / "report.html").read_text()
+    checker = _Checker()
+    checker.feed(text)
+    assert len(set(checker.ids)) == len(checker.ids)
+    assert checker.links <= set(checker.ids)
+    assert checker.outside == []
+    assert len(checker.pictures) > 10
+    assert all(checker.pictures)
+    assert "&lt;script&gt;alert(1)&lt;script&gt;" in text
+    assert 'name="viewport"' in text
+    assert "prefers-color-scheme: dark" in text
+    assert re.search("#0[01][0-9a-f]{2}0[0-9a-f]", text) is None  # no stand-in colour is left
+    for number in range(1, 12):
+        assert f">Table {number}: " in text
+    for figure in ("2", "3"):
+        assert f">Figure {figure}: " in text
+
+
+def test_text_and_data_say_the_same(report: Path) -> None:
+    rows = list(csv.DictReader((report / "report.csv").read_text().splitlines()))
+    mine = [row for row in rows if row["experiment"] == PLAIN and row["where"] == "Table 1"]
+    assert [(row["budget"], row["full"], row["n"], row["mean"]) for row in mine] == [
+        ("paper", "True", "3", "96.0"),
+        ("short", "False", "1", "80.0"),
+    ]
+    missing = next(row for row in rows if row["experiment"] == "cifar10-resnet110-cutout")
+    assert missing["status"] == "not run yet"
+    assert missing["command"] == "python tools/run_classification.py cifar10-resnet110-cutout"
+    content = json.loads((report / "report.json").read_text())
+    assert content["runs"] == 7
+    finding = content["claims"][0]["findings"][0]
+    assert (finding["word"], finding["paper"]) == (SUPPORTED, 0.5)
+    assert finding["difference"]["mean"] == pytest.approx(0.6)
+    text = (report / "report.md").read_text()
+    assert "95.6±0.1 / **96.00 ± 1.00** (n = 3); *short: 80.00 (n = 1)*" in text
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
+
+
+def test_an_empty_folder_gives_a_report_of_what_to_run(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    main([str(tmp_path / "runs"), "--out", str(tmp_path / "report")])
+    assert "not run yet" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="there is no folder"):
+        main([str(tmp_path / "none"), "--out", str(tmp_path / "report")])
+
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+BROWSER = next((path for name in _NAMES if (path := shutil.which(name))), None)
+SHOW = """<script>addEventListener("load", () => {
+  const cell = document.querySelector("#table-1 details.ours");
+  const before = cell.offsetHeight;
+  cell.querySelector("summary").click();
+  requestAnimationFrame(() => {
+    const plot = document.querySelector("#table-1 figure svg");
+    document.body.dataset.seen = [
+      cell.offsetHeight > before, plot.getBoundingClientRect().height > 100,
+      document.documentElement.scrollWidth <= innerWidth,
+      getComputedStyle(plot.querySelector("text")).fill,
+    ].join(" ");
+  });
+});</script>"""
+
+
+@pytest.mark.skipif(not BROWSER, reason="no Chromium to open the page in")
+def test_a_browser_opens_a_cell_and_draws_the_plots(report: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text((report / "report.html").read_text().replace("</body>", SHOW + "</body>"))
+    assert BROWSER
+    command = [
+        *(BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=600,900"),
+        f"--user-data-dir={tmp_path / 'browser'}",
+        *("--virtual-time-budget=5000", "--dump-dom", page.as_uri()),
+    ]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    seen = re.search(r'data-seen="([^"]*)"', shown)
+    assert seen
+    assert seen.group(1).startswith("true true true rgb(")

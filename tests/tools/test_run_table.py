@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from keepaugment.runs import Experiment
+from reporting import cluster, local
+from reporting.catalogue import TASKS, Catalogue, Package, load
+from reporting.jobs import TOOLS, Job, jobs, known
+from reporting.local import Outcome
+from reporting.run_table import main, summary
+
+TASK = TASKS["classification"]
+REAL = load({"classification": TASK})
+TABLE = "demo"
+
+
+@pytest.fixture
+def digits(monkeypatch: pytest.MonkeyPatch) -> Catalogue:
+    """Two experiments that a CPU runs in seconds, as a table of their own."""
+    package = REAL.packages["classification"]
+    names = ("digits-resnet8-cutout", "digits-resnet8-keep_cutout")
+    rows: dict[str, Experiment] = {
+        name: replace(package.experiments[name], table=TABLE, trials=2) for name in names
+    }
+    made = Catalogue({"classification": Package(TASK, rows, package.budgets)})
+    monkeypatch.setattr("reporting.run_table.load", lambda: made)
+    monkeypatch.setattr(local, "POLL_SECONDS", 0.05)
+    return made
+
+
+def queue(catalogue: Catalogue, root: Path, *, seeds: int = 0, only: str = "") -> list[Job]:
+    return jobs(
+        catalogue, TABLE, budget="smoke", seeds=seeds, only=only, extra=[], root=root
+    )  # fmt: skip
+
+
+def test_a_table_is_its_experiments_times_their_seeds(digits: Catalogue, tmp_path: Path) -> None:
+    found = queue(digits, tmp_path)
+    assert [(job.out.relative_to(tmp_path).as_posix()) for job in found] == [
+        f"digits-resnet8-{name}/smoke/seed-{seed}"
+        for seed in (0, 1)
+        for name in ("cutout", "keep_cutout")
+    ]
+    assert len(queue(digits, tmp_path, seeds=1)) == 2
+    assert len(queue(digits, tmp_path, only="keep", seeds=5)) == 5
+
+
+@pytest.mark.parametrize("table", ["1", "2", "3", "4", "5", "8", "2a", "2b", "3a", "3b", "control"])
+def test_every_table_of_classification_has_jobs(table: str, tmp_path: Path) -> None:
+    found = jobs(REAL, table, budget="paper", seeds=1, only="", extra=[], root=tmp_path)
+    assert len({job.out for job in found}) == len(found) > 1
+    assert table in known(REAL)
+
+
+def test_tables_6_and_7_are_benchmarks(tmp_path: Path) -> None:
+    (job,) = jobs(REAL, "6", budget="smoke", seeds=0, only="", extra=[], root=tmp_path)
+    assert job.command[1].endswith("benchmark_cost.py")
+    assert not job.finished()
+    job.out.write_text("[]")
+    assert job.finished()
+
+
+@pytest.mark.parametrize(
+    ("table", "only", "extra", "message"),
+    [
+        ("13", "", [], "no experiment belongs to '13'"),
+        ("1", "vit", [], "no experiment of 1 has 'vit'"),
+        ("1", "", ["--learning", "1"], "unrecognized arguments: --learning"),
+        ("1", "", ["--tau", "high"], "invalid float value: 'high'"),
+        ("1", "", ["--epochs", "0"], "epochs and batch_size must be at least 1"),
+        ("1", "", ["--out", "x"], "set for each run"),
+    ],
+)
+def test_wrong_words_are_refused_before_anything_runs(
+    table: str, only: str, extra: list[str], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        jobs(REAL, table, budget="smoke", seeds=1, only=only, extra=extra, root=tmp_path)
+
+
+def fake(root: Path, name: str, code: str) -> Job:
+    """A job that runs a line of Python and is finished once its file is there."""
+    return Job(name, (sys.executable, "-c", code), root / name)
+
+
+@pytest.fixture
+def three(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Job]]:
+    monkeypatch.setattr(local, "POLL_SECONDS", 0.05)
+    write = f"open({str(tmp_path)!r} + '/%s', 'w').close()"
+    yield [
+        fake(tmp_path, "first", write % "first"),
+        fake(tmp_path, "bad", "print('not the data'); raise SystemExit(3)"),
+        fake(tmp_path, "liar", "pass"),
+        fake(tmp_path, "last", write % "last"),
+        fake(tmp_path, "halted", f"raise SystemExit({local.STOPPED})"),
+    ]
+
+
+@pytest.mark.parametrize("devices", [["cpu"], ["cpu", "cpu"]])
+def test_a_failed_run_does_not_stop_the_rest(
+    devices: list[str], three: list[Job], tmp_path: Path
+) -> None:
+    words = {each.job.name: each.word for each in local.run_all(three, devices, tmp_path)}
+    assert words == {
+        "first": "done", "bad": "failed", "liar": "failed", "last": "done", "halted": "stopped",
+    }  # fmt: skip
+
+
+def test_the_summary_counts_and_names_what_failed(three: list[Job], tmp_path: Path) -> None:
+    lines = summary([Outcome(three[0], "skipped"), *local.run_all(three[:3], ["cpu"], tmp_path)])
+    assert lines[0] == "1 skipped, 1 done, 2 failed"
+    assert lines[1].startswith("failed: bad: not the data (see ")
+
+
+def test_a_signal_stops_the_run_and_the_queue(tmp_path: Path) -> None:
+    began = tmp_path / "began"
+    wait = f"import time; open({str(began)!r}, 'w').close(); time.sleep(60)"
+    work = [fake(tmp_path, "one", wait), fake(tmp_path, "two", wait)]
+
+    def stop() -> None:
+        while not began.exists():
+            time.sleep(0.05)
+        signal.pthread_kill(main_thread, signal.SIGTERM)
+
+    main_thread = threading.main_thread().ident
+    assert main_thread
+    thread = threading.Thread(target=stop)
+    thread.start()
+    ended = local.run_all(work, ["cpu"], tmp_path)
+    thread.join()
+    assert [each.word for each in ended] == ["failed", "stopped"]  # killed; and not begun
+    assert ended[1].last == "not begun"
+
+
+def test_a_queue_runs_resumes_and_skips(
+    digits: Catalogue, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = [TABLE, "--seeds", "1", "--out", str(tmp_path), "--devices", "cpu"]
+    main(words)
+    assert "2 done" in capfd.readouterr().out
+    folder = queue(digits, tmp_path)[0].out
+    rows = (folder / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["epoch"] for row in rows] == [1, 2]
+
+    shutil.move(folder / "previous.pt", folder / "last.pt")  # as if killed after the first epoch
+    (folder / "metrics.jsonl").write_text(rows[0] + "\n")
+    main(words)
+    said = capfd.readouterr().out
+    assert "1 of them finished before" in said
+    assert "1 skipped, 1 done" in said
+    again = [json.loads(row) for row in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert again[1]["test_loss"] == json.loads(rows[1])["test_loss"]
+
+
+def test_a_folder_of_another_run_fails_and_is_kept(
+    digits: Catalogue, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = [TABLE, "--seeds", "1", "--only", "keep", "--out", str(tmp_path), "--devices", "cpu"]
+    main(words)
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, "--", "--tau", "0.3"])
+    assert stopped.value.code == 1
+    assert "tau: 0.6 then, 0.3 now" in capfd.readouterr().out
+    main(words)  # and the run that is there counts as before
+    assert "1 of them finished before" in capfd.readouterr().out
+
+
+def test_a_dry_run_prints_commands_that_work(
+    digits: Catalogue, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    main([TABLE, "--seeds", "1", "--out", str(tmp_path), "--dry-run"])
+    lines = capfd.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert str(TOOLS / "run_classification.py") in lines[1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_parameters_of_the_cluster() -> None:
+    assert cluster.parameters(["slurm_partition=gpu", "timeout_min=60"]) == {
+        "slurm_partition": "gpu", "timeout_min": 60,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="'gpu' is not KEY=VALUE"):
+        cluster.parameters(["gpu"])
+
+
+def test_submitit_runs_jobs_as_processes(three: list[Job], tmp_path: Path) -> None:
+    pytest.importorskip("submitit", reason="submitit is not installed")
+    ended = cluster.run_all(three[:4], "local", {"timeout_min": 5}, tmp_path)
+    assert [each.word for each in ended] == ["done", "failed", "failed", "done"]
+    assert ended[0].log and ended[0].log.parent == tmp_path / "logs" / "submitit"
+
+
+@pytest.mark.skipif(bool(shutil.which("sbatch")), reason="SLURM is here")
+def test_without_slurm_the_message_says_so(three: list[Job], tmp_path: Path) -> None:
+    pytest.importorskip("submitit", reason="submitit is not installed")
+    with pytest.raises(ValueError, match="submitit cannot use cluster 'slurm'"):
+        cluster.submit(three, "slurm", {}, tmp_path)
+
+
+def test_without_submitit_the_message_says_how(
+    three: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(ValueError, match="pip install submitit"):
+        cluster.submit(three, "local", {}, tmp_path)
+
+
+@pytest.mark.parametrize("script", ["report.py", "run_table.py"])
+def test_the_scripts_start(script: str) -> None:
+    command = [sys.executable, str(TOOLS / script), "--help"]
+    assert subprocess.run(command, capture_output=True, timeout=100).returncode == 0

@@ -1,0 +1,75 @@
+"""What to write in one's own training loop, and in one's model."""
+
+from __future__ import annotations
+
+from checkup.subject import Subject
+from classification.choosing import Choice, Stage
+
+FAILED = """
+CHECKS FAILED, see above. A map runs the model as in evaluation; only the outermost module keeps its
+training flag, since some models give no logits without it. What changes then, the model changes in
+evaluation, too, or by that flag. Let it do so in training alone:
+
+    from keepaugment.quiet import is_quiet
+
+    if self.training and not is_quiet():
+        ..."""
+
+
+def _head(stage: Stage, classes: int) -> str:
+    features = f", num_features={stage.num_features}" if stage.num_features else ""
+    return f'head = EarlyHead(model, "{stage.name}", num_classes={classes}{features})'
+
+
+def training_loop(
+    subject: Subject, stage: Stage | None, classes: int, box: int, *, half: bool
+) -> str:
+    """Code for a loop with the cheapest map that the model can have.
+
+    It expects `model`, `loader` and `criterion`.
+
+    Args:
+        subject: the model.
+        stage: of the early head, or None.
+        classes: K.
+        box: length of Cutout's box, in pixels.
+        half: whether the model takes images of half the size.
+    """
+    names = ["EarlyHead"] if stage else []
+    picked = subject.output != ""
+    explained = "logits" if picked else "model"
+    parts = [explained, *(["scale=0.5"] if half else []), *(["head=head"] if stage else [])]
+    learned = "[*model.parameters(), *head.parameters()]" if stage else "model.parameters()"
+    auxiliary = " + head.loss(labels)" if stage else ""
+    return "\n".join(
+        [
+            "import torch",
+            f"from keepaugment import {', '.join([*names, 'GradientSaliency', 'KeepCutout'])}",
+            "",
+            *([f"def logits(images):\n    return {subject.code()}\n"] if picked else []),
+            *([_head(stage, classes)] if stage else []),
+            f"optimizer = torch.optim.SGD({learned}, lr=0.1)",
+            f"saliency = GradientSaliency({', '.join(parts)})",
+            f"keep = KeepCutout(saliency=saliency, size={box})",
+            "for images, labels in loader:  # normalised, on the model's device",
+            "    images = keep(images, labels)",
+            f"    loss = criterion({explained}(images), labels){auxiliary}",
+            "    optimizer.zero_grad()",
+            "    loss.backward()",
+            "    optimizer.step()",
+        ]
+    )
+
+
+def remarks(choice: Choice, stage: Stage | None) -> list[str]:
+    """What the table does not say by itself."""
+    lines = [
+        f"Of these the cheapest that agrees to {choice.least} with full maps is: {choice.kind}. "
+        "Random weights agree otherwise than trained ones: give --weights and --images of your own."
+    ]
+    if stage:
+        lines.append(
+            "The early head above was never trained, so its rows are the least that it will do; "
+            "in your loop it learns with the model."
+        )
+    return lines

@@ -1,0 +1,92 @@
+"""A model with images for it, ready to be examined."""
+
+from __future__ import annotations
+
+import argparse
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from checkup.checks import reason_of
+from checkup.subject import Subject, predicted, read_images
+from classification.choosing import Stage, early_stage, gradient_maps
+from keepaugment import AttentionSaliency, EarlyHead, Saliency
+from keepaugment.quiet import Forward
+from keepaugment.runs import find_device
+
+
+class Case(NamedTuple):
+    """What is examined.
+
+    Attributes:
+        subject: what makes the model.
+        model: in training mode.
+        logits: images to logits by it.
+        images: (B, C, H, W).
+        labels: (B,), its own predictions.
+        classes: K.
+        stage: of the early head; None without one.
+        head: on it, never trained.
+        kinds: every map that the model can have.
+    """
+
+    subject: Subject
+    model: nn.Module
+    logits: Forward
+    images: Tensor
+    labels: Tensor
+    classes: int
+    stage: Stage | None
+    head: EarlyHead | None
+    kinds: dict[str, Saliency]
+
+
+def _early(
+    model: nn.Module, images: Tensor, classes: int
+) -> tuple[Stage, EarlyHead] | tuple[None, None]:
+    """An early head where it fits best, if the model has a place for one."""
+    try:
+        stage = early_stage(model, images[:1])
+        return stage, EarlyHead(model, stage.name, classes, num_features=stage.num_features)
+    except ValueError:
+        return None, None
+
+
+def possible_maps(
+    model: nn.Module, logits: Forward, head: EarlyHead | None, images: Tensor, labels: Tensor
+) -> dict[str, Saliency]:
+    """Every kind of map that the model can have."""
+    wanted = dict(gradient_maps(logits, head))
+    try:
+        wanted["attention"] = AttentionSaliency(model)
+    except ValueError:
+        pass  # no transformer that is known
+    kinds = {}
+    for kind, saliency in wanted.items():
+        try:
+            saliency(images, labels)
+        except Exception as error:  # models refuse sizes in many ways; the table says which
+            if kind == "full":
+                raise ValueError(f"no map can be taken of the model: {reason_of(error)}") from error
+            continue
+        kinds[kind] = saliency
+    return kinds
+
+
+def admit(words: argparse.Namespace) -> Case:
+    """Make the model of a command line, and read the images.
+
+    Raises:
+        ValueError: A model or images that cannot be used.
+    """
+    subject = Subject(words.model, words.classes, words.channels, words.output, words.weights)
+    device, size = find_device(words.device), words.size or subject.usual_size
+    images = read_images(words.images, size, words.channels, words.batch_size).to(device)
+    if len(images) < 2:
+        raise ValueError(f"two images are needed, found {len(images)}; see --batch-size, --images")
+    model = subject.make().to(device)
+    logits = subject.logits(model)
+    labels, classes = predicted(logits, images)
+    stage, head = _early(model, images, classes)
+    kinds = possible_maps(model, logits, head, images, labels)
+    return Case(subject, model, logits, images, labels, classes, stage, head, kinds)

@@ -1,0 +1,167 @@
+"""The model that is examined, and images for it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from classification.folders import IMAGENET_MEAN, IMAGENET_STD
+from classification.models import MODELS, create_model
+from keepaugment.cutting import per_channel
+from keepaugment.quiet import Forward, quiet
+from keepaugment.runs import load_checkpoint
+from lab.images import SAMPLE, read_pictures
+
+_ELSEWHERE = ("hf-hub:", "hf_hub:", "local-dir:")  # timm's names with a colon
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What makes the model, in this process and in others.
+
+    Attributes:
+        model: MODULE:FACTORY or FILE.py:FACTORY, a function without arguments that returns a
+            module, or the name of a model of classification.models or timm.
+        classes: of a model by name.
+        channels: of its images.
+        output: number or name of the logits in what the model returns; empty if it is the logits.
+        weights: file with a state dict.
+    """
+
+    model: str
+    classes: int = 10
+    channels: int = 3
+    output: str = ""
+    weights: Path | None = None
+
+    @property
+    def usual_size(self) -> int:
+        """Side of its images if nothing else is said, in pixels."""
+        return 32 if self.model in MODELS else 224
+
+    def make(self) -> nn.Module:
+        """The model in training mode, its random weights the same each time.
+
+        Raises:
+            ValueError: There is no such model, it is no module, or the weights do not fit.
+        """
+        torch.manual_seed(0)
+        if ":" in self.model and not self.model.startswith(_ELSEWHERE):
+            model = _from_factory(self.model)
+        else:
+            model = create_model(self.model, self.classes, in_chans=self.channels)
+        if self.weights:
+            state = load_checkpoint(self.weights)
+            state = next((state[k] for k in ("model", "state_dict") if k in state), state)
+            try:
+                model.load_state_dict(state)
+            except (RuntimeError, TypeError, AttributeError) as error:
+                raise ValueError(f"{self.weights} does not fit {self.model}: {error}") from None
+        return model.train()
+
+    def logits(self, model: Forward) -> Forward:
+        """Images to logits (B, K), by the model or by what was made of it."""
+        if not self.output:
+            return model
+        key: Any = int(self.output) if self.output.isdigit() else self.output
+
+        def logits(images: Tensor) -> Tensor:
+            result = model(images)
+            named = isinstance(key, str) and hasattr(result, key)
+            return getattr(result, key) if named else result[key]
+
+        return logits
+
+    def code(self) -> str:
+        """The logits of `images` by `model`, as an expression."""
+        if not self.output:
+            return "model(images)"
+        picked = f"[{self.output}]" if self.output.isdigit() else f".{self.output}"
+        return f"model(images){picked}"
+
+
+def _module(place: str) -> ModuleType:
+    """A Python file, or a module by its dotted name."""
+    if not place.endswith(".py"):
+        return importlib.import_module(place)
+    spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _from_factory(name: str) -> nn.Module:
+    place, _, function = name.rpartition(":")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
+    try:
+        factory = getattr(_module(place), function)
+    except (ImportError, AttributeError, FileNotFoundError) as error:
+        raise ValueError(f"no factory {name!r}: {error}") from error
+    model = factory()
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{name} must return a torch.nn.Module, found {type(model).__name__}")
+    return model
+
+
+def read_images(places: list[str], size: int, channels: int, number: int) -> Tensor:
+    """Images (B, C, S, S) as most networks take them: by ImageNet's mean and deviation.
+
+    Args:
+        places: files and folders; none takes parts of scikit-learn's two photographs.
+        size: S, in pixels.
+        channels: C; other than 3 gives each the mean of the colours.
+        number: B, or fewer if there are not so many.
+
+    Raises:
+        ValueError: No images there, or a file that cannot be read.
+    """
+    if places:
+        pixels = read_pictures(places, size, number).pixels
+    else:
+        photographs = read_pictures([SAMPLE], 2 * size, 2).pixels
+        generator = torch.Generator().manual_seed(0)
+        corners = torch.randint(size + 1, (number, 2), generator=generator).tolist()
+        pixels = torch.stack(
+            [
+                photographs[n % 2, :, row : row + size, column : column + size]
+                for n, (row, column) in enumerate(corners)
+            ]
+        )
+    images = pixels.float() / 255
+    images = (images - per_channel(IMAGENET_MEAN, images)) / per_channel(IMAGENET_STD, images)
+    return images if channels == 3 else images.mean(1, keepdim=True).repeat(1, channels, 1, 1)
+
+
+@torch.no_grad()
+def predicted(logits: Forward, images: Tensor) -> tuple[Tensor, int]:
+    """The likeliest class of each image (B,), and the number of classes.
+
+    Raises:
+        ValueError: The model does not take the images, or does not return logits (B, K).
+    """
+    try:
+        with quiet(logits, images.device):
+            found: Any = logits(images)
+    except Exception as error:  # models refuse images in many ways
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"the model does not take images {tuple(images.shape)} ({reason}); see --size, "
+            "--channels and --output"
+        ) from error
+    if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(images):
+        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(
+            f"the model returns {shape}, not logits ({len(images)}, K); name them with --output"
+        )
+    return found.argmax(1), found.shape[1]

@@ -1,0 +1,100 @@
+"""Does a map leave a trace? Everything that could show one, before and after."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+State = dict[str, dict[str, Any]]
+"""What a map must leave: by aspect, and there by name."""
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def _random_state() -> dict[str, Any]:
+    numpy = sys.modules.get("numpy")
+    state: dict[str, Any] = {"torch": torch.get_rng_state(), "Python": random.getstate()}
+    if numpy:
+        state["NumPy"] = [*map(str, numpy.random.get_state())]
+    return state
+
+
+def _copy(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.detach().clone()
+
+
+def state_of(model: nn.Module) -> State:
+    """Everything that a map must leave as it is, copied."""
+    modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    devices = {parameter.device.type for parameter in parameters.values()} | {"cpu"}
+    return {
+        "buffers, of BatchNorm and others": {n: _copy(b) for n, b in model.named_buffers()},
+        "parameters": {n: _copy(p) for n, p in parameters.items()},
+        "gradients of parameters": {n: _copy(p.grad) for n, p in parameters.items()},
+        "requires_grad of parameters": {n: p.requires_grad for n, p in parameters.items()},
+        "training flags": {n or "the model": m.training for n, m in modules.items()},
+        "hooks and attributes": {
+            n or "the model": (sorted(vars(m)), [list(getattr(m, hooks)) for hooks in _HOOKS])
+            for n, m in modules.items()
+        },
+        "random numbers of the CPU": _random_state(),
+        "random numbers of CUDA": {f"device {n}": state for n, state in enumerate(cuda)},
+        "autocast and gradient mode": {
+            "gradient mode": torch.is_grad_enabled(),
+            "cache": torch.is_autocast_cache_enabled(),
+            **{
+                kind: (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
+                for kind in devices
+            },
+        },
+    }
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two values are equal, tensors bit by bit."""
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+        return type(a) is type(b) and a == b
+    if a.shape != b.shape or a.dtype != b.dtype or a.device != b.device:
+        return False
+    return bool(((a == b) | (a != a) & (b != b)).all())  # NaN equals NaN
+
+
+def changes(before: State, after: State) -> dict[str, list[str]]:
+    """The names whose values differ, by aspect; aspects without any are left out."""
+    found = {}
+    for aspect, then in before.items():
+        now = after[aspect]
+        names = [n for n in {**then, **now} if n not in then or n not in now]
+        names += [n for n in then if n in now and not same(then[n], now[n])]
+        if names:
+            found[aspect] = names
+    return found
+
+
+@contextmanager
+def _some_gradients(model: nn.Module) -> Iterator[None]:
+    """Every other parameter with a gradient, so that additions and new ones both show."""
+    parameters = list(model.parameters())
+    kept = [parameter.grad for parameter in parameters]
+    for number, parameter in enumerate(parameters):
+        parameter.grad = torch.ones_like(parameter) if number % 2 else None
+    try:
+        yield
+    finally:
+        for parameter, grad in zip(parameters, kept, strict=True):
+            parameter.grad = grad
+
+
+def trace_of(model: nn.Module, action: Callable[[], object]) -> dict[str, list[str]]:
+    """What an action changed in a model and in the process, by aspect."""
+    with _some_gradients(model):
+        before = state_of(model)
+        action()
+        return changes(before, state_of(model))

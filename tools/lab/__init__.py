@@ -1,0 +1,1 @@
+"""The preview lab: KeepAugment on one's own images, a training image as it was, affinity."""

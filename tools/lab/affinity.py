@@ -1,0 +1,229 @@
+"""Affinity and diversity of augmentations, plain and Keep, to choose a magnitude before training.
+
+Gontijo-Lopes, Smullin, Cubuk and Dyer, 2020, https://arxiv.org/abs/2002.08973, reference [12] of
+the paper. Affinity: the accuracy, on augmented validation images, of a model that was trained on
+clean ones, minus its accuracy on clean validation images. 0 is no shift; below it the augmented
+images look less like the clean ones to the model. Diversity: the final training loss with an
+augmentation, relative to that without.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from classification.config import Config
+from classification.evaluation import label_ranks
+from classification.methods import Augmentation
+from classification.train import Trainer
+from keepaugment import GradientSaliency, SampleDraws
+from keepaugment.runs import read_rows
+from lab.runs import read_run
+
+
+class Method(NamedTuple):
+    """An augmentation with a strength: the field of `Config` that sets it, the others, its stage.
+
+    Attributes:
+        strength: the name of the field that is varied.
+        settings: the other fields.
+        keep: the stage of its Keep arm.
+    """
+
+    strength: str
+    settings: dict[str, Any]
+    keep: str
+
+
+METHODS = {
+    "cutout": Method("size", {"cut": "cutout"}, "cut"),
+    "randaugment": Method("magnitude", {"policy": "randaugment"}, "paste"),
+    "autoaugment": Method("magnitude", {"policy": "autoaugment"}, "paste"),
+    "randaugment+cutout": Method("magnitude", {"policy": "randaugment", "cut": "cutout"}, "paste"),
+    "autoaugment+cutout": Method("magnitude", {"policy": "autoaugment", "cut": "cutout"}, "paste"),
+}
+AUGMENTATION = (
+    *("policy", "policy_set", "num_ops", "magnitude", "policy_space", "cut", "size", "cut_p"),
+    *("mix", "jitter", "keep", "tau", "paste_size", "match_area", "saliency"),
+)
+"""What must agree between a run and an arm for the run's loss to be the arm's diversity."""
+_MATTERS_IF = {
+    "size": "cut", "cut_p": "cut", "tau": "keep", "match_area": "keep", "saliency": "keep",
+    "num_ops": "policy", "magnitude": "policy", "policy_set": "policy", "policy_space": "policy",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """A strength of a method, plain or Keep.
+
+    Attributes:
+        strength: of the method.
+        keep: whether it is the Keep arm.
+        accuracy: on the augmented images, in %.
+        affinity: that minus the clean accuracy, in percentage points.
+        error: standard error of the affinity over the images, likewise.
+        changed: share of the pixels that were cut.
+        diversity: the final training loss relative to the clean run's, if a run of it was given.
+    """
+
+    strength: int
+    keep: bool
+    accuracy: float
+    affinity: float
+    error: float
+    changed: float
+    diversity: float | None = None
+
+
+def make_arms(
+    config: Config, method: str, strengths: list[int], **settings: Any
+) -> Iterator[Config]:
+    """The settings of every strength, plain then Keep; crops, flips and colours are off."""
+    law = METHODS[method]
+    base = replace(
+        config, padding=0, flip=False, jitter=False, mix="", policy="", cut="", cut_p=1.0, keep="",
+        cache=0, saliency="gradient",
+    )  # fmt: skip
+    for strength in strengths:
+        change: dict[str, Any] = {**settings, **law.settings, law.strength: strength}
+        plain = replace(base, **change)
+        yield plain
+        yield replace(plain, keep=law.keep)
+
+
+def augmentation_of(config: Config) -> dict[str, Any]:
+    """The settings that make an augmentation what it is, without those that have no effect."""
+    found = {}
+    for name in AUGMENTATION:
+        need = _MATTERS_IF.get(name)
+        if need is None or getattr(config, need):
+            found[name] = getattr(config, name)
+    if config.keep != "paste":
+        found.pop("paste_size")
+    return found
+
+
+@torch.no_grad()
+def right_answers(
+    trainer: Trainer, config: Config | None, seed: int, limit: int = 0
+) -> tuple[Tensor, float]:
+    """Which test images a model knows after an augmentation, once for each (the definition).
+
+    Args:
+        trainer: holds the model and the data.
+        config: of the augmentation; None is none.
+        seed: of the augmentation's random numbers; an image gets the same in every arm.
+        limit: look at as many images only; 0 is all.
+
+    Returns:
+        (N,) bool, and the mean share of the pixels that were cut.
+    """
+    device, seen, changed = trainer.device, 0, 0.0
+    draws = SampleDraws(seed)
+    augment = None
+    if config is not None:
+        saliency = GradientSaliency(trainer.model, config.scale, trainer.head)
+        augment = Augmentation(
+            config, trainer.data, trainer.model, saliency, None, (draws, draws, draws), device,
+            lambda part: nullcontext(),
+        )  # fmt: skip
+    right = []
+    trainer.tested.eval()
+    for pixels, labels in trainer.data.test_batches(device, trainer.config.workers, 0, 1):
+        if limit:
+            pixels, labels = pixels[: limit - seen], labels[: limit - seen]
+        index = torch.arange(seen, seen + len(labels), device=device)
+        if augment is None:
+            inputs = trainer.augment.inputs(pixels)
+        else:
+            batch = augment(0, 0, index, pixels, labels)
+            inputs, changed = batch.inputs, changed + float(batch.changed) * len(labels)
+        right.append(label_ranks(trainer.tested(inputs).float(), labels) == 0)
+        seen += len(labels)
+        if limit and seen >= limit:
+            break
+    trainer.tested.train()
+    if not seen:
+        raise ValueError("there are no test images to measure on")
+    return torch.cat(right).cpu(), changed / seen
+
+
+def measure(trainer: Trainer, arms: list[Config], law: Method, seed: int, limit: int) -> list[Row]:
+    """Affinity of every arm, on the test images of the trainer's data."""
+    clean, _ = right_answers(trainer, None, seed, limit)
+    rows = []
+    for arm in tqdm(arms, desc="affinity", unit="arm", disable=None):
+        right, changed = right_answers(trainer, arm, seed, limit)
+        shift = 100 * (right.double() - clean.double())
+        rows.append(
+            Row(
+                strength=getattr(arm, law.strength),
+                keep=bool(arm.keep),
+                accuracy=100 * right.double().mean().item(),
+                affinity=shift.mean().item(),
+                error=shift.std(correction=0).item() / math.sqrt(len(shift)),
+                changed=changed,
+            )
+        )
+    return rows
+
+
+def final_loss(folder: Path, epochs: int) -> float:
+    """A run's training loss in its last epoch.
+
+    Raises:
+        ValueError: The run has not got there.
+    """
+    rows = read_rows(folder / "metrics.jsonl")
+    if not rows or rows[-1]["epoch"] != epochs:
+        done = rows[-1]["epoch"] if rows else 0
+        raise ValueError(f"{folder} has trained {done} of its {epochs} epochs")
+    return float(rows[-1]["train_loss"])
+
+
+def with_diversity(
+    rows: list[Row], arms: list[Config], clean: Path, folders: list[Path]
+) -> tuple[list[Row], list[str]]:
+    """Rows with the diversity of the runs that trained with them, and notes on runs left out.
+
+    A run belongs to an arm if its augmentation is the arm's, apart from crop and flip, and it has
+    the clean run's network and epochs. Several seeds are averaged.
+    """
+    about = read_run(clean)
+    reference = final_loss(about.folder, about.config.epochs)
+    losses: dict[int, list[float]] = {}
+    notes = []
+    for folder in folders:
+        run = read_run(folder).config
+        wanted = replace(run, jitter=False)
+        places = [n for n, a in enumerate(arms) if augmentation_of(a) == augmentation_of(wanted)]
+        fair = (run.arch, run.epochs, run.dataset) == (
+            about.config.arch, about.config.epochs, about.config.dataset,
+        )  # fmt: skip
+        if not places or not fair:
+            why = "its augmentation is none of these" if not places else "another network or budget"
+            notes.append(f"{folder} was left out: {why}.")
+            continue
+        losses.setdefault(places[0], []).append(final_loss(folder, run.epochs))
+    known = {place: sum(values) / len(values) / reference for place, values in losses.items()}
+    return [replace(row, diversity=known.get(n)) for n, row in enumerate(rows)], notes
+
+
+def trained_on(config: Config) -> str:
+    """A warning if a run was not trained on clean images, as the definition of affinity asks."""
+    used = [name for name in ("policy", "cut", "mix") if getattr(config, name)]
+    if not used:
+        return ""
+    what = ", ".join(f"{name}={getattr(config, name)}" for name in used)
+    return (
+        f"The model was trained with {what}: affinity is defined for one trained on clean images."
+    )

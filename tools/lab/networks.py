@@ -1,0 +1,216 @@
+"""The network whose map is shown: by name, from a run, from a file of weights, or one's own."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from timm.data import ImageNetInfo, resolve_data_config
+from torch import Tensor, nn
+
+from classification.data import CIFAR_MEAN, CIFAR_STD
+from classification.folders import IMAGENET_MEAN, IMAGENET_STD
+from classification.models import MODELS, create_model
+from classification.processes import Processes
+from keepaugment import GradientSaliency, Saliency
+from keepaugment.cutting import per_channel
+from keepaugment.runs import load_checkpoint
+from lab.runs import read_run, run_folder, trained
+
+RANDOM = (
+    "The network's weights are RANDOM. Its map says nothing about what matters in an image; the "
+    "page only shows how the methods work."
+)
+
+
+class Network(NamedTuple):
+    """A network, and what it expects of images.
+
+    Attributes:
+        logits: images (B, C, H, W), normalised, to logits (B, K).
+        saliency: the map that KeepAugment would use.
+        mean: of each of the C channels in [0, 1], by which images are normalised.
+        std: likewise.
+        size: side of its images, in pixels.
+        about: what it is, in words.
+        names: of classes by label, or empty.
+        warning: what must be known, or empty.
+    """
+
+    logits: Callable[[Tensor], Tensor]
+    saliency: Saliency
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: int
+    about: str
+    names: list[str]
+    warning: str = ""
+
+    def inputs(self, pixels: Tensor) -> Tensor:
+        """What the network sees of images (B, 3, H, W) uint8, in grey if it has one channel."""
+        images = pixels.float() / 255
+        if len(self.mean) == 1:
+            images = images.mean(1, keepdim=True)
+        mean, std = (per_channel(values, images) for values in (self.mean, self.std))
+        return (images - mean) / std
+
+    def name(self, label: int) -> str:
+        """A class in words."""
+        return self.names[label] if label < len(self.names) else f"class {label}"
+
+
+def _imagenet() -> list[str]:
+    """ImageNet's 1000 classes in words."""
+    info = ImageNetInfo()
+    return [info.index_to_description(number) for number in range(1000)]
+
+
+def _made(model: nn.Module, scale: float, about: str, warning: str = "", **known: Any) -> Network:
+    """A network from a module; what is not known of its images is looked up with timm."""
+    config = resolve_data_config({}, model=model)
+    values: dict[str, Any] = {
+        "mean": config["mean"],
+        "std": config["std"],
+        "size": config["input_size"][-1],
+        "names": [],
+    }
+    if getattr(model, "num_classes", 0) == 1000:
+        values["names"] = _imagenet()
+    return Network(
+        model, GradientSaliency(model, scale), about=about, warning=warning, **(values | known)
+    )
+
+
+_SMALL = {"mean": CIFAR_MEAN, "std": CIFAR_STD, "size": 32}
+
+
+def _named(name: str, scale: float, pretrained: bool, device: torch.device) -> Network:
+    """A model of ours, which has no pretrained weights, or of timm."""
+    if name in MODELS:
+        if pretrained:
+            raise ValueError(f"{name} has no pretrained weights; give a run's folder")
+        model = create_model(name, 10).to(device)
+        return _made(model, scale, f"{name} of classification.models", RANDOM, **_SMALL)
+    if not pretrained and ":" in name:
+        raise ValueError(f"{name} lies elsewhere; --pretrained allows to fetch it")
+    if not timm.is_model(name) and ":" not in name:
+        create_model(name, 1000)  # raises, with the nearest names
+    try:
+        model = timm.create_model(name, pretrained=pretrained).to(device)
+    except Exception as error:  # no network, no such weights, a broken download: many kinds
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{name} cannot be had: {reason}") from error
+    weights = "with pretrained weights" if pretrained else "with random weights"
+    return _made(model, scale, f"timm's {name} {weights}", "" if pretrained else RANDOM)
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    """The state dict in a file: the whole, or what is under a usual name; wrappers' names go."""
+    state: Any = load_checkpoint(path)
+    for key in ("state_dict", "model", "model_state_dict"):
+        state = (
+            state[key] if isinstance(state, dict) and isinstance(state.get(key), dict) else state
+        )
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(f"{path} holds no state dict")
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def _from_file(path: Path, arch: str | None, scale: float, device: torch.device) -> Network:
+    """A state dict's file."""
+    if not arch:
+        raise ValueError(f"{path} is a file of weights: say of which model with --arch NAME")
+    state = _weights(path)
+    layers = [value for value in state.values() if value.ndim >= 2]
+    if not layers:
+        raise ValueError(f"{path} holds no layer")
+    model = create_model(arch, layers[-1].shape[0], in_chans=layers[0].shape[1])
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"the weights in {path} do not fit {arch}: {error}") from error
+    known: dict[str, Any] = dict(_SMALL) if arch in MODELS else {}
+    if layers[0].shape[1] == 1:
+        known |= {"mean": (0.5,), "std": (0.5,)}
+    return _made(model.to(device), scale, f"{arch} with the weights of {path.name}", **known)
+
+
+def _from_run(place: Path, data: str | None, device: torch.device) -> Network:
+    """A run of ours, with the map it trains with, or would."""
+    run = read_run(place, data)
+    trainer = trained(run, Processes(device), place if place.is_file() else None)
+    config = run.config
+    kind = f" (map at scale {config.scale:g}{', early head' if config.early_head else ''})"
+    return Network(
+        trainer.model,
+        GradientSaliency(trainer.model, config.scale, trainer.head),
+        trainer.data.mean,
+        trainer.data.std,
+        config.test_size or trainer.data.image_size[0],
+        f"{config.arch} of run {run.about['experiment']} after {trainer.epoch} epochs{kind}",
+        trainer.data.classes,
+        RANDOM if not trainer.epoch else "",
+    )
+
+
+def _from_function(name: str, scale: float, device: torch.device) -> Network:
+    """One's own: MODULE:FUNCTION returns the module."""
+    module, _, function = name.partition(":")
+    sys.path.append(str(Path.cwd()))
+    try:
+        make = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"--model {name}: {error}") from error
+    model = make()
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{name}() returned {type(model).__name__}, not a torch.nn.Module")
+    about = f"{type(model).__name__} of {name}, taken to know ImageNet's classes and colours"
+    names = _imagenet()
+    known: dict[str, Any] = {
+        "mean": IMAGENET_MEAN,
+        "std": IMAGENET_STD,
+        "size": 224,
+        "names": names,
+    }
+    return _made(model.eval().to(device), scale, about, **known)
+
+
+def load_network(
+    name: str,
+    *,
+    arch: str | None = None,
+    pretrained: bool = False,
+    scale: float = 1.0,
+    data: str | None = None,
+    device: torch.device,
+) -> Network:
+    """Load the network to look at.
+
+    Args:
+        name: a model of classification.models or timm, a run's folder or a checkpoint in one, a
+            file with a state dict, or MODULE:FUNCTION, which returns a module.
+        arch: the model that a state dict belongs to.
+        pretrained: fetch timm's weights.
+        scale: of the copy that the map is taken of; a run has its own.
+        data: folder of a run's data set, in place of the one it was run with.
+        device: to compute on.
+
+    Raises:
+        ValueError: No such model, weights that do not fit, nothing to read.
+    """
+    torch.manual_seed(0)  # random weights are the same each time
+    path = Path(name)
+    if path.exists() and run_folder(path):
+        return _from_run(path, data, device)
+    if path.is_file():
+        return _from_file(path, arch, scale, device)
+    if path.is_dir() or path.suffix in (".pt", ".pth"):
+        raise ValueError(f"{path} is no run's folder and no file of weights")
+    if ":" in name and not name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+        return _from_function(name, scale, device)
+    return _named(name, scale, pretrained, device)

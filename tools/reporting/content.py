@@ -1,0 +1,219 @@
+"""All that a report says, before it becomes a page, text or data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from reporting import costs, errata
+from reporting.catalogue import Catalogue, tables
+from reporting.claims import CLAIMS
+from reporting.costs import CostView
+from reporting.errata import Erratum
+from reporting.folders import Skipped, read_all
+from reporting.published import Cell, Figure, Table
+from reporting.published_more import COSTS, FIGURES, TABLES
+from reporting.results import CellView, ClaimView, Results
+from reporting.summary import Line, Tally, summarise
+
+Rows = tuple[tuple[str, tuple[CellView | None, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """What tables and figures have in common.
+
+    Attributes:
+        name: as "Table 1".
+        title: what it shows.
+        command: that runs what it needs.
+        claims: of the paper about it, with verdicts.
+        errata: about it.
+    """
+
+    name: str
+    title: str
+    command: str
+    claims: tuple[ClaimView, ...]
+    errata: tuple[Erratum, ...]
+
+    @property
+    def anchor(self) -> str:
+        """For links within the page."""
+        return self.name.lower().replace(" ", "-")
+
+
+@dataclass(frozen=True)
+class TableView:
+    """A table: blocks of columns and rows, and experiments beside the paper's."""
+
+    section: Section
+    task: str
+    blocks: tuple[tuple[tuple[str, ...], Rows], ...]
+    further: tuple[CellView, ...]
+
+    @property
+    def has_full(self) -> bool:
+        """Whether any cell has runs at full budget."""
+        return any(cell.full for _, _, cell in self.cells())
+
+    def cells(self) -> list[tuple[str, str, CellView]]:
+        """Row name, column name and cell."""
+        placed = [
+            (name, column, cell)
+            for columns, rows in self.blocks
+            for name, cells in rows
+            for column, cell in zip(columns, cells, strict=True)
+            if cell is not None
+        ]
+        return [*placed, *((cell.experiment, "further", cell) for cell in self.further)]
+
+
+@dataclass(frozen=True)
+class PartView:
+    """One part of a figure: its points, the dashed baseline, training accuracy if it is drawn."""
+
+    figure: Figure
+    points: tuple[tuple[float, CellView], ...]
+    train: tuple[tuple[float, CellView], ...]
+    baseline: CellView | None
+
+
+@dataclass(frozen=True)
+class FigureView:
+    """A figure of the paper."""
+
+    section: Section
+    parts: tuple[PartView, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything."""
+
+    results: Results
+    tables: tuple[TableView, ...]
+    figures: tuple[FigureView, ...]
+    costs: tuple[tuple[Section, CostView], ...]
+    lines: tuple[Line, ...]
+    tallies: tuple[Tally, ...]
+    others: dict[str, tuple[CellView, ...]]
+    skipped: tuple[Skipped, ...]
+    errata: tuple[Erratum, ...]
+
+    @property
+    def numbered(self) -> list[tuple[Section, TableView | CostView]]:
+        """Tables 1 to 11 in their order."""
+        found: list[tuple[Section, TableView | CostView]] = [*self.costs]
+        found += [(view.section, view) for view in self.tables]
+        return sorted(found, key=lambda pair: int(pair[0].name.split()[1]))
+
+    @property
+    def claims(self) -> list[ClaimView]:
+        """All claims in the order of the page."""
+        sections = [view.section for view in self.tables]
+        sections += [view.section for view in self.figures]
+        return [claim for section in sections for claim in section.claims]
+
+    @property
+    def run_count(self) -> int:
+        """Finished runs."""
+        groups = [group for groups in self.results.runs.values() for group in groups.values()]
+        return sum(len(seeds) for seeds in groups)
+
+
+def _section(
+    name: str, title: str, command: str, results: Results, found: list[Erratum]
+) -> Section:
+    claims = tuple(results.claim(claim) for claim in CLAIMS if claim.where == name)
+    return Section(name, title, command, claims, tuple(errata.about(found, name)))
+
+
+def _table(table: Table, results: Results, found: list[Erratum]) -> TableView:
+    blocks = tuple(
+        (
+            block.columns,
+            tuple(
+                (name, tuple(results.cell(table.task, c) if c else None for c in cells))
+                for name, cells in block.rows
+            ),
+        )
+        for block in table.blocks
+    )
+    placed = {cell.experiment for _, _, cell in table.cells()}
+    further = tuple(
+        results.cell(table.task, Cell("", name))
+        for name in results.catalogue.of_table(table.number)
+        if name not in placed
+    )
+    command = f"python tools/run_table.py {table.number}"
+    section = _section(f"Table {table.number}", table.title, command, results, found)
+    return TableView(section, table.task, blocks, further)
+
+
+def _part(figure: Figure, results: Results) -> PartView:
+    def cells(metric: str = "") -> tuple[tuple[float, CellView], ...]:
+        shown = [
+            (x, Cell("" if metric else c.paper, c.experiment, metric)) for x, c in figure.points
+        ]
+        return tuple((x, results.cell("classification", cell)) for x, cell in shown)
+
+    baseline = results.cell("classification", figure.baseline) if figure.baseline else None
+    return PartView(figure, cells(), cells("train_accuracy") if figure.train else (), baseline)
+
+
+def _figure(number: str, results: Results, found: list[Erratum]) -> FigureView:
+    titles = {
+        "2": "Training and test accuracy by the strength of the augmentation",
+        "3": "Test accuracy by the threshold tau",
+    }
+    parts = [figure for figure in FIGURES.values() if figure.number[:-1] == number]
+    command = "; ".join(f"python tools/run_table.py {part.number}" for part in parts)
+    section = _section(f"Figure {number}", titles[number], command, results, found)
+    return FigureView(section, tuple(_part(part, results) for part in parts))
+
+
+def _others(results: Results) -> dict[str, tuple[CellView, ...]]:
+    """Experiments that have runs but no place in a table or figure, by task."""
+    others: dict[str, tuple[CellView, ...]] = {}
+    for task, package in results.catalogue.packages.items():
+        cells = tuple(
+            results.cell(task, Cell("", name))
+            for name, each in package.experiments.items()
+            if results.groups(task, name) and not set(tables(each)) - {"control"}
+        )
+        if cells:
+            others[package.task.title] = cells
+    return others
+
+
+def build(paths: Iterable[Path], catalogue: Catalogue) -> Report:
+    """Read everything at or below `paths`: folders of runs, and files of costs.
+
+    Raises:
+        ValueError: A path is not there.
+    """
+    given = list(paths)
+    records, skipped = read_all([path for path in given if not path.is_file()], catalogue)
+    cost_rows, broken = costs.read_all(given)
+    results, found = Results(catalogue, records), errata.read()
+    lines, tallies = summarise(results)
+    return Report(
+        results,
+        tuple(_table(table, results, found) for table in TABLES.values()),
+        tuple(_figure(number, results, found) for number in ("2", "3")),
+        tuple(
+            (
+                _section(f"Table {number}", view.costs.title, view.command, results, found),
+                view,
+            )
+            for number in COSTS
+            for view in [costs.view(number, cost_rows)]
+        ),
+        tuple(lines),
+        tuple(tallies),
+        _others(results),
+        (*skipped, *broken),
+        tuple(errata.general(found)),
+    )

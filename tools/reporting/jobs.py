@@ -1,0 +1,168 @@
+"""The runs that a table or figure needs, as commands; and which of them are finished."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from keepaugment.runs import nearest, parse
+from reporting.catalogue import Catalogue, Package, plain, tables
+from reporting.folders import read_about, read_progress
+from reporting.published_more import COSTS
+
+TOOLS = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command to run.
+
+    Attributes:
+        name: for readers.
+        command: its words, without the device's.
+        out: the run's folder, or the file that it writes.
+        settings: that the finished run must have; None for a file.
+        takes_device: whether `--device` may be added.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    out: Path
+    settings: dict[str, Any] | None = field(default=None, repr=False)
+    free: frozenset[str] = frozenset()
+
+    def progress(self) -> tuple[float, float]:
+        """How far the job is and how far it goes; nothing is done if another run is there."""
+        if self.settings is None:
+            return (1.0 if self.finished() else 0.0), 1.0
+        total = float(self.settings.get("epochs") or self.settings.get("iterations") or 1)
+        done, whole = read_progress(self.out)
+        return total * min(1.0, done / whole), total
+
+    def finished(self) -> bool:
+        """Whether there is nothing left to do."""
+        if self.settings is None:
+            return self.out.exists()
+        done, total = read_progress(self.out)
+        return done >= total and self._same()
+
+    def _same(self) -> bool:
+        """Whether the run in the folder has this job's settings."""
+        try:
+            then = read_about(self.out)["settings"]
+        except ValueError:
+            return False
+        assert self.settings is not None
+        return all(
+            name in self.free or then.get(name) == plain("", value)
+            for name, value in self.settings.items()
+        )
+
+
+def known(catalogue: Catalogue) -> list[str]:
+    """The names of all tables and figures that have experiments, and of those of costs."""
+    names = {
+        table
+        for package in catalogue.packages.values()
+        for each in package.experiments.values()
+        for table in tables(each)
+    }
+    return sorted(names | {*COSTS}, key=lambda name: (len(name.strip("ab")), name))
+
+
+def _config(
+    package: Package, words: Sequence[str]
+) -> tuple[Any, Path]:  # fmt: skip
+    """What a task's own command line makes of words: the config, and the run's folder.
+
+    Raises:
+        ValueError: It does not take them.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            _, config, arguments = parse(
+                package.experiments, "", [*words], budgets=package.budgets, cost=lambda _: ""
+            )
+    except SystemExit as error:
+        text = said.getvalue().strip().splitlines() or [str(error.code)]
+        script = package.task.script
+        raise ValueError(f"tools/{script} does not take {' '.join(words)}: {text[-1]}") from None
+    return config, arguments.out
+
+
+def _run_job(
+    package: Package, name: str, budget: str, seed: int, extra: list[str], root: Path
+) -> Job:
+    words = [name, "--budget", budget, "--seed", str(seed), *extra]
+    config, default = _config(package, words)
+    out = root / default.relative_to("runs")
+    free = {each.name for each in fields(config) if each.metadata.get("free")}
+    script = str(TOOLS / package.task.script)
+    command = (sys.executable, script, *words, "--out", str(out), "--resume")
+    settings = json.loads(json.dumps(asdict(config)))
+    return Job(f"{name} {budget} seed {seed}", command, out, settings, frozenset(free))
+
+
+def _cost_job(table: str, budget: str, root: Path) -> Job:
+    """The benchmark of Table 6 or 7; shorter budgets take fewer turns."""
+    turns = {"smoke": ["--repeats", "1", "--batch-size", "2"], "short": ["--repeats", "3"]}
+    out = root / (f"cost{table}.json" if budget == "paper" else f"cost{table}-{budget}.json")
+    models = COSTS[table].models
+    words = ["--models", *models, "--methods", "plain", "full", "low", "early"]
+    command = [sys.executable, str(TOOLS / "benchmark_cost.py"), *words, *turns.get(budget, [])]
+    return Job(f"costs of Table {table} {budget}", (*command, "--json", str(out)), out)
+
+
+def jobs(
+    catalogue: Catalogue,
+    table: str,
+    *,
+    budget: str,
+    seeds: int,
+    only: str,
+    extra: list[str],
+    root: Path,
+) -> list[Job]:
+    """All runs of a table or figure, seed by seed.
+
+    Args:
+        catalogue: of the experiments.
+        table: as "1", "2a" or "control".
+        budget: smoke, short or paper.
+        seeds: for each experiment; 0 is as many as the experiment asks for.
+        only: experiments whose name holds this; "" is all.
+        extra: flags for each run.
+        root: folder of all runs.
+
+    Raises:
+        ValueError: There is no such table, nothing is left of it, or a flag is wrong.
+    """
+    if table in COSTS:
+        return [_cost_job(table, budget, root)]
+    found = catalogue.of_table(table)
+    if not found:
+        names = known(catalogue)
+        absent = [f"{task} cannot be read ({why})" for task, why in catalogue.absent.items()]
+        raise ValueError(
+            f"no experiment belongs to {table!r}{nearest(table, names)}; there are "
+            f"{'; '.join([', '.join(names), *absent])}"
+        )
+    if {"--out", "--seed", "--budget", "--device"} & {*extra}:
+        raise ValueError("out, seed, budget and device are set for each run; leave them out")
+    kept = {name: each for name, each in found.items() if only in name}
+    if not kept:
+        raise ValueError(f"no experiment of {table} has {only!r} in its name")
+    counts = {name: seeds or each.trials for name, (_, each) in kept.items()}
+    return [
+        _run_job(package, name, budget, seed, extra, root)
+        for seed in range(max(counts.values()))
+        for name, (package, _) in kept.items()
+        if seed < counts[name]
+    ]

@@ -1,0 +1,143 @@
+"""Run jobs on this machine, one after the other on each device."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+from tqdm import tqdm
+
+from reporting.jobs import Job
+
+POLL_SECONDS = 1.0
+STOPPED = 75  # exit code of a run that a signal stopped; --resume goes on with it
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: "done", "skipped", "stopped" or "failed", and where its words are."""
+
+    job: Job
+    word: str
+    log: Path | None = None
+    last: str = ""
+
+
+def log_path(job: Job, root: Path) -> Path:
+    """Where the words of a job go."""
+    return root / "logs" / f"{job.name.replace(' ', '-')}.log"
+
+
+def outcome(job: Job, code: int, log: Path) -> Outcome:
+    """What an exit code means; a run that says it is done must be finished, too."""
+    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    last = lines[-1] if lines else f"exit code {code}"
+    if code == STOPPED:
+        return Outcome(job, "stopped", log, last)
+    return Outcome(job, "done" if code == 0 and job.finished() else "failed", log, last)
+
+
+def run(job: Job, device: str, root: Path, alive: set[subprocess.Popen[bytes]]) -> Outcome:
+    """Run a job to its end; its process is in `alive` meanwhile."""
+    log = log_path(job, root)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "wb") as file:
+        words = [*job.command, "--device", device]
+        # A session of its own: Ctrl-C comes to this program alone, which asks the run to save.
+        process = subprocess.Popen(
+            words, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        alive.add(process)
+        try:
+            code = process.wait()
+        finally:
+            alive.discard(process)
+    return outcome(job, code, log)
+
+
+def follow(
+    queue: Sequence[Job], pending: Callable[[], bool], finished: Callable[[], int]
+) -> None:  # fmt: skip
+    """Show how far the queue is until nothing is pending.
+
+    The bar counts each job as one, by its share of epochs; the time left takes them for equal.
+    """
+    start = sum(_share(job) for job in queue)
+    with tqdm(total=len(queue), initial=start, unit="run", bar_format=_BAR) as bar:
+        while True:
+            waiting = pending()
+            bar.n = sum(_share(job) for job in queue)
+            bar.set_postfix_str(f"{finished()} of {len(queue)} ended")
+            bar.refresh()
+            if not waiting:
+                return
+            time.sleep(POLL_SECONDS)
+
+
+_BAR = "{l_bar}{bar}| {n:.1f}/{total_fmt} runs, {elapsed}, left {remaining}{postfix}"
+
+
+def _share(job: Job) -> float:
+    done, total = job.progress()
+    return done / total
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Take SIGTERM for Ctrl-C within."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def run_all(queue: Sequence[Job], devices: Sequence[str], root: Path) -> list[Outcome]:
+    """Run jobs, as many at a time as there are devices; a failed one does not stop the rest.
+
+    Ctrl-C or SIGTERM stops the runs, which save what they have; the others do not begin.
+    """
+    free: Queue[str] = Queue()
+    for device in devices:
+        free.put(device)
+    alive: set[subprocess.Popen[bytes]] = set()
+    halted = threading.Event()
+    ended: list[Outcome] = []
+
+    def work(job: Job) -> None:
+        device = free.get()
+        try:
+            if halted.is_set():
+                ended.append(Outcome(job, "stopped", None, "not begun"))
+            else:
+                ended.append(run(job, device, root, alive))
+        except OSError as error:
+            ended.append(Outcome(job, "failed", None, str(error)))
+        finally:
+            free.put(device)
+
+    with ThreadPoolExecutor(len(devices)) as pool:
+        futures = [pool.submit(work, job) for job in queue]
+        try:
+            with stoppable():
+                follow(queue, lambda: not all(f.done() for f in futures), lambda: len(ended))
+        except KeyboardInterrupt:
+            halted.set()
+            for process in list(alive):
+                process.terminate()
+    for future in futures:
+        future.result()
+    return ended

@@ -1,0 +1,196 @@
+"""Runs gathered by experiment, and what they say of cells and claims."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from reporting.catalogue import Catalogue
+from reporting.claims import Claim, Contrast
+from reporting.evidence import TOO_LITTLE, Estimate, Verdict, estimate, judge, overall
+from reporting.folders import Group, RunRecord
+from reporting.published import Cell
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the runs of one group say of a figure.
+
+    Attributes:
+        budget: the group, in words.
+        full: whether it is the experiment as it is defined.
+        value: of the last epoch, over seeds.
+        best: mean of the best epochs, chosen on the test set; None for figures without.
+        seeds: that were run.
+        hardware: of the runs.
+        commits: of their code.
+        commands: of the runs.
+    """
+
+    budget: str
+    full: bool
+    value: Estimate
+    best: float | None
+    seeds: tuple[int, ...]
+    hardware: tuple[str, ...]
+    commits: tuple[str, ...]
+    commands: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CellView:
+    """A cell of a table: the paper's figure, ours, and how to run it."""
+
+    paper: str
+    experiment: str
+    metric: str
+    command: str
+    trials: int
+    measured: tuple[Measured, ...]
+    missing: str = ""
+
+    @property
+    def full(self) -> Measured | None:
+        """The one of the full budget with the most seeds."""
+        found = [each for each in self.measured if each.full]
+        return max(found, key=lambda each: each.value.n, default=None)
+
+    @property
+    def others(self) -> tuple[Measured, ...]:
+        """All else, which is never the paper's experiment."""
+        return tuple(each for each in self.measured if each is not self.full)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the runs say of one comparison.
+
+    Attributes:
+        contrast: that was compared.
+        verdict: of runs at the full budget.
+        indications: of other groups by their name; they decide nothing.
+    """
+
+    contrast: Contrast
+    verdict: Verdict
+    indications: dict[str, Verdict] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ClaimView:
+    """A claim, its verdict and what it rests on."""
+
+    claim: Claim
+    word: str
+    findings: tuple[Finding, ...]
+
+
+def _unique(words: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(words))
+
+
+class Results:
+    """All finished runs.
+
+    Attributes:
+        catalogue: of what can be run.
+        runs: by task and experiment, by group and by seed.
+    """
+
+    def __init__(self, catalogue: Catalogue, records: Iterable[RunRecord]) -> None:
+        self.catalogue = catalogue
+        self.runs: dict[tuple[str, str], dict[Group, dict[int, RunRecord]]] = {}
+        for record in records:
+            groups = self.runs.setdefault((record.task, record.experiment), {})
+            groups.setdefault(record.group, {})[record.seed] = record
+
+    def groups(self, task: str, experiment: str) -> dict[Group, dict[int, RunRecord]]:
+        """An experiment's runs: full budgets first, then by name."""
+        found = self.runs.get((task, experiment), {})
+        return dict(sorted(found.items(), key=lambda item: (not item[0].full, item[0].label)))
+
+    def measured(self, task: str, experiment: str, metric: str = "") -> tuple[Measured, ...]:
+        """An experiment's figure for each group that has it; "" is the headline one."""
+        package = self.catalogue.packages.get(task)
+        name = metric or (package.task.metric if package else "")
+        return tuple(
+            found
+            for group, runs in self.groups(task, experiment).items()
+            if (found := _measure(group, [runs[seed] for seed in sorted(runs)], name))
+        )
+
+    def cell(self, task: str, cell: Cell) -> CellView:
+        """A cell with all that is known of it."""
+        package = self.catalogue.packages.get(task)
+        missing, command, trials = "", "", 1
+        if package is None:
+            missing = f"{task} is not installed"
+        elif cell.experiment not in package.experiments:
+            missing = f"{task} has no experiment {cell.experiment}" if cell.experiment else "no run"
+        else:
+            command = f"python tools/{package.task.script} {cell.experiment}"
+            trials = package.experiments[cell.experiment].trials
+        measured = self.measured(task, cell.experiment, cell.metric)
+        return CellView(
+            cell.paper, cell.experiment, cell.metric, command, trials, measured, missing
+        )
+
+    def differences(self, task: str, contrast: Contrast) -> dict[Group, list[float]]:
+        """A contrast's values, one per seed that all its experiments share, by group."""
+        package = self.catalogue.packages.get(task)
+        if package is None:
+            return {}
+        metric = contrast.metric or package.task.metric
+        arms = [(weight, self.groups(task, name)) for name, weight in contrast.weights]
+        values: dict[Group, list[float]] = {}
+        for group in arms[0][1]:
+            seeds = set.intersection(*(set(groups.get(group, {})) for _, groups in arms))
+            for seed in sorted(seeds):
+                parts = [groups[group][seed].value(metric) for _, groups in arms]
+                known = [part for part in parts if part is not None]
+                if len(known) == len(arms):
+                    total = sum(w * part for (w, _), part in zip(arms, known, strict=True))
+                    values.setdefault(group, []).append(total)
+        return values
+
+    def finding(self, task: str, contrast: Contrast) -> Finding:
+        """The verdict on a contrast from its full runs, and what other groups indicate."""
+        by_group = self.differences(task, contrast)
+        full = max((g for g in by_group if g.full), key=lambda g: len(by_group[g]), default=None)
+        return Finding(
+            contrast,
+            _judge(by_group[full] if full else [], contrast),
+            {g.label: _judge(v, contrast) for g, v in by_group.items() if g is not full},
+        )
+
+    def claim(self, claim: Claim) -> ClaimView:
+        """The verdict on a claim."""
+        findings = tuple(self.finding(claim.task, each) for each in claim.contrasts)
+        return ClaimView(claim, overall([each.verdict.word for each in findings]), findings)
+
+
+def _judge(values: Sequence[float], contrast: Contrast) -> Verdict:
+    return judge(values, claimed=contrast.claimed, no_drop=contrast.no_drop)
+
+
+def _measure(group: Group, records: list[RunRecord], metric: str) -> Measured | None:
+    """A group's figure over its seeds; None if no run has it."""
+    pairs = [(each, value) for each in records if (value := each.value(metric)) is not None]
+    if not pairs:
+        return None
+    best = [value for each, _ in pairs if (value := each.best(metric)) is not None]
+    return Measured(
+        budget=group.label,
+        full=group.full,
+        value=estimate([value for _, value in pairs]),
+        best=sum(best) / len(best) if best else None,
+        seeds=tuple(each.seed for each, _ in pairs),
+        hardware=_unique(each.hardware for each, _ in pairs),
+        commits=_unique(each.commit for each, _ in pairs),
+        commands=tuple(each.command for each, _ in pairs),
+    )
+
+
+def decided(view: ClaimView) -> int:
+    """How many of a claim's comparisons have a verdict."""
+    return sum(each.verdict.word != TOO_LITTLE for each in view.findings)
