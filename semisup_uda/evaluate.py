@@ -29,7 +29,7 @@ def _layout(config: Config) -> torch.memory_format:
 def new_model(config: Config, data: StoredData, device: torch.device) -> nn.Module:
     """The classifier of a config on the device, freshly initialised by its seed."""
     model = make_model(shared(config), len(data.classes), data.channels)
-    return model.to(device=device, memory_format=_layout(config))
+    return model.to(device).to(memory_format=_layout(config))
 
 
 @torch.no_grad()

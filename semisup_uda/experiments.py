@@ -75,7 +75,7 @@ def _controls() -> Table:
 
 
 SMALL = Config(  # minutes on two CPU cores, where channels_last saves a third
-    arch="resnet8", labels=250, split="balanced", test_subset=2000, ratio=3, batch_size=32,
+    arch="resnet8", subset=10_000, test_subset=2000, labels=250, split="balanced", ratio=3, batch_size=32,
     lr=0.1, epochs=10, steps=150, ema=0.99, channels_last=True,
 )  # fmt: skip
 DIGITS = Config(  # less than a minute
@@ -119,7 +119,7 @@ def _smoke(config: Config) -> Config:
         split="balanced",
         epochs=2,
         steps=2,
-        batch_size=4,
+        batch_size=2,
         ratio=2,
     )
 

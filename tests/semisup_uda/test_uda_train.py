@@ -48,7 +48,7 @@ def make_trainer(config: Config) -> Trainer:
         ({"keep": "paste", "saliency": "shuffled", "tsa": "linear", "ema": 0.0}, 4),
         ({"method": "fixmatch", "policy": "autoaugment", "channels_last": True}, 4),
         ({"method": "supervised"}, 4),
-        ({"unlabelled": "labelled", "arch": "wrn28_2"}, 1),
+        ({"unlabelled": "labelled", "arch": "resnet20"}, 1),
     ],
 )
 def test_a_run_stopped_after_any_step_equals_an_uninterrupted_one(
