@@ -75,8 +75,8 @@ def _controls() -> Table:
 
 
 SMALL = Config(  # minutes on two CPU cores, where channels_last saves a third
-    arch="resnet8", subset=10_000, test_subset=2000, labels=250, split="balanced", ratio=3, batch_size=32,
-    lr=0.1, epochs=10, steps=150, ema=0.99, channels_last=True,
+    arch="resnet8", subset=10_000, test_subset=2000, labels=250, split="balanced", ratio=3,
+    batch_size=32, lr=0.1, epochs=10, steps=150, ema=0.99, channels_last=True,
 )  # fmt: skip
 DIGITS = Config(  # less than a minute
     dataset="digits", data="", arch="resnet8", labels=20, split="balanced", flip=False, padding=2,
