@@ -75,7 +75,7 @@ def _market() -> dict[str, Experiment]:
 
 EXPERIMENTS = {
     **_market(),
-    **{f"toy-resnet18-{name}": Experiment(_toy(arm)) for name, arm in ARMS.items()},
+    **{f"toy-resnet18-{name}": Experiment(_toy(arm), "small", "", 3) for name, arm in ARMS.items()},
 }
 """Table 10 (rank-1/mAP in %, ResNet-101), the same with ResNet-50, controls, and toy twins.
 

@@ -88,7 +88,8 @@ DIGITS = Config(  # less than a minute
 def _small() -> Table:
     """The same methods where a CPU suffices to see that unlabelled images help."""
     rows: Table = {}
-    for prefix, base in (("cifar10_small", SMALL), ("digits", DIGITS)):
+    bases = (("cifar10_small", SMALL), ("cifar10_small", replace(SMALL, labels=1000)))
+    for prefix, base in (*bases, ("digits", DIGITS)):
         arms = {
             "supervised": {"method": "supervised"},
             "uda-labelled_only": {"unlabelled": "labelled"},
@@ -101,7 +102,8 @@ def _small() -> Table:
         }  # fmt: skip
         for name, change in arms.items():
             config = replace(base, **change)  # type: ignore[arg-type]
-            rows[f"{prefix}-{name}-{base.labels}"] = Experiment(config, trials=3)
+            table = "small" if prefix == "cifar10_small" else ""
+            rows[f"{prefix}-{name}-{base.labels}"] = Experiment(config, table, "", 3)
     return rows
 
 

@@ -24,7 +24,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         description="Run what a table or figure of the paper needs; what is finished is skipped.",
         epilog=EPILOG,
     )
-    parser.add_argument("table", help="1 to 11, 2a, 2b, 3a, 3b or control")
+    parser.add_argument("table", help="1 to 11, 2a, 2b, 3a, 3b, control or small")
     parser.add_argument("--budget", choices=["smoke", "short", "paper"], default="smoke")
     parser.add_argument("--seeds", type=int, default=0, help="for each; the paper's number if 0")
     parser.add_argument("--only", default="", help="experiments whose name holds this")
