@@ -56,7 +56,8 @@ SMALL = replace(COCO, backbone="none", depth=18, min_size=128, max_size=512, wor
 def _small() -> Table:
     """Runs for two CPU cores.
 
-    The over-fitting one learns four images by heart.
+    The over-fitting one learns four images by heart. The others ask what a backbone is worth, with
+    backbones of classification runs that a CPU can make, too.
     """
     toy = replace(SMALL, dataset="toy", data="", batch_size=4, iterations=300, tests=3)
     overfit = replace(
@@ -64,7 +65,19 @@ def _small() -> Table:
         batch_size=2, iterations=320, lr=0.02, tests=4,
         extra="MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE 64",  # a third of the time
     )  # fmt: skip
+    few = replace(
+        SMALL, data="data/coco_small", batch_size=4, iterations=400, tests=2,
+        extra="MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE 64",
+    )  # fmt: skip
+    arms = {"random": "none"}
+    arms |= {name: f"backbones/R18_{name}.pkl" for name in ("cutmix", "keepcutmix")}
     return {
+        **{
+            f"coco_small-faster_rcnn_fpn-r18-{arm}": Experiment(
+                replace(few, backbone=backbone), "small", "", 3
+            )
+            for arm, backbone in arms.items()
+        },
         "toy-faster_rcnn_fpn-r18-random": Experiment(toy),
         "toy-retinanet-r18-random": Experiment(replace(toy, detector="retinanet")),
         "overfit-faster_rcnn_fpn-r18-random": Experiment(overfit),

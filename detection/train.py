@@ -96,7 +96,8 @@ def log_test(run: Run, trainer: Any, results: Mapping[str, float], images: int) 
     rows = run.rows()
     if rows and rows[-1]["iteration"] >= done:
         return
-    row: Row = {"iteration": done, "epoch": done * trainer.cfg.SOLVER.IMS_PER_BATCH / images}
+    row: Row = {"iteration": done, "iterations": trainer.max_iter}
+    row["epoch"] = done * trainer.cfg.SOLVER.IMS_PER_BATCH / images
     histories = trainer.storage.histories()
     for name, ours in (("lr", "lr"), ("total_loss", "train_loss"), ("time", "step_seconds")):
         if name in histories:  # not if no step was made since the start
