@@ -190,6 +190,7 @@ class TreeData(_Normalised):
             seed=steps.seed,
             rank=steps.rank,
             world_size=steps.world_size,
+            start=steps.start,
             workers=workers,
             pin_memory=device.type == "cuda",
         )

@@ -60,13 +60,24 @@ def stopping_after(steps: int) -> Callable[[], None]:
         ({"ema": 0.9}, 1),
         ({"cache": 1, "early_head": ""}, 2),
         ({"arch": "wrn28_2", "dropout": 0.3, "early_head": "", "keep": ""}, 2),
+        (
+            {
+                "dataset": "images",
+                "image_size": 24,
+                "subset": 0,
+                "test_subset": 0,
+                "batch_size": 8,
+                "workers": 0,
+            },
+            2,
+        ),
         ({}, 3),  # the last step of the epoch
     ],
 )
 def test_a_run_stopped_after_any_step_goes_on_there(
-    change: dict, stop: int, tmp_path: Path
+    change: dict, stop: int, tree: Path, tmp_path: Path
 ) -> None:
-    config = replace(SMALL, **change)
+    config = replace(SMALL, data=str(tree), **change)
     data = open_data(config, CPU.device)
     whole, part, again = (Trainer(config, data, CPU) for _ in range(3))
     expected = [whole.train_epoch() for _ in range(2)][-1]

@@ -23,8 +23,6 @@ from classification.models import create_model
 from keepaugment import EarlyHead
 from keepaugment.quiet import is_quiet
 
-pytestmark = pytest.mark.slow  # some of these fail on an overloaded machine: to be looked into
-
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "tools"))  # where a tool's own package is found
 advice, case, checks, cli, subject, traces, wrapped = (

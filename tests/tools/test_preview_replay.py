@@ -23,8 +23,6 @@ from lab.cli import main
 from lab.replay import find_step, replay
 from lab.runs import read_run
 
-pytestmark = pytest.mark.slow  # some of these fail on an overloaded machine: to be looked into
-
 CPU = Processes(torch.device("cpu"))
 SMALL = Config(
     dataset="digits", arch="resnet8", subset=40, test_subset=10, eval_every=3, epochs=3,

@@ -20,8 +20,6 @@ from reporting.jobs import TOOLS, Job, jobs, known
 from reporting.local import Outcome
 from reporting.run_table import main, summary
 
-pytestmark = pytest.mark.slow  # some of these fail on an overloaded machine: to be looked into
-
 TASK = TASKS["classification"]
 REAL = load({"classification": TASK})
 TABLE = "demo"
