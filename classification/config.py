@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+
+from keepaugment.runs import setting
 
 DATASETS = ["cifar10", "cifar100", "digits", "folder", "images"]
 """Small images (CIFAR, digits, a class-folder tree), or "images": a tree of large ones."""
@@ -15,87 +16,78 @@ SALIENCIES = ["gradient", "random", "shuffled", "inverted", "centre"]
 REGULARISERS = ["", "dropout", "droppath", "dropblock"]
 
 
-def _setting(
-    default: Any, help: str, choices: list[str] | None = None, *, free: bool = False
-) -> Any:
-    """A field; a `free` one may change when a run goes on."""
-    return field(default=default, metadata={"help": help, "choices": choices, "free": free})
-
-
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Settings of a run; lengths are in pixels, shares and probabilities in [0, 1]."""
 
-    dataset: str = _setting("cifar10", "what to train on", DATASETS)
-    data: str = _setting("data", "folder of the dataset")
-    download: bool = _setting(False, "fetch the official archive if it is not there")
-    subset: int = _setting(0, "train on as many images only; 0 is all")
-    test_subset: int = _setting(0, "test on as many images only; 0 is all")
-    workers: int = _setting(4, "processes that read a tree of large images", free=True)
-    unreadable: str = _setting("refuse", "what to do with a broken image", ["refuse", "skip"])
+    dataset: str = setting("cifar10", "what to train on", DATASETS)
+    data: str = setting("data", "folder of the dataset")
+    download: bool = setting(False, "fetch the official archive if it is not there")
+    subset: int = setting(0, "train on as many images only; 0 is all")
+    test_subset: int = setting(0, "test on as many images only; 0 is all")
+    workers: int = setting(4, "processes that read a tree of large images", free=True)
+    unreadable: str = setting("refuse", "what to do with a broken image", ["refuse", "skip"])
 
-    arch: str = _setting("resnet18", "model: one of classification.models, or any of timm's")
-    dropout: float = _setting(0.0, "inside the blocks of a Wide ResNet")
-    regulariser: str = _setting("", "one of Table 5's, with its usual strength", REGULARISERS)
+    arch: str = setting("resnet18", "model: one of classification.models, or any of timm's")
+    dropout: float = setting(0.0, "inside the blocks of a Wide ResNet")
+    regulariser: str = setting("", "one of Table 5's, with its usual strength", REGULARISERS)
 
-    image_size: int = _setting(0, "length of training images from a tree of large ones")
-    test_size: int = _setting(0, "length of test images; 0 is the training length")
-    padding: int = _setting(4, "of the random crop of small images")
-    flip: bool = _setting(True, "mirror images at random")
-    jitter: bool = _setting(False, "CutMix's colour jitter and lighting noise")
+    image_size: int = setting(0, "length of training images from a tree of large ones")
+    test_size: int = setting(0, "length of test images; 0 is the training length")
+    padding: int = setting(4, "of the random crop of small images")
+    flip: bool = setting(True, "mirror images at random")
+    jitter: bool = setting(False, "CutMix's colour jitter and lighting noise")
 
-    policy: str = _setting("", "image-level augmentation", POLICIES)
-    policy_set: str = _setting("cifar10", "AutoAugment's policy", ["cifar10", "imagenet", "svhn"])
-    num_ops: int = _setting(3, "of RandAugment: operations in a row")
-    magnitude: int = _setting(-1, "of RandAugment, 0 to 30; of AutoAugment in place of its own")
-    policy_space: str = _setting(
+    policy: str = setting("", "image-level augmentation", POLICIES)
+    policy_set: str = setting("cifar10", "AutoAugment's policy", ["cifar10", "imagenet", "svhn"])
+    num_ops: int = setting(3, "of RandAugment: operations in a row")
+    magnitude: int = setting(-1, "of RandAugment, 0 to 30; of AutoAugment in place of its own")
+    policy_space: str = setting(
         "torchvision", "what a magnitude means", ["torchvision", "original"]
     )
-    cut: str = _setting("", "region-level augmentation", CUTS)
-    size: int = _setting(16, "length of Cutout's box")
-    cut_p: float = _setting(1.0, "probability of cutting an image")
-    mix: str = _setting("", "label-mixing augmentation", MIXES)
-    mix_alpha: float = _setting(1.0, "of the Beta law of lambda")
-    attention: str = _setting(
+    cut: str = setting("", "region-level augmentation", CUTS)
+    size: int = setting(16, "length of Cutout's box")
+    cut_p: float = setting(1.0, "probability of cutting an image")
+    mix: str = setting("", "label-mixing augmentation", MIXES)
+    mix_alpha: float = setting(1.0, "of the Beta law of lambda")
+    attention: str = setting(
         "pretrained", "network of Attentive CutMix: pretrained, random, or a state dict's file"
     )
-    mix_p: float = _setting(1.0, "probability of mixing a batch")
+    mix_p: float = setting(1.0, "probability of mixing a batch")
 
-    keep: str = _setting("", "stage that keeps the important region", KEEPS)
-    tau: float = _setting(0.6, "quantile of importance: cut at most there, paste from there")
-    paste_size: int = _setting(16, "length of the pasted region")
-    match_area: bool = _setting(False, "keep the plain method's law of the cut area")
-    saliency: str = _setting("gradient", "map, or a control in its place", SALIENCIES)
-    scale: float = _setting(1.0, "of the copy that the map is taken of; 0.5 is low resolution")
-    cache: int = _setting(0, "epochs between refreshes of stored maps; 0 stores none")
-    early_head: str = _setting("", "stage with an auxiliary head that the map is taken from")
-    early_weight: float = _setting(0.3, "of the auxiliary head's loss")
+    keep: str = setting("", "stage that keeps the important region", KEEPS)
+    tau: float = setting(0.6, "quantile of importance: cut at most there, paste from there")
+    paste_size: int = setting(16, "length of the pasted region")
+    match_area: bool = setting(False, "keep the plain method's law of the cut area")
+    saliency: str = setting("gradient", "map, or a control in its place", SALIENCIES)
+    scale: float = setting(1.0, "of the copy that the map is taken of; 0.5 is low resolution")
+    cache: int = setting(0, "epochs between refreshes of stored maps; 0 stores none")
+    early_head: str = setting("", "stage with an auxiliary head that the map is taken from")
+    early_weight: float = setting(0.3, "of the auxiliary head's loss")
 
-    epochs: int = _setting(300, "passes over the training set")
-    batch_size: int = _setting(128, "images in a step, over all processes")
-    optimizer: str = _setting("sgd", "sgd (Nesterov), or any of timm's")
-    lr: float = _setting(0.1, "learning rate at its highest")
-    momentum: float = _setting(0.9, "of SGD")
-    weight_decay: float = _setting(5e-4, "of weights")
-    norm_decay: bool = _setting(True, "decay biases and normalisation layers too")
-    schedule: str = _setting(
-        "cosine", "cosine to 0, or x0.1 at 25, 50 and 75 %", ["cosine", "step"]
-    )
-    warmup: int = _setting(0, "epochs of linear warm-up")
-    clip: float = _setting(0.0, "global norm that gradients are clipped at; 0 is never")
-    smoothing: float = _setting(0.0, "of labels")
-    loss: str = _setting("ce", "cross-entropy, or binary per class", ["ce", "bce"])
-    ema: float = _setting(0.0, "decay of averaged weights, which are then tested; 0 is none")
+    epochs: int = setting(300, "passes over the training set")
+    batch_size: int = setting(128, "images in a step, over all processes")
+    optimizer: str = setting("sgd", "sgd (Nesterov), or any of timm's")
+    lr: float = setting(0.1, "learning rate at its highest")
+    momentum: float = setting(0.9, "of SGD")
+    weight_decay: float = setting(5e-4, "of weights")
+    norm_decay: bool = setting(True, "decay biases and normalisation layers too")
+    schedule: str = setting("cosine", "cosine to 0, or x0.1 at 25, 50 and 75 %", ["cosine", "step"])
+    warmup: int = setting(0, "epochs of linear warm-up")
+    clip: float = setting(0.0, "global norm that gradients are clipped at; 0 is never")
+    smoothing: float = setting(0.0, "of labels")
+    loss: str = setting("ce", "cross-entropy, or binary per class", ["ce", "bce"])
+    ema: float = setting(0.0, "decay of averaged weights, which are then tested; 0 is none")
 
-    nonfinite: str = _setting(
+    nonfinite: str = setting(
         "stop", "at a loss or gradient that is not finite", ["stop", "skip"], free=True
     )
-    eval_every: int = _setting(1, "epochs between tests; the last is always tested")
-    bf16: bool = _setting(False, "compute in bfloat16 (autocast)")
-    channels_last: bool = _setting(False, "memory layout of images and weights")
-    compile: bool = _setting(False, "torch.compile the model")
-    tensorboard: bool = _setting(False, "TensorBoard events beside metrics.jsonl", free=True)
-    seed: int = _setting(0, "of weights, order, crops, policies and boxes")
+    eval_every: int = setting(1, "epochs between tests; the last is always tested")
+    bf16: bool = setting(False, "compute in bfloat16 (autocast)")
+    channels_last: bool = setting(False, "memory layout of images and weights")
+    compile: bool = setting(False, "torch.compile the model")
+    tensorboard: bool = setting(False, "TensorBoard events beside metrics.jsonl", free=True)
+    seed: int = setting(0, "of weights, order, crops, policies and boxes")
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other, before anything is read."""

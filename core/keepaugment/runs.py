@@ -18,7 +18,7 @@ import sys
 import weakref
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -39,24 +39,38 @@ def nearest(name: str, known: Mapping[str, Any] | list[str]) -> str:
     return f"; did you mean {', '.join(near)}?" if near else ""
 
 
+def setting(
+    default: Any, help: str, choices: list[Any] | None = None, *, free: bool = False
+) -> Any:
+    """A field of a config dataclass, and what its flag says.
+
+    Args:
+        default: its value.
+        help: for `--help`.
+        choices: its possible values; None for any.
+        free: it may change when a run goes on, since it changes no result.
+    """
+    return field(default=default, metadata={"help": help, "choices": choices, "free": free})
+
+
 def add_flags(parser: argparse._ArgumentGroup, config: type) -> None:
     """Add a flag for every field of a dataclass; its metadata may hold `help` and `choices`."""
     types = get_type_hints(config)
-    for field in fields(config):
-        kind, flag = types[field.name], "--" + field.name.replace("_", "-")
-        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": field.metadata.get("help")}
+    for each in fields(config):
+        kind, flag = types[each.name], "--" + each.name.replace("_", "-")
+        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": each.metadata.get("help")}
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction
         else:
             options["type"] = next(k for k in (*get_args(kind), kind) if k is not type(None))
-            options["choices"] = field.metadata.get("choices")
-            options["metavar"] = None if options["choices"] else field.name.upper()
+            options["choices"] = each.metadata.get("choices")
+            options["metavar"] = None if options["choices"] else each.name.upper()
         parser.add_argument(flag, **options)
 
 
 def chosen(arguments: argparse.Namespace, config: Config) -> Config:
     """The config with the fields that were given on the command line."""
-    names = {field.name for field in fields(config)}  # type: ignore[arg-type]
+    names = {each.name for each in fields(config)}  # type: ignore[arg-type]
     given = {name: value for name, value in vars(arguments).items() if name in names}
     return replace(config, **given)  # type: ignore[type-var]
 
@@ -271,7 +285,7 @@ class Run:
         self.close = weakref.finalize(self, os.close, _lock(self.folder))
         try:
             if record.exists():
-                free = {field.name for field in fields(config) if field.metadata.get("free")}
+                free = {each.name for each in fields(config) if each.metadata.get("free")}
                 self._check_same(_read_record(record), experiment, settings, resume, free)
             else:
                 self._describe(record, experiment, budget, settings, device)
