@@ -37,6 +37,7 @@ class Config:
         "at the start: torchvision (ImageNet V1), timm:NAME, none, or the file of a state dict or "
         "of a checkpoint of a classification run",
     )
+    download: bool = setting(False, "fetch torchvision's or timm's weights if they are not here")
     last_stride: int = setting(1, "of the backbone's last stage: 1 or 2")
     stem_relu: bool = setting(False, "activation after the stem, which Bag of Tricks leaves out")
     neck: bool = setting(True, "BNNeck: batch normalisation between feature and classifier")

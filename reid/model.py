@@ -10,6 +10,7 @@ from typing import NamedTuple
 from urllib.error import URLError
 
 import timm
+import torch
 import torchvision
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -88,7 +89,7 @@ def set_last_stride(network: ResNet, stride: int) -> None:
     strided.stride = first.downsample[0].stride = (stride, stride)
 
 
-def read_weights(source: str, arch: str) -> Weights:
+def read_weights(source: str, arch: str, *, download: bool = False) -> Weights:
     """A backbone's pretrained weights, by the names of torchvision's ResNet.
 
     Args:
@@ -96,18 +97,24 @@ def read_weights(source: str, arch: str) -> Weights:
             (`timm:resnet50.a1_in1k`), or the file of a state dict or of a checkpoint of one of our
             classification runs, whose averaged weights are taken if it has them.
         arch: of the backbone.
+        download: fetch torchvision's or timm's if they are not here.
 
     Raises:
         ValueError: They cannot be had.
     """
     if source == "torchvision":
         weights = torchvision.models.get_model_weights(arch)["IMAGENET1K_V1"]
+        here = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
+        if not (download or here.is_file()):
+            raise _not_here(f"torchvision's weights of {arch}")
         try:
             return weights.get_state_dict(progress=False, check_hash=True)
         except (OSError, URLError, RuntimeError) as error:
             raise _unreachable(f"torchvision's weights of {arch}", error) from None
     if source.startswith("timm:"):
         name = source.removeprefix("timm:")
+        if not download:  # timm's cache does not tell what it holds
+            raise _not_here(f"timm's {name}, in its cache or beyond,")
         try:
             return timm.create_model(name, pretrained=True).state_dict()
         except Exception as error:  # huggingface_hub raises many kinds
@@ -116,6 +123,10 @@ def read_weights(source: str, arch: str) -> Weights:
     if path.suffix == ".safetensors" and path.is_file():
         return load_file(path)
     return _of_checkpoint(load_checkpoint(path))
+
+
+def _not_here(what: str) -> ValueError:
+    return ValueError(f"{what} need --download; or give --weights FILE or --weights none")
 
 
 def _unreachable(what: str, error: Exception) -> ValueError:

@@ -60,7 +60,8 @@ def make_model(config: Config, num_classes: int) -> ReidModel:
         neck=config.neck,
     )
     if config.weights != "none":
-        load_backbone(model, read_weights(config.weights, config.arch))
+        weights = read_weights(config.weights, config.arch, download=config.download)
+        load_backbone(model, weights)
     return model
 
 

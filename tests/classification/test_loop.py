@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from classification import folders
 from classification.cli import main
 from classification.config import Config
 from classification.data import open_data
@@ -96,9 +97,9 @@ def test_a_run_stopped_after_any_step_goes_on_there(
         assert torch.equal(value, again.model.state_dict()[name]), name
 
 
-def start(words: list[str], folder: Path) -> subprocess.Popen[bytes]:
-    """The command line in a process of its own."""
-    command = [sys.executable, str(ROOT / "tools" / "run_classification.py"), *words]
+def start(words: list[str], folder: Path, by: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+    """The command line in a process of its own, or several `by` torchrun."""
+    command = [sys.executable, *by, str(ROOT / "tools" / "run_classification.py"), *words]
     return subprocess.Popen(
         [*command, "--out", str(folder)],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
@@ -134,6 +135,35 @@ def test_a_folder_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
     finally:
         process.kill()
         process.communicate()
+
+
+def test_a_process_that_dies_ends_the_others(tmp_path: Path) -> None:
+    """The second of two is killed; the job ends with an error and does not wait for it."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    process = start([*WORDS, "--epochs", "5000"], tmp_path / "run", torchrun)
+    wait_for(tmp_path / "run" / "last.pt", process)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(workers) == 2
+    os.kill(int(workers[1]), signal.SIGKILL)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode not in (0, PREEMPTED)
+    assert b"Signal 9" in errors
+    assert load_checkpoint(tmp_path / "run" / "last.pt")["epoch"] >= 1
+
+
+def test_a_reader_that_dies_ends_with_a_message(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*arguments: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    config = replace(
+        SMALL, dataset="images", data=str(tree), image_size=24, subset=0, test_subset=0,
+        batch_size=8, workers=1,
+    )  # fmt: skip
+    monkeypatch.setattr(folders, "read_image", die)
+    with pytest.raises(SystemExit, match="DataLoader worker .*try fewer --workers"), said():
+        train("a", config, tmp_path / "run", CPU)
 
 
 def test_a_full_disk_ends_with_a_message_and_loses_nothing(tmp_path: Path) -> None:

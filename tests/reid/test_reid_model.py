@@ -133,6 +133,31 @@ def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no checkpoint .*none.pt"):
         read_weights(str(tmp_path / "none.pt"), "resnet50")
     with pytest.raises(ValueError, match="timm's resnet_of_nobody cannot be had"):
-        read_weights("timm:resnet_of_nobody", "resnet50")
+        read_weights("timm:resnet_of_nobody", "resnet50", download=True)
     with pytest.raises(ValueError, match="no backbone 'resnet49'; did you mean"):
         ReidModel("resnet49", 5)
+
+
+def test_nothing_is_downloaded_unless_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(*arguments: object, **options: object) -> None:
+        raise AssertionError("a download was begun")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
+    monkeypatch.setattr(timm, "create_model", fetch)
+    for source in ("torchvision", "timm:resnet50.a1_in1k"):
+        with pytest.raises(ValueError, match="need --download"):
+            read_weights(source, "resnet50")
+
+
+def test_torchvisions_weights_are_read_from_its_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    state = torchvision.models.resnet18().state_dict()
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(state, tmp_path / "checkpoints" / "resnet18-f37072fd.pth")
+    read = read_weights("torchvision", "resnet18")
+    assert all(torch.equal(value, state[name]) for name, value in read.items())
