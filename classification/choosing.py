@@ -196,6 +196,23 @@ def step_gflop(model: Forward, images: Tensor) -> float:
     return 3 * counter.total / 1e9 / len(images)
 
 
+class ChosenSaliency:
+    """The kind of gradient map that is taken at present, full ones at first.
+
+    Args:
+        model: images to logits (B, K).
+        head: its early head, or None.
+    """
+
+    def __init__(self, model: Forward, head: EarlyHead | None) -> None:
+        self.maps = gradient_maps(model, head)
+        self.kind = "full"
+
+    def __call__(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Maps (B, H, W), as `GradientSaliency` gives them."""
+        return self.maps[self.kind](images, labels)
+
+
 @dataclass(frozen=True)
 class Choice:
     """The map that a run takes from now on, and the table that it was chosen from.
@@ -209,16 +226,6 @@ class Choice:
     kind: str
     least: float
     rows: list[Row]
-
-    @property
-    def scale(self) -> float:
-        """Of the copy that the map is taken of."""
-        return KINDS[self.kind][0]
-
-    @property
-    def early_head(self) -> bool:
-        """Whether the early head gives the map."""
-        return KINDS[self.kind][1]
 
     def table(self) -> Iterator[str]:
         """Lines: each map's cost and agreement, the cheapest first."""

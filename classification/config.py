@@ -59,7 +59,12 @@ class Config:
     tau: float = setting(0.6, "quantile of importance: cut at most there, paste from there")
     paste_size: int = setting(16, "length of the pasted region")
     match_area: bool = setting(False, "keep the plain method's law of the cut area")
-    saliency: str = setting("gradient", "map, or a control in its place", SALIENCIES)
+    saliency: str = setting(
+        "gradient",
+        "map, or a control in its place; auto takes the cheapest map that agrees with full ones",
+        [*SALIENCIES, "auto"],
+    )
+    agreement: float = setting(0.6, "of auto: how far boxes must agree with full maps', 0 to 1")
     scale: float = setting(1.0, "of the copy that the map is taken of; 0.5 is low resolution")
     cache: int = setting(0, "epochs between refreshes of stored maps; 0 stores none")
     early_head: str = setting("", "stage with an auxiliary head that the map is taken from")
@@ -104,6 +109,8 @@ class Config:
             raise ValueError("a tree of large images needs --image-size")
         if self.cache:
             self._check_cache()
+        if self.saliency == "auto":
+            self._check_auto()
 
     def _check_cache(self) -> None:
         if self.cache < 0:
@@ -123,3 +130,12 @@ class Config:
                 "stored maps need small images, which are cropped on the device; the crops of a "
                 "tree of large images are not known outside the workers: --cache 0"
             )
+
+    def _check_auto(self) -> None:
+        if not self.keep or self.scale != 1.0 or self.cache:
+            raise ValueError(
+                f"saliency=auto chooses the scale of the maps of a Keep arm itself, found "
+                f"keep={self.keep!r}, scale={self.scale}, cache={self.cache}"
+            )
+        if not 0.0 <= self.agreement <= 1.0:
+            raise ValueError(f"agreement must be in [0, 1], found {self.agreement}")

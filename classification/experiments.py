@@ -281,6 +281,8 @@ def _beyond() -> Table:
         rows[f"cifar10-{arch}-none"] = Experiment(base, "", "", 3)
     stored = replace(CIFAR, cut="cutout", keep="cut", scale=0.5, cache=20)
     rows["cifar10-resnet18-keep_cutout_cached"] = Experiment(stored, "", "", 3)
+    auto = replace(CIFAR, cut="cutout", keep="cut", saliency="auto", early_head="layer1")
+    rows["cifar10-resnet18-keep_cutout_auto"] = Experiment(auto, "", "", 3)
     modern = {"v2": V2, "a3": A3}
     for name, config in modern.items():
         rows |= _arms("imagenet-resnet50", config, name, "mix", ["", "_low", "_low_early"],
@@ -295,6 +297,8 @@ def _beyond() -> Table:
             table="", paper=[], trials=1,
         )  # fmt: skip
     rows["digits-resnet8-none"] = Experiment(DIGITS)
+    auto = replace(DIGITS, cut="cutout", keep="cut", saliency="auto", early_head="layer1")
+    rows["digits-resnet8-keep_cutout_auto"] = Experiment(auto)
     return rows
 
 

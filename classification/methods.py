@@ -65,6 +65,7 @@ def make_saliency(config: Config, gradient: Saliency, generator: Source) -> Sali
     """The map of a config: the model's gradient, fresh or stored, or a control in its place."""
     controls: dict[str, Callable[[], Saliency]] = {
         "gradient": lambda: gradient,
+        "auto": lambda: gradient,
         "random": lambda: RandomSaliency(generator),
         "shuffled": lambda: ShuffledSaliency(gradient, generator),
         "inverted": lambda: InvertedSaliency(gradient),

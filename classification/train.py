@@ -18,8 +18,10 @@ from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
 
-from classification.caching import agreement, make_cache, probe
+from classification.caching import agreement, compared_boxes, make_cache, probe
+from classification.choosing import ChosenSaliency, choose, due, sample
 from classification.comparisons import (
     add_dropblock,
     check_regularised,
@@ -213,7 +215,10 @@ class Trainer:
         seeds = (config.seed + stream * 1_000_003 for stream in range(3))
         sources = (SampleDraws(next(seeds)), SampleDraws(next(seeds)), SampleDraws(next(seeds)))
         network: Any = torch.compile(self.model) if config.compile else self.model
-        gradient = GradientSaliency(network, config.scale, self.head)
+        gradient: Saliency = GradientSaliency(network, config.scale, self.head)
+        self.chosen = None
+        if config.saliency == "auto":
+            gradient = self.chosen = ChosenSaliency(network, self.head)
         self.cache = make_cache(config, data, gradient, device)
         self.saliency = make_saliency(config, gradient, sources[2])
         used = self._timed(make_saliency(config, self.cache or gradient, sources[2]))
@@ -336,6 +341,10 @@ class Trainer:
         if self.cache is not None:
             self.cache.merge()
             row["cache_agreement"] = self._cache_agreement(self.cache)
+        if self.chosen is not None:
+            row["map"] = self.chosen.kind
+            if due(self.epoch):
+                row["map_agreement"] = self._choose_map(self.chosen)
         if self.epoch % self.config.eval_every == 0 or self.epoch == self.config.epochs:
             row |= self.test(occlusion=self.epoch == self.config.epochs)
         return row
@@ -393,6 +402,27 @@ class Trainer:
         if self.cache is not None:
             self.cache.merge()
 
+    def _choose_map(self, chosen: ChosenSaliency) -> dict[str, float]:
+        """Take the kind of map for the epochs to come: each kind's agreement with full maps."""
+        choice = None
+        if self.where.first:  # BatchNorm's statistics differ among processes
+            some = sample(self.data, self.device, seed=self.config.seed)
+            with self._autocast():
+                inputs = self.augment.inputs(some.images)
+                choice = choose(
+                    self.model,
+                    self.head,
+                    inputs,
+                    some.labels,
+                    boxes=compared_boxes(self.config, inputs.shape[2]),
+                    least=self.config.agreement,
+                )
+            for line in choice.table():
+                tqdm.write(line)
+        choice = self.where.shared(choice)
+        chosen.kind = choice.kind
+        return {row["map"]: row["agreement"] for row in choice.rows}
+
     def _cache_agreement(self, cache: CachedSaliency) -> float:
         """How far stored maps still lead to the boxes of fresh ones, on a few whole images."""
         assert isinstance(self.data, StoredData)
@@ -445,6 +475,7 @@ class Trainer:
             "average": average,
             "optimizer": self.optimizer.state_dict(),
             "cache": self.cache.state_dict() if self.cache else {},
+            "map": self.chosen.kind if self.chosen else "",
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -460,6 +491,8 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.cache:
             self.cache.load_state_dict(state["cache"])
+        if self.chosen:
+            self.chosen.kind = state["map"]
 
 
 def train(

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from classification.config import SALIENCIES
 from keepaugment.runs import setting
 
 DATASETS = ["market", "toy"]
 ARCHS = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 FILLS = ["mean", "zero", "random"]
-SALIENCIES = ["gradient", "random", "shuffled", "inverted", "centre"]
 
 
 @dataclass(frozen=True, kw_only=True)

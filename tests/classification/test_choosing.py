@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +13,6 @@ from torch import Tensor, nn
 from classification.choosing import (
     KINDS,
     PART,
-    Choice,
     Flops,
     choose,
     due,
@@ -25,7 +26,10 @@ from classification.choosing import (
 from classification.config import Config
 from classification.data import open_data
 from classification.models import create_model
+from classification.processes import Processes
+from classification.train import Trainer
 from keepaugment import CentreSaliency, EarlyHead, RandomSaliency, box_agreement
+from keepaugment.runs import load_checkpoint
 
 CPU = torch.device("cpu")
 BOXES = {"size": 8}
@@ -169,13 +173,7 @@ def test_what_is_asked_for_decides() -> None:
 def test_without_a_head_there_are_two_kinds() -> None:
     choice = choose(blocks(4), None, IMAGES, LABELS, boxes=BOXES, least=0.0)
     assert [row["map"] for row in choice.rows] == ["low", "full", "random", "mirrored"]
-    assert (choice.kind, choice.scale, choice.early_head) == ("low", 0.5, False)
-
-
-@pytest.mark.parametrize(("kind", "expected"), KINDS.items())
-def test_a_choice_says_what_to_set(kind: str, expected: tuple[float, bool]) -> None:
-    choice = Choice(kind, 0.6, [])
-    assert (choice.scale, choice.early_head) == expected
+    assert choice.kind == "low"
 
 
 def test_maps_that_only_measure_are_never_taken() -> None:
@@ -259,3 +257,56 @@ def test_what_agreement_means(
     labels = torch.zeros(200, dtype=torch.int64)
     _, row = measure({"noise": RandomSaliency(), "it": saliency}, images, labels, {"size": 4})
     assert row["agreement"] == pytest.approx(expected, abs=0.02)
+
+
+AUTO = Config(
+    dataset="digits", arch="resnet8", subset=40, test_subset=20, epochs=4, batch_size=16,
+    cut="cutout", keep="cut", saliency="auto", early_head="layer1",
+)  # fmt: skip
+ALONE = Processes(CPU)
+
+
+@pytest.mark.parametrize(("least", "kinds"), [(0.0, ["low_early"] * 3), (1.0, ["full"] * 3)])
+def test_a_run_takes_what_it_chose(
+    least: float, kinds: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first epoch takes full maps; nothing is chosen after the third."""
+    config = replace(AUTO, agreement=least)
+    trainer = Trainer(config, open_data(config, CPU), ALONE)
+    rows = [trainer.train_epoch() for _ in range(4)]
+    assert [row["map"] for row in rows] == ["full", *kinds]
+    assert ["map_agreement" in row for row in rows] == [True, True, False, True]
+    assert rows[0]["map_agreement"]["full"] == 1.0
+    assert capsys.readouterr().out.count("<- taken") == 3
+
+
+def test_a_run_that_chose_full_maps_is_one_that_was_told_to() -> None:
+    rows = []
+    for change in ({"agreement": 1.0}, {"saliency": "gradient"}):
+        config = replace(AUTO, **change, epochs=2, early_head="")  # type: ignore[arg-type]
+        trainer = Trainer(config, open_data(config, CPU), ALONE)
+        rows.append([trainer.train_epoch() for _ in range(2)][-1])
+    same = ("train_loss", "changed_area", "test_loss")
+    assert [rows[0][name] for name in same] == [rows[1][name] for name in same]
+
+
+def test_a_stopped_run_goes_on_with_the_map_that_it_chose(tmp_path: Path) -> None:
+    config = replace(AUTO, agreement=0.3)
+    data = open_data(config, CPU)
+    whole, part, again = (Trainer(config, data, ALONE) for _ in range(3))
+    expected = [whole.train_epoch() for _ in range(4)][-1]
+    for _ in range(3):
+        part.train_epoch()
+    torch.save(part.state(), tmp_path / "state.pt")
+    again.load_state(load_checkpoint(tmp_path / "state.pt"))
+    found = again.train_epoch()
+    assert expected["map"] == "low_early"
+    assert {k: v for k, v in found.items() if not k.endswith("seconds")} == {
+        k: v for k, v in expected.items() if not k.endswith("seconds")
+    }
+
+
+@pytest.mark.parametrize("change", [{"keep": ""}, {"scale": 0.5}, {"cache": 2}, {"agreement": 1.5}])
+def test_settings_that_leave_nothing_to_choose(change: dict) -> None:
+    with pytest.raises(ValueError, match="saliency=auto|agreement must be"):
+        replace(AUTO, **change)

@@ -11,7 +11,7 @@ from typing import Any
 from keepaugment.runs import Experiment
 
 KEEP_FIELDS = {
-    "keep", "tau", "paste_size", "match_area", "saliency", "scale", "cache",
+    "keep", "tau", "paste_size", "match_area", "saliency", "agreement", "scale", "cache",
     "early_head", "early_weight",
 }  # fmt: skip
 """Settings that mean something to a Keep arm only; its plain twin may have others."""
