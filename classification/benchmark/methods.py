@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
+from classification.choosing import Flops
 from classification.config import Config
 from classification.data import ImageSet, StoredData
 from classification.folders import IMAGENET_MEAN, IMAGENET_STD, Numbered
@@ -113,23 +112,6 @@ def random_data(number: int, length: int, classes: int, device: torch.device) ->
     return StoredData(images_set, images_set, IMAGENET_MEAN, IMAGENET_STD).to(device)
 
 
-class _Flops(TorchDispatchMode):
-    """Counts by torch's formulas.
-
-    Its own `FlopCounterMode` follows modules, too, and fails in `autograd.grad` for an input.
-    """
-
-    total = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if (formula := flop_registry.get(func.overloadpacket)) is not None:
-            self.total += formula(*args, **(kwargs or {}), out_val=result)
-        return result
-
-
 def epoch_shares(config: Config) -> dict[int, float]:
     """Epochs whose steps stand for the whole run, and the share of its epochs that are like each.
 
@@ -157,7 +139,7 @@ def count_flops(config: Config, length: int) -> float:
     total = 0.0
     for epoch, share in epoch_shares(config).items():
         trainer.epoch = epoch
-        with _Flops() as counter:
+        with Flops() as counter:
             trainer.train_step(0, samples)
         total += share * counter.total / 2
     return total
