@@ -362,7 +362,7 @@ def test_a_model_without_logits_is_refused(logits: Any, message: str) -> None:
 
 
 def test_a_good_model_from_the_command_line(tmp_path: Path) -> None:
-    words = ["resnet8", "--batch-size", "4", "--device", "cpu"]
+    words = ["resnet8", "--batch-size", "4", "--agreement", "0", "--device", "cpu"]
     done = subprocess.run(
         [sys.executable, str(ROOT / "tools/doctor.py"), *words],
         cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -413,7 +413,9 @@ def test_wrong_words_end_in_one_line(
 
 
 def test_a_transformer_without_half_sizes(capsys: pytest.CaptureFixture) -> None:
-    words = cli._arguments([f"{__file__}:vit", "--size", "16", "--device", "cpu"])
+    words = cli._arguments(
+        [f"{__file__}:vit", "--size", "16", "--agreement", "0", "--device", "cpu"]
+    )
     words.without = ["compile", "ddp"]
     assert cli.examine(words)
     output = capsys.readouterr().out

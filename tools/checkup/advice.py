@@ -24,16 +24,16 @@ def _head(stage: Stage, classes: int) -> str:
 def training_loop(
     subject: Subject, stage: Stage | None, classes: int, box: int, *, half: bool
 ) -> str:
-    """Code for a loop with the cheapest map that the model can have.
+    """Code for a loop with one kind of map.
 
     It expects `model`, `loader` and `criterion`.
 
     Args:
         subject: the model.
-        stage: of the early head, or None.
+        stage: of the early head that gives the map, or None.
         classes: K.
         box: length of Cutout's box, in pixels.
-        half: whether the model takes images of half the size.
+        half: take the map of images of half the size.
     """
     names = ["EarlyHead"] if stage else []
     picked = subject.output != ""
@@ -64,8 +64,9 @@ def training_loop(
 def remarks(choice: Choice, stage: Stage | None) -> list[str]:
     """What the table does not say by itself."""
     lines = [
-        f"Of these the cheapest that agrees to {choice.least} with full maps is: {choice.kind}. "
-        "Random weights agree otherwise than trained ones: give --weights and --images of your own."
+        f"Of these the cheapest that agrees to {choice.least} with full maps is {choice.kind}; the "
+        "code below takes it. Random weights agree otherwise than trained ones: give --weights "
+        "and --images of your own."
     ]
     if stage:
         lines.append(

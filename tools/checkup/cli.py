@@ -22,7 +22,7 @@ from checkup.checks import (
     step_gradients,
 )
 from checkup.wrapped import check_compiled, check_distributed
-from classification.choosing import EARLY_SHARES, LEAST, Choice, choose, stages
+from classification.choosing import EARLY_SHARES, KINDS, LEAST, Choice, choose, stages
 from keepaugment.runs import hardware
 
 _SLOW = ("compile", "ddp")
@@ -136,7 +136,9 @@ def examine(words: argparse.Namespace) -> bool:
     print("\n".join(choice.table()))
     print(f"a plain training pass takes {_step_ms(case):.3f} ms of an image\n")
     print("\n".join(remarks(choice, case.stage)) + "\n")
-    print(training_loop(case.subject, case.stage, case.classes, box, half="low" in case.kinds))
+    scale, early = KINDS[choice.kind]
+    stage = case.stage if early else None
+    print(training_loop(case.subject, stage, case.classes, box, half=scale < 1))
     print("\nno check failed" if passed else FAILED)
     return passed
 

@@ -181,7 +181,7 @@ def _others(results: Results) -> dict[str, tuple[CellView, ...]]:
         cells = tuple(
             results.cell(task, Cell("", name))
             for name, each in package.experiments.items()
-            if results.groups(task, name) and not set(tables(each)) - {"control"}
+            if results.groups(task, name) and not set(tables(each)) - {"control", "small"}
         )
         if cells:
             others[package.task.title] = cells
