@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100, ImageFolder
+from torchvision.datasets.folder import default_loader
 from torchvision.transforms.functional import pil_to_tensor
 from tqdm import tqdm
 
@@ -220,10 +221,20 @@ def _load(dataset: Any, labels: list[int], subset: int, seed: int) -> ImageSet:
     return ImageSet(torch.stack(images), numbers, list(dataset.classes))
 
 
+def _read(path: str) -> Any:
+    """A picture, or a ValueError with the name of its file."""
+    try:
+        return default_loader(path)
+    except Exception as error:  # damaged files make Pillow's decoders raise almost anything
+        raise ValueError(
+            f"cannot read {path} ({type(error).__name__}: {error}); repair or remove it"
+        ) from error
+
+
 def _folder(root: Path, part: str, subset: int, seed: int) -> ImageSet:
     """A class-folder tree `root/part/<class>/*`."""
     try:
-        tree = ImageFolder(str(root / part))
+        tree = ImageFolder(str(root / part), loader=_read)
     except FileNotFoundError as error:
         raise ValueError(f"no images of classes in {root / part}: {error}") from None
     return _load(tree, tree.targets, subset, seed)

@@ -220,7 +220,11 @@ class Trainer:
         watch = LossWatch(self.device)
         for index in self.order[self.step :]:
             step = self.step
-            sums = self.train_step(step, index)
+            try:
+                sums = self.train_step(step, index)
+            except ValueError as error:  # such as a map with NaN
+                self._check(watch)
+                raise ValueError(f"{error} ({self._place(step)})") from error
             watch.add(step, sums[: len(LOSSES)].sum())
             self.sums += sums
             self.step += 1
@@ -238,10 +242,14 @@ class Trainer:
         step = watch.check()
         if step is not None:
             raise FloatingPointError(
-                f"the training loss is not finite in epoch {self.epoch + 1}, step {step + 1}, on "
-                f"the training images {self.order[step].tolist()}; last.pt stands before it: try "
-                "a lower --lr in another --out"
+                f"the training loss is not finite in {self._place(step)}; last.pt, if there is "
+                "one, stands before it: try a lower --lr in another --out"
             )
+
+    def _place(self, step: int) -> str:
+        """A step of the present epoch and the numbers of its images here, in words."""
+        images = self.order[step].tolist()
+        return f"epoch {self.epoch + 1}, step {step + 1}, on the training images {images}"
 
     def state(self) -> dict[str, Any]:
         """Everything that resumes the run: plain tensors and numbers."""

@@ -184,7 +184,11 @@ class Trainer:
         watch = LossWatch(self.device)
         streams = (stream.steps(first, last, self.device) for stream in self.streams)
         for labelled, unlabelled in zip(*streams, strict=True):
-            sums = self.train_step(labelled, unlabelled)
+            try:
+                sums = self.train_step(labelled, unlabelled)
+            except ValueError as error:  # such as a map with NaN
+                self._check(watch)
+                raise ValueError(f"{error} ({self._place(self.step)})") from error
             watch.add(self.step, sums[0])
             self.sums += sums
             self.step += 1
@@ -202,9 +206,22 @@ class Trainer:
         step = watch.check()
         if step is not None:
             raise FloatingPointError(
-                f"the training loss is not finite in epoch {self.epoch + 1}, step {step + 1}; "
-                "last.pt, if there is one, stands before it: try a lower --lr in another --out"
+                f"the training loss is not finite in {self._place(step)}; last.pt, if there is "
+                "one, stands before it: try a lower --lr in another --out"
             )
+
+    def _place(self, step: int) -> str:
+        """A step of the present epoch and the numbers of its images, in words."""
+        first = self.epoch * self.steps + step
+        labelled, unlabelled = (
+            stream.numbers(first * stream.batch_size, (first + 1) * stream.batch_size)
+            for stream in self.streams
+        )
+        images = self.images.labelled.cpu()[labelled].tolist()
+        words = f"epoch {self.epoch + 1}, step {step + 1}, on the training images {images}"
+        if self.config.method == "supervised":
+            return words
+        return f"{words} and the unlabelled images {unlabelled.tolist()}"
 
     def _settle(self) -> None:
         """Bring the processes' sums to the first, which saves them: all of them must call."""

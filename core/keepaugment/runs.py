@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import math
 import os
 import platform
 import shlex
@@ -379,7 +380,7 @@ class Run:
                 continue
             for path in damaged:  # or the next checkpoint would push the readable one out
                 os.replace(path, path.with_suffix(".damaged"))
-            kept = [row for row in self.rows() if row["epoch"] <= state["epoch"]]
+            kept = [row for row in self.rows() if _epoch(row) <= state["epoch"]]
             _write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
             return state
         if paths:
@@ -391,15 +392,22 @@ class Run:
 
 def _read_record(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged ({error}); give another --out") from None
+        about = json.loads(path.read_text())
+        return {"experiment": about["experiment"], "settings": dict(about["settings"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}); give another --out") from None
+
+
+def _epoch(row: Any) -> float:
+    """The epoch of a row; of one that is damaged, beyond all."""
+    epoch = row.get("epoch") if isinstance(row, dict) else None
+    return epoch if isinstance(epoch, (int, float)) else math.inf
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The lines of a `metrics.jsonl`, without a last one that was cut off."""
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:

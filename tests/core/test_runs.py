@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
+import os
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -165,6 +169,80 @@ def test_a_last_line_that_was_cut_off_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"epoch": 1}\n{"epoch": 2}\n{"epo')
     assert read_rows(path) == [{"epoch": 1}, {"epoch": 2}]
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"settings": {}}', b"\xff\xfe", b'{"expe'])
+def test_a_damaged_record_is_named(content: bytes, tmp_path: Path) -> None:
+    Run(tmp_path, "plain", Config(), CPU, resume=False).close()
+    (tmp_path / "run.json").write_bytes(content)
+    with pytest.raises(ValueError, match="run.json is damaged .*; give another --out"):
+        Run(tmp_path, "plain", Config(), CPU, resume=True)
+
+
+class _Killed(BaseException):
+    pass
+
+
+def _killing(monkeypatch: pytest.MonkeyPatch, moment: int) -> None:
+    """Die at a moment, counted in calls that put something onto the disk.
+
+    What was written and not yet flushed is lost: half of a file, or the end of a line.
+    """
+    calls = []
+
+    def counted(function: Callable, truncates: bool) -> Callable:
+        def call(*arguments: Any) -> None:
+            calls.append(1)
+            if len(calls) == moment:
+                if truncates:
+                    file, size = arguments[0], os.fstat(arguments[0]).st_size
+                    appends = fcntl.fcntl(file, fcntl.F_GETFL) & os.O_APPEND
+                    os.ftruncate(file, size - 3 if appends else size // 2)
+                raise _Killed
+            function(*arguments)
+
+        return call
+
+    monkeypatch.setattr("keepaugment.runs.os.fsync", counted(os.fsync, truncates=True))
+    monkeypatch.setattr("keepaugment.runs.os.replace", counted(os.replace, truncates=False))
+
+
+def _work(folder: Path, epochs: int, saved: list[int]) -> None:
+    """A run in small: each epoch adds to a number, and logs and saves it."""
+    with Run(folder, "plain", Config(), CPU, resume=True) as run:
+        state = run.load() or {"epoch": 0, "sum": torch.zeros(1000)}
+        while state["epoch"] < epochs:
+            epoch = state["epoch"] + 1
+            state = {"epoch": epoch, "sum": state["sum"] + epoch}
+            run.log(epoch=epoch, sum=float(state["sum"][0]))
+            run.save(state)
+            saved.append(epoch)
+
+
+def test_a_kill_at_any_moment_of_writing_loses_nothing_that_was_saved(tmp_path: Path) -> None:
+    """Every flush and rename of a run of three epochs that is started twice, one after another."""
+    _work(tmp_path / "whole", 3, [])
+    expected = read_rows(tmp_path / "whole" / "metrics.jsonl")
+    kills, completed = 0, False
+    while not completed:
+        folder, saved = tmp_path / str(kills), []
+        with pytest.MonkeyPatch.context() as patch:
+            _killing(patch, kills + 1)
+            try:
+                _work(folder, 2, saved)
+                _work(folder, 3, saved)
+                completed = True
+            except _Killed:
+                kills += 1
+        with Run(folder, "plain", Config(), CPU, resume=True) as run:
+            state = run.load() or {"epoch": 0}
+            done = max(saved, default=0)
+            assert state["epoch"] in (done, done + 1)
+            assert run.rows() == expected[: state["epoch"]]
+        _work(folder, 3, [])
+        assert read_rows(folder / "metrics.jsonl") == expected
+    # run.json, the rows at the second start, a first epoch, two more with a checkpoint before them
+    assert kills == 2 + 2 + 4 + 2 * 5
 
 
 class _Trap:

@@ -1,28 +1,32 @@
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
+import runpy
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from classification.loop import Interrupted
+from classification.loop import PREEMPTED, Interrupted, said
 from classification.processes import Processes
 from keepaugment import KeepRandomErasing, RandomErasing
-from keepaugment.runs import read_rows
+from keepaugment.runs import load_checkpoint, read_rows
 from reid.config import Config
 from reid.experiments import ARMS, BUDGETS, EXPERIMENTS, TRICKS
 from reid.files import PARTS
 from reid.toy import write_toy
 
 pytest.importorskip("torchreid", reason="training takes torchreid's parts")
+import reid.train  # noqa: E402
 from reid.augmentation import make_erasing  # noqa: E402
 from reid.cli import cost, main  # noqa: E402
 from reid.data import Data, open_data  # noqa: E402
@@ -224,6 +228,29 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(
         assert torch.equal(value, resumed.model.state_dict()[name]), name
 
 
+def test_a_signal_saves_and_leaves_with_its_own_exit_code(
+    small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(small, keep="cut", scale=0.5)
+    train("a", config, tmp_path / "whole", CPU)
+    train_step, folder = Trainer.train_step, tmp_path / "run"
+
+    def asking(self: Trainer, step: int, index: Tensor) -> Tensor:
+        if (self.epoch, step) == (1, 0):
+            signal.raise_signal(signal.SIGUSR1)
+        return train_step(self, step, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", asking)
+        with pytest.raises(SystemExit) as left, said():
+            train("a", config, folder, CPU)
+    assert left.value.code == PREEMPTED
+    state = load_checkpoint(folder / "last.pt")
+    assert (state["epoch"], state["step"]) == (1, 1)
+    train("a", config, folder, CPU, resume=True)
+    assert rows_of(folder) == rows_of(tmp_path / "whole")
+
+
 def test_centres_move_by_their_own_rate_without_the_losss_weight(small: Config, data: Data) -> None:
     trainer = Trainer(replace(small, centre_weight=1e-3, lr=0.0), data, CPU)
     assert trainer.centres is not None
@@ -282,6 +309,14 @@ def test_a_loss_that_is_not_finite_names_its_step(small: Config, data: Data) -> 
         trainer._train_steps(lambda: None)
 
 
+def test_a_map_that_is_not_finite_names_its_step(small: Config, data: Data) -> None:
+    trainer = Trainer(replace(small, keep="cut", erase_p=1.0), data, CPU)
+    with torch.no_grad():
+        trainer.model.classifier.weight.fill_(torch.nan)
+    with pytest.raises(ValueError, match="NaN.*epoch 1, step 1, on the training images"):
+        trainer._train_steps(lambda: None)
+
+
 def test_identities_must_divide_by_the_processes(small: Config, data: Data) -> None:
     with pytest.raises(ValueError, match="2 identities .* 3 processes"):
         Trainer(small, data, Processes(CPU.device, 0, 3))
@@ -335,6 +370,57 @@ def run_processes(*words: str) -> subprocess.CompletedProcess:
     search = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": search}
     return subprocess.run([*command, *words], capture_output=True, text=True, env=environment)
+
+
+FROZEN = """
+import json, sys
+from pathlib import Path
+import reid.train
+from classification.processes import processes
+from reid.config import Config
+from torch.nn.modules.batchnorm import _BatchNorm
+
+make_model = reid.train.make_model
+
+def frozen(*arguments):
+    model = make_model(*arguments)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
+            module.train = lambda mode=True, module=module: module
+    return model
+
+reid.train.make_model = frozen
+with processes("cpu") as where:
+    reid.train.train("a", Config(**json.loads(sys.argv[2])), Path(sys.argv[1]), where)
+"""
+
+
+@pytest.mark.parametrize(
+    ("saliency", "tolerance"),
+    [("random", 1e-4), pytest.param("gradient", 0.05, marks=pytest.mark.slow)],
+)
+def test_two_processes_train_as_one(
+    small: Config, tmp_path: Path, saliency: str, tolerance: float
+) -> None:
+    """With statistics that stand still: a batch norm of two processes sees half a batch in each.
+
+    A gradient map depends on the weights, whose last digits differ, so a box may tip over.
+    """
+    script, losses = tmp_path / "frozen.py", []
+    script.write_text(FROZEN)
+    config = json.dumps(asdict(replace(small, keep="cut", saliency=saliency, erase_p=1.0)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("reid.train.make_model", reid.train.make_model)  # the script sets its own
+        patch.setattr("sys.argv", [str(script), str(tmp_path / "one"), config])
+        runpy.run_path(str(script))
+    done = run_processes(str(script), str(tmp_path / "two"), config)
+    assert done.returncode == 0, done.stderr
+    for name in ("one", "two"):
+        names = ("identity_loss", "triplet_loss", "centre_loss", "changed_area", "mAP")
+        losses.append([row[name] for row in rows_of(tmp_path / name) for name in names])
+    assert losses[0] == pytest.approx(losses[1], rel=tolerance)
+    assert all(losses[0])
 
 
 @pytest.mark.slow

@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from classification.loop import Interrupted
+from classification.loop import PREEMPTED, Interrupted
 from classification.processes import Processes
-from keepaugment.runs import Run, read_rows
+from keepaugment.runs import Run, load_checkpoint, read_rows
 from semisup_uda.cli import main
 from semisup_uda.config import Config
 from semisup_uda.data import open_images
@@ -77,6 +79,30 @@ def test_a_run_stopped_after_any_step_equals_an_uninterrupted_one(
     assert rows_of(tmp_path / "part") == rows_of(tmp_path / "whole")
     for name, value in whole.tested.state_dict().items():
         assert torch.equal(value, resumed.tested.state_dict()[name]), name
+
+
+def test_a_signal_saves_and_leaves_with_its_own_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["digits-uda-keep_randaugment-20", "--subset", "60", "--test-subset", "30", "--epochs",
+             "2", "--steps", "3", "--batch-size", "4", "--device", "cpu"]  # fmt: skip
+    main([*words, "--out", str(tmp_path / "whole")])
+    train_step, folder = Trainer.train_step, tmp_path / "run"
+
+    def asking(self: Trainer, *samples: object) -> torch.Tensor:
+        if (self.epoch, self.step) == (1, 0):
+            signal.raise_signal(signal.SIGTERM)
+        return train_step(self, *samples)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", asking)
+        with pytest.raises(SystemExit) as left:
+            main([*words, "--out", str(folder)])
+    assert left.value.code == PREEMPTED
+    state = load_checkpoint(folder / "last.pt")
+    assert (state["epoch"], state["step"]) == (1, 1)
+    main([*words, "--out", str(folder), "--resume"])
+    assert rows_of(folder) == rows_of(tmp_path / "whole")
 
 
 def test_a_seed_gives_the_same_run(tmp_path: Path) -> None:
@@ -218,9 +244,29 @@ def test_unknown_labels_are_not_scored(tree: Path, tmp_path: Path) -> None:
                    if not name.startswith("test_"))  # fmt: skip
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
-    with pytest.raises(FloatingPointError, match="not finite in epoch 1, step [23]"):
-        train("a", replace(SMALL, lr=1e30), tmp_path, CPU)
+@pytest.mark.parametrize(
+    ("change", "message", "kind"),
+    [
+        ({}, "not finite", FloatingPointError),
+        ({"keep": "paste"}, "not finite|NaN", (FloatingPointError, ValueError)),
+        ({"method": "supervised"}, "not finite", FloatingPointError),
+    ],
+)
+def test_a_loss_that_is_not_finite_stops_the_run(
+    change: dict, message: str, kind: type, tmp_path: Path
+) -> None:
+    config = replace(SMALL, lr=1e30, **change)
+    with pytest.raises(kind, match=message) as error:
+        train("a", config, tmp_path, CPU)
+    found = re.search(r"epoch 1, step ([23]), on the training images (\[.*?\])", str(error.value))
+    assert found
+    trainer, step = make_trainer(config), int(found[1]) - 1
+    labelled, unlabelled = (
+        list(stream.steps(0, 3, CPU.device))[step].numbers for stream in trainer.streams
+    )
+    assert json.loads(found[2]) == trainer.images.labelled[labelled].tolist()
+    others = f"and the unlabelled images {unlabelled.tolist()}"
+    assert (others in str(error.value)) == (config.method != "supervised")
     assert not (tmp_path / "last.pt").exists()
 
 

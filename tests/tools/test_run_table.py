@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,8 @@ from reporting.run_table import main, summary
 TASK = TASKS["classification"]
 REAL = load({"classification": TASK})
 TABLE = "demo"
+FEW = ["--", "--subset", "40", "--test-subset", "20"]
+"""Flags for each run: so few images that it takes no longer than its start."""
 
 
 @pytest.fixture
@@ -124,29 +125,42 @@ def test_the_summary_counts_and_names_what_failed(three: list[Job], tmp_path: Pa
 
 
 def test_a_signal_stops_the_run_and_the_queue(tmp_path: Path) -> None:
-    began = tmp_path / "began"
-    wait = f"import time; open({str(began)!r}, 'w').close(); time.sleep(60)"
+    """However late the run begins, and however long it would go on."""
+    began, main_thread = tmp_path / "began", threading.main_thread().ident
+    wait = f"import time; open({str(began)!r}, 'w').close(); time.sleep(1000)"
     work = [fake(tmp_path, "one", wait), fake(tmp_path, "two", wait)]
+    ended_too_early = threading.Event()
 
     def stop() -> None:
-        while not began.exists():
-            time.sleep(0.05)
-        signal.pthread_kill(main_thread, signal.SIGTERM)
+        while not began.exists() and not ended_too_early.wait(0.02):
+            pass
+        if not ended_too_early.is_set():
+            signal.pthread_kill(main_thread, signal.SIGTERM)  # type: ignore[arg-type]
 
-    main_thread = threading.main_thread().ident
-    assert main_thread
     thread = threading.Thread(target=stop)
     thread.start()
-    ended = local.run_all(work, ["cpu"], tmp_path)
-    thread.join()
+    try:
+        ended = local.run_all(work, ["cpu"], tmp_path)
+    finally:
+        ended_too_early.set()
+        thread.join()
     assert [each.word for each in ended] == ["failed", "stopped"]  # killed; and not begun
+    assert ended[0].last == f"exit code {-signal.SIGTERM}"
     assert ended[1].last == "not begun"
+
+
+def test_a_run_that_begins_while_all_are_halted_is_stopped(tmp_path: Path) -> None:
+    halted, alive = threading.Event(), set()
+    halted.set()
+    job = fake(tmp_path, "late", "import time; time.sleep(1000)")
+    assert local.run(job, "cpu", tmp_path, alive, halted).word == "failed"
+    assert not alive
 
 
 def test_a_queue_runs_resumes_and_skips(
     digits: Catalogue, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    words = [TABLE, "--seeds", "1", "--out", str(tmp_path), "--devices", "cpu"]
+    words = [TABLE, "--seeds", "1", "--out", str(tmp_path), "--devices", "cpu", *FEW]
     main(words)
     assert "2 done" in capfd.readouterr().out
     folder = queue(digits, tmp_path)[0].out
@@ -167,12 +181,12 @@ def test_a_folder_of_another_run_fails_and_is_kept(
     digits: Catalogue, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     words = [TABLE, "--seeds", "1", "--only", "keep", "--out", str(tmp_path), "--devices", "cpu"]
-    main(words)
+    main([*words, *FEW])
     with pytest.raises(SystemExit) as stopped:
-        main([*words, "--", "--tau", "0.3"])
+        main([*words, *FEW, "--tau", "0.3"])
     assert stopped.value.code == 1
     assert "tau: 0.6 then, 0.3 now" in capfd.readouterr().out
-    main(words)  # and the run that is there counts as before
+    main([*words, *FEW])  # and the run that is there counts as before
     assert "1 of them finished before" in capfd.readouterr().out
 
 

@@ -46,8 +46,17 @@ def outcome(job: Job, code: int, log: Path) -> Outcome:
     return Outcome(job, "done" if code == 0 and job.finished() else "failed", log, last)
 
 
-def run(job: Job, device: str, root: Path, alive: set[subprocess.Popen[bytes]]) -> Outcome:
-    """Run a job to its end; its process is in `alive` meanwhile."""
+def run(
+    job: Job,
+    device: str,
+    root: Path,
+    alive: set[subprocess.Popen[bytes]],
+    halted: threading.Event,
+) -> Outcome:
+    """Run a job to its end, or ask it to save and leave once all are halted.
+
+    Its process is in `alive` meanwhile.
+    """
     log = log_path(job, root)
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "wb") as file:
@@ -57,6 +66,8 @@ def run(job: Job, device: str, root: Path, alive: set[subprocess.Popen[bytes]]) 
             words, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
         )
         alive.add(process)
+        if halted.is_set():  # since the caller looked: whoever halts it did not find this process
+            process.terminate()
         try:
             code = process.wait()
         finally:
@@ -92,17 +103,22 @@ def _share(job: Job) -> float:
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
-    """Take SIGTERM for Ctrl-C within."""
+def stoppable() -> Iterator[Callable[[], bool]]:
+    """Take SIGTERM and Ctrl-C within; what it gives says whether one came.
 
-    def stop(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
+    Nothing is raised: Python drops what a signal's handler raises inside a finaliser.
+    """
+    came: list[int] = []
 
-    before = signal.signal(signal.SIGTERM, stop)
+    def note(number: int, frame: Any) -> None:
+        came.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
+        yield lambda: bool(came)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def run_all(queue: Sequence[Job], devices: Sequence[str], root: Path) -> list[Outcome]:
@@ -123,18 +139,20 @@ def run_all(queue: Sequence[Job], devices: Sequence[str], root: Path) -> list[Ou
             if halted.is_set():
                 ended.append(Outcome(job, "stopped", None, "not begun"))
             else:
-                ended.append(run(job, device, root, alive))
+                ended.append(run(job, device, root, alive, halted))
         except OSError as error:
             ended.append(Outcome(job, "failed", None, str(error)))
         finally:
             free.put(device)
 
-    with ThreadPoolExecutor(len(devices)) as pool:
+    with ThreadPoolExecutor(len(devices)) as pool, stoppable() as asked:
         futures = [pool.submit(work, job) for job in queue]
-        try:
-            with stoppable():
-                follow(queue, lambda: not all(f.done() for f in futures), lambda: len(ended))
-        except KeyboardInterrupt:
+
+        def pending() -> bool:
+            return not asked() and not all(future.done() for future in futures)
+
+        follow(queue, pending, lambda: len(ended))
+        if asked():
             halted.set()
             for process in list(alive):
                 process.terminate()
