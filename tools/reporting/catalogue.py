@@ -16,6 +16,8 @@ KEEP_FIELDS = {
 }  # fmt: skip
 """Settings that mean something to a Keep arm only; its plain twin may have others."""
 CONTROL_MAPS = ("random", "shuffled", "inverted", "centre")
+OTHER_DATA = ("digits", "toy")
+"""Datasets that the paper does not have."""
 NEUTRAL = {
     "seed", "data", "download", "workers", "unreadable", "tensorboard",
     "channels_last", "compile", "eval_every",
@@ -99,6 +101,13 @@ class Catalogue:
 def tables(experiment: Experiment) -> list[str]:
     """The tables and figures that an experiment belongs to."""
     return [word for word in experiment.table.replace(" ", "").split(",") if word]
+
+
+def is_small(experiment: Experiment) -> bool:
+    """Whether an experiment is none of the paper's: sized for a CPU, or on part of the data."""
+    config = experiment.config
+    part = getattr(config, "subset", 0) > 0 or getattr(config, "dataset", "") in OTHER_DATA
+    return part or "small" in tables(experiment)
 
 
 def load(names: Mapping[str, Task] = TASKS) -> Catalogue:
@@ -189,6 +198,21 @@ def plain_twins(experiments: Mapping[str, Experiment]) -> dict[str, str]:
         if getattr(each.config, "keep", "")
         and (core := _core(each.config, KEEP_FIELDS)) in plains
     }  # fmt: skip
+
+
+def backbones(experiments: Mapping[str, Experiment]) -> list[tuple[str, str, str]]:
+    """Experiments that differ in the backbone alone: one of Keep, another, and the other's name."""
+    arms: dict[Any, list[tuple[str, str]]] = {}
+    for name, each in experiments.items():
+        stem = PurePath(getattr(each.config, "backbone", "")).stem
+        arms.setdefault(_core(each.config, {"backbone"}), []).append((name, stem))
+    return [
+        (keep, other, stem)
+        for group in arms.values()
+        for keep, own in group
+        for other, stem in group
+        if "keep" in own and "keep" not in stem
+    ]
 
 
 def _switch(config: Any) -> frozenset[str]:

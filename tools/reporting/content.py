@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reporting import costs, errata
-from reporting.catalogue import Catalogue, tables
+from reporting.catalogue import TASKS, Catalogue, is_small, tables
 from reporting.claims import CLAIMS
 from reporting.costs import CostView
 from reporting.errata import Erratum
@@ -89,6 +89,16 @@ class FigureView:
 
 
 @dataclass(frozen=True)
+class SmallView:
+    """A task's small experiments that have runs, and their differences."""
+
+    task: str
+    title: str
+    cells: tuple[CellView, ...]
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything."""
 
@@ -98,6 +108,7 @@ class Report:
     costs: tuple[tuple[Section, CostView], ...]
     lines: tuple[Line, ...]
     tallies: tuple[Tally, ...]
+    small: tuple[SmallView, ...]
     others: dict[str, tuple[CellView, ...]]
     skipped: tuple[Skipped, ...]
     errata: tuple[Erratum, ...]
@@ -174,18 +185,28 @@ def _figure(number: str, results: Results, found: list[Erratum]) -> FigureView:
     return FigureView(section, tuple(_part(part, results) for part in parts))
 
 
-def _others(results: Results) -> dict[str, tuple[CellView, ...]]:
-    """Experiments that have runs but no place in a table or figure, by task."""
-    others: dict[str, tuple[CellView, ...]] = {}
-    for task, package in results.catalogue.packages.items():
-        cells = tuple(
+def _unplaced(results: Results, *, small: bool) -> dict[str, tuple[CellView, ...]]:
+    """Experiments that have runs but no place in a table or figure: small ones, or all else."""
+    found = {
+        task: tuple(
             results.cell(task, Cell("", name))
             for name, each in package.experiments.items()
-            if results.groups(task, name) and not set(tables(each)) - {"control", "small"}
+            if results.groups(task, name)
+            and is_small(each) == small
+            and not set(tables(each)) - {"control", "small"}
         )
-        if cells:
-            others[package.task.title] = cells
-    return others
+        for task, package in results.catalogue.packages.items()
+    }
+    return {task: cells for task, cells in found.items() if cells}
+
+
+def _small(results: Results, lines: list[Line]) -> tuple[SmallView, ...]:
+    return tuple(
+        SmallView(
+            task, TASKS[task].title, cells, tuple(e for e in lines if e.small and e.task == task)
+        )
+        for task, cells in _unplaced(results, small=True).items()
+    )
 
 
 def build(paths: Iterable[Path], catalogue: Catalogue) -> Report:
@@ -211,9 +232,10 @@ def build(paths: Iterable[Path], catalogue: Catalogue) -> Report:
             for number in COSTS
             for view in [costs.view(number, cost_rows)]
         ),
-        tuple(lines),
+        tuple(line for line in lines if not line.small),
         tuple(tallies),
-        _others(results),
+        _small(results, lines),
+        {TASKS[task].title: cells for task, cells in _unplaced(results, small=False).items()},
         (*skipped, *broken),
         tuple(errata.general(found)),
     )

@@ -48,6 +48,11 @@ class Estimate:
     low: float | None = None
     high: float | None = None
 
+    @property
+    def half(self) -> float | None:
+        """Half the interval: of a difference, the smallest that could have been told from 0."""
+        return None if self.high is None else self.high - self.mean
+
 
 def estimate(values: Sequence[float]) -> Estimate:
     """Mean, deviation and interval of at least one value."""

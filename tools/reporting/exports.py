@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from reporting.content import Report
-from reporting.evidence import RULE
+from reporting.evidence import RULE, Verdict
 from reporting.results import CellView, ClaimView, Finding, Measured
+from reporting.summary import Line
 
 COLUMNS = (
     "where", "row", "column", "experiment", "metric", "paper", "status", "budget", "full", "n",
@@ -33,7 +34,8 @@ def places(report: Report) -> Iterator[tuple[str, str, str, CellView]]:
                     yield name, f"{x:g}", column, cell
             if part.baseline:
                 yield name, "baseline", "test", part.baseline
-    for title, cells in report.others.items():
+    unplaced = {f"Small runs: {view.title}": view.cells for view in report.small}
+    for title, cells in (unplaced | report.others).items():
         for cell in cells:
             yield title, cell.experiment, "", cell
 
@@ -62,7 +64,7 @@ def rows(report: Report) -> list[dict[str, Any]]:
         }  # fmt: skip
         for each in cell.measured:
             found.append({**place, "status": "run", **_measured(each)})
-        if not cell.full:
+        if not cell.whole:
             status = cell.missing or "not run yet"
             found.append({**place, "status": status, "command": cell.command})
     return found
@@ -74,9 +76,20 @@ def _finding(found: Finding) -> dict[str, Any]:
         "weights": dict(found.contrast.weights),
         "metric": found.contrast.metric or "headline",
         "paper": found.contrast.claimed,
-        **asdict(found.verdict),
-        "short_or_changed": {label: asdict(v) for label, v in found.indications.items()},
+        **_verdict(found.verdict),
+        "short_or_changed": {label: _verdict(v) for label, v in found.indications.items()},
     }
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    """A verdict; "resolvable" is the smallest difference that it could have told from 0."""
+    return {**asdict(verdict), "resolvable": verdict.difference and verdict.difference.half}
+
+
+def _comparison(line: Line) -> dict[str, Any]:
+    return {
+        "task": line.task, "kind": line.kind, "small": line.small, **_finding(line.finding)
+    }  # fmt: skip
 
 
 def _claim(view: ClaimView) -> dict[str, Any]:
@@ -87,6 +100,7 @@ def _claim(view: ClaimView) -> dict[str, Any]:
 
 def as_json(report: Report) -> str:
     """Everything but the pictures."""
+    small = [line for view in report.small for line in view.lines]
     content = {
         "runs": report.run_count,
         "cells": rows(report),
@@ -98,10 +112,7 @@ def as_json(report: Report) -> str:
             for cell in cells
         ],
         "summary": [asdict(each) for each in report.tallies],
-        "comparisons": [
-            {"task": line.task, "kind": line.kind, **_finding(line.finding)}
-            for line in report.lines
-        ],
+        "comparisons": [_comparison(each) for each in [*report.lines, *small]],
         "skipped": [asdict(each) for each in report.skipped],
         "absent": report.results.catalogue.absent,
         "rule": RULE,

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from keepaugment.runs import read_rows
-from reporting.catalogue import Catalogue, Package, changed
+from reporting.catalogue import Catalogue, Package, changed, is_small
 
+SMALL = "small"
+"""The budget's name of small experiments that are run whole: "paper" is for the paper's."""
 TEXTS = ("experiment", "budget", "command", "hardware")
 
 
@@ -21,7 +23,7 @@ class Group:
     """Runs that can be compared: a budget, and the settings that were changed beside it.
 
     Attributes:
-        budget: that was asked for.
+        budget: that was asked for; `SMALL` for the whole of a small experiment.
         changed: settings and values, sorted; not the experiment's at this budget.
     """
 
@@ -175,10 +177,13 @@ def group_of(about: Mapping[str, Any], package: Package, row: Mapping[str, Any])
     budget = about["budget"]
     if budget not in package.budgets:
         raise ValueError(f"budget {budget!r} is none of {', '.join(package.budgets)}")
-    config = package.budgets[budget](package.experiments[about["experiment"]].config)
+    experiment = package.experiments[about["experiment"]]
+    config = package.budgets[budget](experiment.config)
     other = changed(about["settings"], config)
     if row.get("comparable") is False and other.get("dataset", config.dataset) != "toy":
         other["data"] = "not comparable"
+    if budget == "paper" and is_small(experiment):
+        budget = SMALL
     return Group(budget, tuple(sorted((name, str(value)) for name, value in other.items())))
 
 

@@ -47,6 +47,12 @@ def difference(verdict: Verdict) -> str:
     return ", ".join(words)
 
 
+def smallest(verdict: Verdict) -> str:
+    """The smallest difference that could have been told from 0."""
+    half = verdict.difference and verdict.difference.half
+    return "unknown from one seed" if half is None else f"{half:.2f}"
+
+
 def prose(text: str) -> Markup:
     """Markdown's code spans and links in a line of text, all else escaped."""
     safe = str(escape(text))
@@ -75,7 +81,7 @@ def environment() -> Environment:
     )
     made.filters |= {
         "mean": mean, "interval": interval, "difference": difference, "prose": prose,
-        "seeds": seeds, "decided": decided, "in_cell": in_cell,
+        "smallest": smallest, "seeds": seeds, "decided": decided, "in_cell": in_cell,
     }  # fmt: skip
     made.globals["inlined"] = lambda name: Markup(made.loader.get_source(made, name)[0])  # type: ignore[union-attr]
     return made
@@ -90,6 +96,7 @@ def html(report: Report) -> str:
     results = report.results
     drawn = {
         "summary": pictures.summary_plots(report),
+        "small": {view.task: pictures.small_plots(view) for view in report.small},
         "tables": {v.section.name: pictures.table_plots(v, results) for v in report.tables},
         "figures": {v.section.name: pictures.figure_plots(v) for v in report.figures},
         "times": pictures.time_plots(results),

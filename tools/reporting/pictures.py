@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from reporting import plots
 from reporting.catalogue import is_keep, plain_twins
-from reporting.content import FigureView, PartView, Report, TableView
+from reporting.content import FigureView, PartView, Report, SmallView, TableView
 from reporting.folders import Group, RunRecord, curves
 from reporting.plots import Bar, Dot, Series
 from reporting.results import CellView, Results
@@ -78,14 +78,12 @@ def figure_plots(view: FigureView) -> list[Markup]:
     return [_sweep(part) for part in view.parts]
 
 
-def _bars(lines: Iterable[Line], kind: str) -> list[Bar]:
+def _bars(lines: Iterable[Line]) -> list[Bar]:
     """The lines of a forest plot."""
     bars = []
     for line in lines:
-        if line.kind != kind:
-            continue
         start, (keep, other) = shortened([name for name, _ in line.finding.contrast.weights])
-        name, colour = f"{start}: {keep} − {other}", KEEP if kind == "plain" else COLOURS[3]
+        name, colour = f"{start}: {keep} − {other}", KEEP if line.kind == "plain" else COLOURS[3]
         verdict, claimed = line.finding.verdict, line.finding.contrast.claimed
         if verdict.difference:
             bars.append(Bar(name, verdict.difference, colour, True, claimed))
@@ -99,16 +97,23 @@ def _bars(lines: Iterable[Line], kind: str) -> list[Bar]:
 
 def summary_plots(report: Report) -> dict[str, list[Markup]]:
     """Differences to the plain twins and to the controls: full budgets, and all others apart."""
-    titles = {"plain": "Keep minus its plain twin", "control": "Keep minus a control map"}
+    titles = {"plain": "Keep minus its plain twin", "control": "Keep minus a control"}
     found: dict[str, list[Markup]] = {}
     for kind, title in titles.items():
-        bars = _bars(report.lines, kind)
+        bars = _bars(line for line in report.lines if line.kind == kind)
         for full, budget in ((True, "full budget"), (False, "short or changed budgets")):
             shown = [bar for bar in bars if bar.full == full][:MOST_BARS]
             if shown:
                 name, label = f"summary-{kind}-{budget.split()[0]}", f"{title}, points ({budget})"
                 found.setdefault(kind, []).append(plots.forest(name, title, label, shown))
     return found
+
+
+def small_plots(view: SmallView) -> list[Markup]:
+    """All differences of a task's small runs."""
+    bars = _bars(view.lines)[:MOST_BARS]
+    title = f"Small runs: {view.title}, Keep minus its twin and controls"
+    return [plots.forest(f"small-{view.task}", title, "difference, points", bars)] if bars else []
 
 
 def families(results: Results, task: str) -> dict[str, list[str]]:

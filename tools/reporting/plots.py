@@ -28,15 +28,11 @@ class Dot:
     keep: bool
 
 
-def _half(value: Estimate) -> float | None:
-    return None if value.high is None else value.high - value.mean
-
-
 def _point(
     axes: Axes, x: float, y: float, each: Measured, colour: str, *, across: bool = True
 ) -> None:
     """A measured figure with its interval; hollow if its budget is short."""
-    half = _half(each.value)
+    half = each.value.half
     axes.errorbar(
         [x], [y],
         xerr=half if across else None,
@@ -173,7 +169,7 @@ def forest(name: str, title: str, label: str, bars: Sequence[Bar]) -> Markup:
     with drawing(5.2, 0.6 + 0.36 * len(bars)) as (figure, axes):
         axes.axvline(0, color=INK, linewidth=1)
         for y, bar in enumerate(bars):
-            half = _half(bar.value)
+            half = bar.value.half
             axes.errorbar(
                 [bar.value.mean], [y], xerr=half, fmt=FULL if bar.full else SHORT,
                 color=bar.colour, markerfacecolor=bar.colour if bar.full else "none", capsize=3,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from reporting.catalogue import Catalogue
 from reporting.claims import Claim, Contrast
 from reporting.evidence import TOO_LITTLE, Estimate, Verdict, estimate, judge, overall
-from reporting.folders import Group, RunRecord
+from reporting.folders import SMALL, Group, RunRecord
 from reporting.published import Cell
 
 
@@ -59,6 +59,11 @@ class CellView:
     def others(self) -> tuple[Measured, ...]:
         """All else, which is never the paper's experiment."""
         return tuple(each for each in self.measured if each is not self.full)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it was run as it is defined, be it the paper's or a small one."""
+        return any(each.full or each.budget == SMALL for each in self.measured)
 
 
 @dataclass(frozen=True)
