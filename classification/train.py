@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
-import platform
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -54,18 +52,6 @@ def seed_noise(seed: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(seed % 2**63)
     if device.type != "cpu":
         torch.get_device_module(device).manual_seed(seed % 2**63)
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep freed memory for the next step instead of giving it back to the system.
-
-    It gives back tensors of 32 MiB or more at once, such as a ResNet-18's first stage of 128 CIFAR
-    images; the system then clears their pages anew in every step.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        mallopt, trim_threshold, mmap_max = ctypes.CDLL(None).mallopt, -1, -4  # see malloc.h
-        mallopt(mmap_max, 0)
-        mallopt(trim_threshold, -1)
 
 
 class Stopwatch:
@@ -217,8 +203,6 @@ class Trainer:
         self.data = data
         self.where = where
         self.device = device = where.device
-        if device.type == "cpu":
-            keep_freed_memory()
         self.model = make_model(config, len(data.classes), data.channels).to(device)
         if config.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
