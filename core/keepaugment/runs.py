@@ -8,6 +8,7 @@ Checkpoints hold tensors, numbers and text only, and reading one never runs code
 from __future__ import annotations
 
 import argparse
+import ctypes
 import difflib
 import json
 import math
@@ -159,20 +160,36 @@ def differences(config: Any) -> str:
     return " ".join(f"{name}={value}" for name, value in changed.items())
 
 
+def keep_freed_memory() -> None:
+    """Have glibc keep this process's freed memory for later tensors; elsewhere nothing changes.
+
+    It gives tensors above 32 MiB, such as those of a ResNet-18's first stage for 128 CIFAR images,
+    back to the system at once, which then clears every page anew in each step.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        mallopt, trim_threshold, mmap_max = ctypes.CDLL(None).mallopt, -1, -4  # see malloc.h
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, -1)
+
+
 def find_device(name: str) -> torch.device:
-    """A device by name; "auto" takes an accelerator if there is one.
+    """A device by name, to compute on; "auto" takes an accelerator if there is one.
+
+    On a CPU the process keeps its freed memory from then on (`keep_freed_memory`).
 
     Raises:
         ValueError: The device is not there.
     """
     if name == "auto":
-        here = torch.accelerator.current_accelerator(check_available=True)
-        return here or torch.device("cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"no device {name!r} here: {str(error).splitlines()[0]}") from None
+        device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    else:
+        try:
+            device = torch.device(name)
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"no device {name!r} here: {str(error).splitlines()[0]}") from None
+    if device.type == "cpu":
+        keep_freed_memory()
     return device
 
 
