@@ -45,20 +45,23 @@ def _number(value: float | None, form: str) -> str:
 
 def model_table(rows: Sequence[Row]) -> Iterator[str]:
     """Lines with every figure of one model's methods."""
-    titles = ("map", "boxes", "network", "step", "ratio", "quartiles", "GFLOP", "ratio", "MiB")
-    widths = (9, 9, 9, 9, 7, 13, 8, 7, 7)
+    titles = ("map", "boxes", "network", "step", "ratio", "quartiles", "added", "GFLOP", "ratio")
+    widths = (9, 9, 9, 9, 7, 13, 8, 8, 7, 7)
     first = rows[0]
     yield (
         f"{first['model']}, batch {first['batch_size']} of {first['image_size']} pixels; "
-        "milliseconds, GFLOP per image, and peak memory"
+        "milliseconds, map and boxes added to the plain step, GFLOP per image, peak memory"
     )
-    yield " ".join([f"{'':10s}", *(f"{t:>{w}s}" for t, w in zip(titles, widths, strict=True))])
+    yield " ".join(
+        [f"{'':10s}", *(f"{t:>{w}s}" for t, w in zip((*titles, "MiB"), widths, strict=True))]
+    )
     for row in rows:
         times = [f"{row[part]:.2f}" for part in ("map_ms", "boxes_ms", "step_ms", "total_ms")]
         cells = [
             *times,
             f"{row['ratio']:.3f}",
             f"{row['ratio_low']:.3f}-{row['ratio_high']:.3f}",
+            f"{100 * row['added']:.2f} %",
             f"{row['gflop']:.2f}",
             f"{row['flop_ratio']:.3f}",
             _number(row["peak_mib"], ".0f"),

@@ -62,7 +62,7 @@ def test_the_tool_writes_a_row_for_each_method(tmp_path: Path) -> None:
         assert (row["map_ms"] > 0) == (row["method"] != "plain")
         assert row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
         assert row["peak_mib"] > 0 and row["waits"] is None
-    assert rows[0]["ratio"] == rows[0]["flop_ratio"] == 1.0
+    assert rows[0]["ratio"] == rows[0]["flop_ratio"] == 1.0 and rows[0]["added"] == 0.0
 
 
 def test_a_large_image_is_mixed_and_a_small_one_cut() -> None:
@@ -141,6 +141,7 @@ def test_ratios_are_medians_within_turns() -> None:
     row = medians(turns(1.5), turns(1.0))
     assert row["ratio"] == row["ratio_low"] == row["ratio_high"] == 1.5
     assert row["total_ms"] == row["map_ms"] == 6.0
+    assert row["added"] == 1.5 + 1.5 - 1.0  # map and boxes; the plain step's own boxes do not count
     assert medians(turns(3.0)[:1], turns(2.0)[:1])["ratio"] == 1.5
 
 
