@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from classification.config import Config
-from classification.data import Data, StoredData
-from keepaugment import CachedSaliency, Saliency, box_agreement
+from classification.data import Data
+from classification.folders import Numbered
+from keepaugment import CachedSaliency, Saliency, ScaledView, View, box_agreement
 from keepaugment.cached import whole
 
 PROBE = 64  # training images on which stored and fresh maps are compared
@@ -18,23 +19,19 @@ PROBE = 64  # training images on which stored and fresh maps are compared
 def make_cache(
     config: Config, data: Data, saliency: Saliency, device: torch.device
 ) -> CachedSaliency | None:
-    """The store of a config's maps; None if each is computed afresh.
-
-    Raises:
-        ValueError: Images whose crops are drawn by worker processes, so that a stored map could
-            not be brought into a view.
-    """
+    """The store of a config's maps; None if each is computed afresh."""
     if not config.cache:
         return None
-    if not isinstance(data, StoredData):
-        raise ValueError(
-            "stored maps (--cache) need small images, which are cropped on the device; the crops "
-            "of a tree of large images are not known outside the workers"
-        )
-    _, _, height, width = data.train.images.shape
     return CachedSaliency(
-        saliency, data.num_train, (height, width), every=config.cache, device=device
+        saliency, data.num_train, data.image_size, every=config.cache, device=device
     )
+
+
+def scaled_view(frames: Tensor, image_size: tuple[int, int]) -> ScaledView:
+    """The views of crops (B, 5) that workers made (see `classification.folders.Frame`)."""
+    height, width = image_size
+    top, left, rows, columns, mirrored = frames.unbind(1)
+    return ScaledView(top * height, left * width, rows * height, columns * width, mirrored > 0)
 
 
 def compared_boxes(config: Config, length: int) -> dict[str, Any]:
@@ -48,25 +45,18 @@ def compared_boxes(config: Config, length: int) -> dict[str, Any]:
     return {"size": size, "side": "low", "tau": config.tau}
 
 
-def probe(data: StoredData) -> Tensor:
-    """Numbers of a few training images, evenly from the set."""
-    step = max(1, data.num_train // PROBE)
-    return torch.arange(0, data.num_train, step, device=data.train.labels.device)[:PROBE]
-
-
-def agreement(
-    config: Config, cache: CachedSaliency, inputs: Tensor, labels: Tensor, index: Tensor
-) -> float:
+def agreement(config: Config, cache: CachedSaliency, inputs: Tensor, samples: Numbered) -> float:
     """Mean agreement of the stored maps' boxes with those of fresh maps, in [0, 1].
 
     Args:
         config: the run's settings.
         cache: the stored maps.
-        inputs: whole images (B, C, H, W), normalised.
-        labels: (B,).
-        index: (B,), their numbers.
+        inputs: the samples' images (B, C, H, W), normalised.
+        samples: whole images, or crops with their frames.
     """
-    height, width = inputs.shape[2:]
-    stored = cache.read(index, whole(len(index), index.device), (height, width))
-    boxes = compared_boxes(config, height)
-    return box_agreement(stored, cache.saliency(inputs, labels), **boxes).mean().item()
+    index, size = samples.numbers, (inputs.shape[2], inputs.shape[3])
+    view: View | ScaledView = whole(len(index), index.device)
+    if samples.frames is not None:
+        view = scaled_view(samples.frames, cache.image_size)
+    stored, fresh = cache.read(index, view, size), cache.saliency(inputs, samples.labels)
+    return box_agreement(stored, fresh, **compared_boxes(config, size[0])).mean().item()

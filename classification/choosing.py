@@ -249,7 +249,10 @@ def due(epochs: int) -> bool:
 def sample(data: Data, device: torch.device, *, seed: int = 0, number: int = SAMPLE) -> Numbered:
     """Some training images, the same whenever they are asked for and in every process."""
     order = EpochBatches(
-        num_images=data.num_train, batch_size=min(number, data.num_train), seed=seed
+        num_images=data.num_train,
+        batch_size=min(number, data.num_train),
+        seed=seed,
+        epoch=-1,  # crops that no epoch trains on
     )
     return next(iter(data.train_batches(order, device, 0)))
 

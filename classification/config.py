@@ -125,11 +125,6 @@ class Config:
                 f"stored maps follow crop and flip, not what {self.policy} does to an image; "
                 f"keep={self.keep} needs --cache 0 there"
             )
-        if self.dataset == "images":
-            raise ValueError(
-                "stored maps need small images, which are cropped on the device; the crops of a "
-                "tree of large images are not known outside the workers: --cache 0"
-            )
 
     def _check_auto(self) -> None:
         if not self.keep or self.scale != 1.0 or self.cache:

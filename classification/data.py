@@ -196,7 +196,7 @@ class TreeData(_Normalised):
             pin_memory=device.type == "cuda",
         )
         for batch in batches:
-            yield Numbered(*(tensor.to(device, non_blocking=True) for tensor in batch))
+            yield batch.to(device)
 
     def test_batches(
         self, device: torch.device, workers: int, rank: int, world_size: int
@@ -205,7 +205,7 @@ class TreeData(_Normalised):
         batches = self.folders.val_batches(
             TEST_BATCH, rank=rank, world_size=world_size, workers=workers
         )
-        for _, images, labels in batches:
+        for _, images, labels, _ in batches:
             yield images.to(device), labels.to(device)
 
 

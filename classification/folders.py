@@ -28,7 +28,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import InterpolationMode, v2
-from torchvision.transforms.v2.functional import pil_to_tensor
+from torchvision.transforms.v2.functional import horizontal_flip, pil_to_tensor
 from tqdm import tqdm
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -148,9 +148,43 @@ def _check_split(batch_size: int, rank: int, world_size: int) -> None:
         raise ValueError(f"rank must be in [0, {world_size}), the processes, found {rank}")
 
 
+Frame = tuple[float, ...]
+"""A crop's top, left, height and width as shares of its image's, and 1 if it is mirrored."""
+Crop = tuple[Tensor, Frame]  # (3, S, S) uint8, and where it lies
+
+
+class _RandomCrop:
+    """A random crop of 8 to 100 % of the area, scaled to (3, S, S), and flip; on uint8."""
+
+    def __init__(self, size: int, mode: InterpolationMode) -> None:
+        self.crop = v2.RandomResizedCrop(size, CROP_SCALE, interpolation=mode, antialias=True)
+
+    def __call__(self, pixels: Tensor) -> Crop:
+        height, width = pixels.shape[1:]
+        box = self.crop.make_params([pixels])
+        crop = self.crop.transform(pixels, box)
+        mirrored = bool(torch.rand(1) < 0.5)
+        frame = box["top"] / height, box["left"] / width, box["height"] / height
+        return (
+            horizontal_flip(crop) if mirrored else crop,
+            (*frame, box["width"] / width, float(mirrored)),
+        )
+
+
+class _MiddleCrop:
+    """The middle (3, S, S) after the shorter side is scaled to 256 / 224 S; on uint8."""
+
+    def __init__(self, size: int, mode: InterpolationMode) -> None:
+        resize = v2.Resize(round(size * 256 / 224), interpolation=mode, antialias=True)
+        self.middle = v2.Compose([resize, v2.CenterCrop(size)])
+
+    def __call__(self, pixels: Tensor) -> Crop:
+        return self.middle(pixels), ()
+
+
 class _Example(NamedTuple):
     number: int
-    image: Tensor | None  # (3, S, S) uint8; None if no file could be read
+    crop: Crop | None  # None if no file could be read
     label: int
     failures: dict[str, str]  # what is wrong, by file
 
@@ -161,7 +195,7 @@ class _Reader(Dataset[_Example]):
     def __init__(
         self,
         tree: ImageFolder,
-        transform: Callable[[Tensor], Tensor],
+        transform: Callable[[Tensor], Crop],
         *,
         seed: int = 0,
         epoch: int = 0,
@@ -187,12 +221,12 @@ class _Reader(Dataset[_Example]):
             path = self.tree.samples[candidate][0]
             pixels = _read_or_say(path)
             if isinstance(pixels, Tensor):
-                pixels = self._transformed(pixels, index)
-                return _Example(index, pixels, self.tree.targets[index], failures)
+                crop = self._transformed(pixels, index)
+                return _Example(index, crop, self.tree.targets[index], failures)
             failures[path] = pixels
         return _Example(index, None, self.tree.targets[index], failures)
 
-    def _transformed(self, pixels: Tensor, index: int) -> Tensor:
+    def _transformed(self, pixels: Tensor, index: int) -> Crop:
         # torchvision draws from torch's global generator. The fork takes 6 us, reading 900 or more.
         with torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed: without workers that would reseed the training's GPUs too.
@@ -206,31 +240,40 @@ class Numbered(NamedTuple):
     numbers: Tensor  # (B,) int64
     images: Tensor  # (B, C, H, W) uint8
     labels: Tensor  # (B,) int64
+    frames: Tensor | None = None  # (B, 5), each training crop's Frame; None if they are not cropped
+
+    def to(self, device: torch.device) -> Numbered:
+        """The same on a device, which need not be waited for."""
+        moved = (each if each is None else each.to(device, non_blocking=True) for each in self)
+        return Numbered(*moved)  # type: ignore[arg-type]
 
 
 class _Batch(NamedTuple):
     numbers: Tensor  # (B,) int64
     images: Tensor  # (B, 3, S, S) uint8
     labels: Tensor  # (B,) int64
+    frames: Tensor  # (B, 5), or (B, 0) of test images
     missing: int  # images of the batch that could not be read, and have no stand-in
     failures: dict[str, str]
 
 
 def _collate(examples: Sequence[_Example]) -> _Batch:
-    images = [example.image for example in examples if example.image is not None]
-    read = [example for example in examples if example.image is not None]
+    crops = [example.crop for example in examples if example.crop is not None]
+    read = [example for example in examples if example.crop is not None]
+    images = [pixels for pixels, _ in crops]
     failures = {path: error for example in examples for path, error in example.failures.items()}
     return _Batch(
         torch.tensor([example.number for example in read], dtype=torch.int64),
         torch.stack(images).contiguous() if images else torch.empty(0, 3, 0, 0, dtype=torch.uint8),
         torch.tensor([example.label for example in read], dtype=torch.int64),
+        torch.tensor([frame for _, frame in crops], dtype=torch.float32),
         len(examples) - len(images),
         failures,
     )
 
 
 class Batches:
-    """An epoch, or the rest of one: iterate for numbers, images (B, 3, S, S) and labels.
+    """An epoch, or the rest of one: iterate for numbers, images (B, 3, S, S), labels and frames.
 
     `len` is the number of steps. Made by `FolderData`.
     """
@@ -252,7 +295,7 @@ class Batches:
                     f"a class has no readable image to stand in for {_listed(batch.failures)}"
                 )
             if len(batch.labels):
-                yield Numbered(batch.numbers, batch.images, batch.labels)
+                yield Numbered(batch.numbers, batch.images, batch.labels, batch.frames)
 
 
 def _listed(failures: dict[str, str], most: int = 8) -> str:
@@ -302,18 +345,6 @@ class FolderData:
         """Names of the classes, by label."""
         return list(self.train.classes)
 
-    def train_transform(self) -> Callable[[Tensor], Tensor]:
-        """A random crop of 8 to 100 % of the area, scaled to (3, S, S), and flip; on uint8."""
-        mode = InterpolationMode(self.interpolation)
-        crop = v2.RandomResizedCrop(self.size, CROP_SCALE, interpolation=mode, antialias=True)
-        return v2.Compose([crop, v2.RandomHorizontalFlip()])
-
-    def val_transform(self) -> Callable[[Tensor], Tensor]:
-        """The middle (3, S, S) after the shorter side is scaled to 256 / 224 S; on uint8."""
-        mode, size = InterpolationMode(self.interpolation), self.test_size or self.size
-        resize = v2.Resize(round(size * 256 / 224), interpolation=mode, antialias=True)
-        return v2.Compose([resize, v2.CenterCrop(size)])
-
     def train_batches(
         self,
         epoch: int,
@@ -360,7 +391,8 @@ class FolderData:
             drop_last=drop_last,
         )
         skip = self.unreadable == "skip"
-        reader = _Reader(self.train, self.train_transform(), seed=seed, epoch=epoch, stand_in=skip)
+        crop = _RandomCrop(self.size, InterpolationMode(self.interpolation))
+        reader = _Reader(self.train, crop, seed=seed, epoch=epoch, stand_in=skip)
         return Batches(_loader(reader, steps, workers, pin_memory), self, whole=True)
 
     def val_batches(
@@ -379,7 +411,8 @@ class FolderData:
         """
         _check_split(batch_size, rank, world_size)
         steps = BatchSampler(range(rank, len(self.val), world_size), batch_size, drop_last=False)
-        reader = _Reader(self.val, self.val_transform())
+        crop = _MiddleCrop(self.test_size or self.size, InterpolationMode(self.interpolation))
+        reader = _Reader(self.val, crop)
         return Batches(_loader(reader, steps, workers, pin_memory), self, whole=False)
 
     def report(self, failures: dict[str, str], fate: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from classification.caching import scaled_view
 from classification.colour import ColorJitter, Lighting
 from classification.comparisons import AttentiveCutMix, GridMask, ManifoldMixup, Mixup, attention_of
 from classification.config import Config
@@ -38,8 +39,10 @@ from keepaugment import (
     RandomSaliency,
     Saliency,
     SampleDraws,
+    ScaledView,
     ShuffledSaliency,
     TrivialAugment,
+    View,
 )
 from keepaugment.draws import Source
 from keepaugment.runs import load_checkpoint
@@ -234,7 +237,13 @@ class Augmentation:
         return self._normalised(images)
 
     def __call__(
-        self, epoch: int, step: int, index: Tensor, pixels: Tensor, labels: Tensor
+        self,
+        epoch: int,
+        step: int,
+        index: Tensor,
+        pixels: Tensor,
+        labels: Tensor,
+        frames: Tensor | None = None,
     ) -> Batch:
         """Augment a step's samples.
 
@@ -244,28 +253,30 @@ class Augmentation:
             index: (B,), the samples' numbers in the training set.
             pixels: (B, C, H, W) uint8.
             labels: (B,).
+            frames: (B, 5), of crops that were made before (see `classification.folders`).
         """
         for source in self.sources:
             source.at(epoch, index)
-        pixels = self._cropped(epoch, index, pixels)
+        view: View | ScaledView | None = None
+        if frames is not None:
+            view = scaled_view(frames, self.data.image_size)
+        elif not self.config.image_size:
+            pixels, view = self._cropped(pixels)
+        if self.cache is not None:
+            self.cache.at(epoch, index, view)
         altered = self.policy(pixels) if self.policy else pixels
         inputs = self._coloured(altered, epoch, index)
         clean = self._coloured(pixels, epoch, index) if self.paste else inputs
         with self.watch("boxes"):
             return self._regions(epoch, step, clean, inputs, labels)
 
-    def _cropped(self, epoch: int, index: Tensor, pixels: Tensor) -> Tensor:
-        """Crop and flip small images; large ones were cropped by who read them."""
+    def _cropped(self, pixels: Tensor) -> tuple[Tensor, View]:
         config = self.config
-        if config.image_size:
-            return pixels
         view = draw_view(
             len(pixels), pixels.device,
             padding=config.padding, flip=config.flip, generator=self.sources[0],
         )  # fmt: skip
-        if self.cache is not None:
-            self.cache.at(epoch, index, view)
-        return show(pixels, view, config.padding)
+        return show(pixels, view, config.padding), view
 
     def _regions(
         self, epoch: int, step: int, clean: Tensor, inputs: Tensor, labels: Tensor

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from classification.caching import agreement, compared_boxes, make_cache, probe
+from classification.caching import PROBE, agreement, compared_boxes, make_cache
 from classification.choosing import ChosenSaliency, choose, due, sample
 from classification.comparisons import (
     add_dropblock,
@@ -29,7 +29,7 @@ from classification.comparisons import (
     set_drop_block,
 )
 from classification.config import Config
-from classification.data import Data, StoredData, open_data
+from classification.data import Data, open_data
 from classification.evaluation import EvaluationSums, occluded
 from classification.folders import EpochBatches, Numbered, mixed_seed
 from classification.loop import Interrupted, LossWatch, Row, fit
@@ -424,12 +424,10 @@ class Trainer:
         return {row["map"]: row["agreement"] for row in choice.rows}
 
     def _cache_agreement(self, cache: CachedSaliency) -> float:
-        """How far stored maps still lead to the boxes of fresh ones, on a few whole images."""
-        assert isinstance(self.data, StoredData)
-        index, stored = probe(self.data), self.data.train
+        """How far stored maps still lead to the boxes of fresh ones, on a few images."""
+        some = sample(self.data, self.device, seed=self.config.seed, number=PROBE)
         with self._autocast():
-            inputs = self.augment.inputs(stored.images[index])
-            return agreement(self.config, cache, inputs, stored.labels[index], index)
+            return agreement(self.config, cache, self.augment.inputs(some.images), some)
 
     @torch.no_grad()
     def test(self, *, occlusion: bool) -> dict[str, float]:

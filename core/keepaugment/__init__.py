@@ -4,7 +4,7 @@ Gong, Wang, Li, Chandra and Liu, CVPR 2021, https://arxiv.org/abs/2011.11778.
 """
 
 from keepaugment.attention import AttentionSaliency
-from keepaugment.cached import CachedSaliency, View, box_agreement
+from keepaugment.cached import CachedSaliency, ScaledView, View, box_agreement
 from keepaugment.cutting import (
     CutMix,
     Cutout,
@@ -49,6 +49,7 @@ __all__ = [
     "RandomSaliency",
     "SampleDraws",
     "Saliency",
+    "ScaledView",
     "ShuffledSaliency",
     "TrivialAugment",
     "View",

@@ -42,6 +42,41 @@ class View(NamedTuple):
         return torch.where(self.mirrored[:, None], columns.flip(1), columns)
 
 
+class ScaledView(NamedTuple):
+    """The same for crops of any size that are scaled to the view's, then flipped.
+
+    Images may have different sizes: lengths are those of the image when it is scaled to the
+    `image_size` of its `CachedSaliency`.
+
+    Attributes:
+        top: (B,) float, the crop's upper edge.
+        left: (B,) float, its left edge.
+        height: (B,) float.
+        width: (B,) float.
+        mirrored: (B,) bool, flipped left to right.
+    """
+
+    top: Tensor
+    left: Tensor
+    height: Tensor
+    width: Tensor
+    mirrored: Tensor
+
+    def rows(self, height: int) -> Tensor:
+        """The image's row at the middle of each of a view's rows: (B, height)."""
+        return self.top[:, None] + self.height[:, None] * _middles(height, self.top.device)
+
+    def columns(self, width: int) -> Tensor:
+        """The image's column at the middle of each of a view's columns: (B, width)."""
+        columns = self.left[:, None] + self.width[:, None] * _middles(width, self.left.device)
+        return torch.where(self.mirrored[:, None], columns.flip(1), columns)
+
+
+def _middles(number: int, device: torch.device) -> Tensor:
+    """The middles of equal parts of [0, 1]."""
+    return (torch.arange(number, device=device) + 0.5) / number
+
+
 def whole(batch: int, device: torch.device) -> View:
     """The views that are their images."""
     zero = torch.zeros(batch, dtype=torch.int64, device=device)
@@ -62,9 +97,9 @@ class CachedSaliency:
 
     Each image's map is kept in the image's own frame as `size` x `size` bytes, the means of its
     cells, 255 where they are largest: boxes are compared within an image, so its scale is not kept.
-    A view's fresh map replaces the cells that the view shows; the others stay as they were. Cells
-    that were never seen, and padding, count as unimportant, so an image without a map is cut as by
-    the plain method.
+    A view's fresh map replaces the cells that the view shows, scaled so that the sum of those that
+    were known stays what it was; the others stay as they were. Cells that were never seen, and
+    padding, count as unimportant, so an image without a map is cut as by the plain method.
 
         cached = CachedSaliency(GradientSaliency(model, 0.5), 50_000, (32, 32), every=20)
         keep = KeepCutout(saliency=cached)
@@ -80,7 +115,8 @@ class CachedSaliency:
     Args:
         saliency: the map that is stored.
         num_images: of the training set.
-        image_size: (H, W) of an image, in pixels.
+        image_size: (H, W) of an image, in pixels; of images of many sizes, what they all are
+            thought to be scaled to (see `ScaledView`).
         every: epochs between refreshes of all maps. Before the first of them, while the network
             changes most, epochs 1, 2, 4, 8, ... refresh them, too. 1 stores nothing for later.
         size: of a stored map; None takes 16 for images of up to 64 pixels and 32 for larger ones,
@@ -114,13 +150,13 @@ class CachedSaliency:
         self.fresh = torch.zeros(num_images, dtype=torch.bool, device=device)
         self.refreshing = False
         self.index: Tensor | None = None
-        self.view: View | None = None
+        self.view: View | ScaledView | None = None
 
     def due(self, epoch: int) -> bool:
         """Whether maps are computed in an epoch, from 0, instead of read."""
         return epoch % self.every == 0 or (epoch < self.every and epoch & (epoch - 1) == 0)
 
-    def at(self, epoch: int, index: Tensor, view: View | None = None) -> None:
+    def at(self, epoch: int, index: Tensor, view: View | ScaledView | None = None) -> None:
         """Go to the images numbered `index` (B,) of an epoch, in these views; None: whole."""
         self.refreshing = self.due(epoch)
         self.index = index
@@ -142,28 +178,32 @@ class CachedSaliency:
         self.write(self.index, self.view, saliency)
         return saliency
 
-    def _placed(self, view: View, view_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def _placed(self, view: View | ScaledView, view_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """The cells of a view's rows (B, H, size) and columns (B, W, size), one-hot."""
         (height, width), size = self.image_size, self.maps.shape[1]
         rows = _cells(view.rows(view_size[0]), height, size)
         return rows, _cells(view.columns(view_size[1]), width, size)
 
-    def read(self, index: Tensor, view: View, view_size: tuple[int, int]) -> Tensor:
+    def read(self, index: Tensor, view: View | ScaledView, view_size: tuple[int, int]) -> Tensor:
         """The stored maps of images `index` (B,) in their views (B, H, W), from 0 to 255."""
         with torch.autocast(self.maps.device.type, enabled=False):
             rows, columns = self._placed(view, view_size)
             return rows @ self.maps[index].float() @ columns.mT
 
-    def write(self, index: Tensor, view: View, saliency: Tensor) -> None:
+    def write(self, index: Tensor, view: View | ScaledView, saliency: Tensor) -> None:
         """Store the maps (B, H, W) of views of the images `index` (B,), each image once."""
         with torch.no_grad(), torch.autocast(self.maps.device.type, enabled=False):
-            size = (saliency.shape[1], saliency.shape[2])
+            size, tiny = (saliency.shape[1], saliency.shape[2]), torch.finfo(torch.float32).tiny
             rows, columns = self._placed(view, size)
             pixels = rows.sum(1)[:, :, None] * columns.sum(1)[:, None, :]
             means = rows.mT @ saliency.float() @ columns / pixels.clamp(min=1)
-            largest = means.amax((1, 2), keepdim=True).clamp(min=torch.finfo(means.dtype).tiny)
-            levels = (means / largest * 255).round().to(torch.uint8)
-            self.maps[index] = torch.where(pixels > 0, levels, self.maps[index])
+            before, shown = self.maps[index].float(), pixels > 0
+            again = shown & (before > 0)
+            old, new = ((again * each).sum((1, 2), keepdim=True) for each in (before, means))
+            scale = torch.where((old > 0) & (new > 0), old / new.clamp(min=tiny), 1.0)
+            after = torch.where(shown, means * scale, before)
+            largest = after.amax((1, 2), keepdim=True).clamp(min=tiny)
+            self.maps[index] = (after / largest * 255).round().to(torch.uint8)
             self.fresh.index_fill_(0, index, True)
 
     def merge(self) -> None:

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from torchvision.transforms.functional import to_pil_image
 
-from classification.caching import compared_boxes, make_cache, probe
+from classification.caching import compared_boxes
 from classification.config import Config
-from classification.data import TreeData, draw_view, open_data, show
-from classification.folders import load_folders
+from classification.data import draw_view, open_data, show
+from classification.folders import EpochBatches, Numbered
 from classification.processes import Processes
 from classification.train import Trainer, train
-from keepaugment import CentreSaliency, GradientSaliency
+from keepaugment import GradientSaliency
 from keepaugment.runs import Run, read_rows
 
 CPU = Processes(torch.device("cpu"))
@@ -118,6 +119,67 @@ def test_a_stored_map_of_the_trainer_lies_where_its_image_does() -> None:
     assert torch.nn.functional.cosine_similarity(a, b.roll(1, 0)).mean() < 0.9
 
 
+@pytest.fixture
+def large(tmp_path: Path) -> Config:
+    """A run on a tree of images of many sizes, each of soft grey patches on black."""
+    generator = torch.Generator().manual_seed(0)
+    for number in range(16):
+        folder = tmp_path / "large" / ("train" if number < 12 else "val") / f"class{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        grey = torch.rand(1, 1, 4, 4, generator=generator) * 255
+        size = 40 + 4 * number, 80 - 2 * number
+        image = torch.nn.functional.interpolate(grey, size, mode="bilinear")[0].round().byte()
+        to_pil_image(image.expand(3, -1, -1).contiguous()).save(folder / f"{number}.png")
+    return replace(
+        STORED, dataset="images", data=str(tmp_path / "large"), image_size=32, subset=0,
+        test_subset=0, batch_size=6, workers=0, cache=20,
+    )  # fmt: skip
+
+
+def test_a_stored_map_follows_crops_of_large_images(large: Config) -> None:
+    """The map of an image is its brightness, so in every crop it must be so again."""
+    data = open_data(large, CPU.device)
+    trainer = Trainer(large, data, CPU)
+    cache = trainer.cache
+    assert cache is not None and cache.maps.shape == (12, 16, 16)
+    cache.saliency = lambda images, labels: images[:, 0] * data.std[0] + data.mean[0]
+
+    def crops(epoch: int) -> Numbered:
+        order = EpochBatches(num_images=12, batch_size=12, epoch=epoch)
+        samples = next(iter(data.train_batches(order, CPU.device, 0)))
+        trainer.augment(epoch, 0, *samples)
+        return samples
+
+    for epoch in (0, 1, 2, 4, 8, 16):
+        crops(epoch)
+    samples = crops(17)
+    stored = cache(samples.images.float())
+    seen = stored > 0
+    assert seen.float().mean() > 0.9
+    similar = [
+        torch.corrcoef(torch.stack([a[where], b[where].float()]))[0, 1].item()
+        for a, b, where in zip(stored, samples.images[:, 0], seen, strict=True)
+    ]
+    assert min(similar) > 0.8 and sum(similar) / 12 > 0.93
+
+
+def test_a_run_on_large_images_resumes_with_its_maps(large: Config, tmp_path: Path) -> None:
+    config = replace(large, cache=4, cut="", mix="cutmix", keep="mix", mix_p=1.0)
+    whole = train("a", config, tmp_path / "whole", CPU)
+    part = Trainer(config, whole.data, CPU)
+    run = Run(tmp_path / "part", "a", config, CPU.device, resume=False)
+    run.load()
+    for _ in range(3):
+        run.log(**part.train_epoch())
+    run.save(part.state())
+    run.close()
+    resumed = train("a", config, tmp_path / "part", CPU, resume=True)
+    assert rows_of(tmp_path / "part") == rows_of(tmp_path / "whole")
+    assert all(0 < row["cache_agreement"] <= 1 for row in rows_of(tmp_path / "whole"))
+    assert whole.cache is not None and resumed.cache is not None
+    assert torch.equal(whole.cache.maps, resumed.cache.maps)
+
+
 def test_a_view_is_drawn_and_shown_apart() -> None:
     images = torch.randint(1, 256, (50, 3, 7, 5), dtype=torch.uint8)
     view = draw_view(50, CPU.device, padding=2, generator=torch.Generator().manual_seed(0))
@@ -137,13 +199,6 @@ def test_the_boxes_that_are_compared() -> None:
     assert compared_boxes(pasted, 32) == {"size": 9, "side": "high", "tau": 0.6}
 
 
-def test_the_probe_is_spread_over_the_set() -> None:
-    data = open_data(replace(STORED, subset=0), CPU.device)
-    numbers = probe(data)
-    assert len(numbers) == 64 and numbers[0] == 0 and numbers[-1] > 0.95 * 1437
-    assert probe(open_data(STORED, CPU.device)).tolist() == list(range(60))
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -151,20 +206,11 @@ def test_the_probe_is_spread_over_the_set() -> None:
         ({"keep": ""}, "has no map to store"),
         ({"saliency": "random"}, "has no map to store"),
         ({"policy": "randaugment"}, "not what randaugment does .* keep=cut needs --cache 0"),
-        ({"dataset": "images", "image_size": 64}, "crops of a tree of large images"),
     ],
 )
 def test_what_cannot_be_stored_is_named(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(STORED, **change)
-
-
-def test_a_tree_of_large_images_is_refused(tree: Path) -> None:
-    (tree / "test").rename(tree / "val")
-    data = TreeData(load_folders(str(tree), size=32))
-    with pytest.raises(ValueError, match="--cache.* need small images"):
-        make_cache(STORED, data, CentreSaliency(), CPU.device)
-    assert make_cache(replace(STORED, cache=0), data, CentreSaliency(), CPU.device) is None
 
 
 def test_pictures_are_drawn_of_fresh_maps() -> None:

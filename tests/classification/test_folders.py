@@ -54,7 +54,7 @@ def spoil(path):
 
 
 def joined(batches):
-    _, images, labels = zip(*batches, strict=True)
+    _, images, labels, _ = zip(*batches, strict=True)
     return torch.cat(images), torch.cat(labels)
 
 
@@ -68,12 +68,11 @@ def test_batches_are_bytes_of_one_size(tree):
     batches = data.train_batches(0, 5)
     assert isinstance(batches, Batches) and len(batches) == 3
     found = list(batches)
-    assert [tuple(images.shape) for _, images, _ in found] == [(5, 3, 16, 16)] * 2 + [
-        (2, 3, 16, 16)
-    ]
-    assert all(images.dtype == torch.uint8 and images.is_contiguous() for _, images, _ in found)
-    assert all(labels.dtype == torch.int64 for *_, labels in found)
-    assert torch.cat([labels for *_, labels in found]).bincount().tolist() == [4, 4, 4]
+    assert [tuple(batch.images.shape) for batch in found] == [(5, 3, 16, 16)] * 2 + [(2, 3, 16, 16)]
+    assert all(batch.images.dtype == torch.uint8 for batch in found)
+    assert all(batch.images.is_contiguous() for batch in found)
+    assert all(batch.labels.dtype == torch.int64 for batch in found)
+    assert torch.cat([batch.labels for batch in found]).bincount().tolist() == [4, 4, 4]
 
 
 def test_a_test_folder_serves_as_well(tmp_path):
@@ -89,10 +88,10 @@ def test_testing_takes_the_middle(tmp_path):
     to_pil_image(wide).save(tmp_path / "val" / "ant" / "0.png")
     for interpolation in ("bilinear", "bicubic"):
         data = load_folders(tmp_path, interpolation=interpolation)
-        _, images, _ = next(iter(data.val_batches(1)))
+        images = next(iter(data.val_batches(1))).images
         assert images.shape == (1, 3, 224, 224) and (images == 255).all()
         small = load_folders(tmp_path, size=56, interpolation=interpolation)
-        _, images, _ = next(iter(small.val_batches(1)))
+        images = next(iter(small.val_batches(1))).images
         assert images.shape == (1, 3, 56, 56) and (images[:, :, 2:-2, 2:-2] == 255).all()
 
 
@@ -238,12 +237,12 @@ def test_the_stand_in_is_the_next_readable_one(spoiled):
     """Image 1 of the class is shown as image 3 is: 2 is unreadable as well."""
     data = load_folders(spoiled, size=16, unreadable="skip")
     reader = data.train_batches(0, 12).loader.dataset
-    reader.transform = lambda pixels: pixels
+    reader.transform = lambda pixels: (pixels, ())
     third = read_image(spoiled / "train" / "bee" / "3.png")
-    assert torch.equal(reader[5].image, third) and torch.equal(reader[6].image, third)
+    assert torch.equal(reader[5].crop[0], third) and torch.equal(reader[6].crop[0], third)
     assert reader[5].label == 1 and len(reader[5].failures) == 2
     spoil(spoiled / "train" / "bee" / "3.png")
-    assert torch.equal(reader[6].image, read_image(spoiled / "train" / "bee" / "0.png"))
+    assert torch.equal(reader[6].crop[0], read_image(spoiled / "train" / "bee" / "0.png"))
 
 
 def test_a_class_without_readable_images_is_refused(spoiled):
@@ -263,7 +262,7 @@ def test_testing_leaves_unreadable_images_out(spoiled):
 
 def test_readers_can_be_sent_to_a_new_process(tree):
     reader = load_folders(tree, size=16).train_batches(0, 4).loader.dataset
-    assert torch.equal(pickle.loads(pickle.dumps(reader))[3].image, reader[3].image)
+    assert torch.equal(pickle.loads(pickle.dumps(reader))[3].crop[0], reader[3].crop[0])
 
 
 def test_mixed_seeds_are_fixed_and_differ():

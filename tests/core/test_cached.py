@@ -11,6 +11,7 @@ from torch import Tensor
 from keepaugment import (
     CachedSaliency,
     KeepCutout,
+    ScaledView,
     View,
     allowed_regions,
     box_agreement,
@@ -84,6 +85,7 @@ def test_a_view_updates_what_it_shows(mirrored: bool) -> None:
     cache = stored(before, size=8)
     fresh = (rand(1, 8, 8) * 254).round() + 1
     fresh[:, 0, 2:6] = 255.0
+    fresh[:, 5, 3:5] = 100.0  # of the one shown cell that was known, so nothing is scaled
     seen = view(2, 4, mirrored)
     cache.write(torch.tensor([0]), seen, fresh)
     inside = fresh.flip(2) if mirrored else fresh
@@ -244,3 +246,43 @@ def test_two_processes_have_one_cache(tmp_path: Path) -> None:
     for rank in (0, 1):
         expected[rank::2][:2] = stored(rand(2, 8, 8, seed=rank) + 0.1).maps
     assert torch.equal(first, expected)
+
+
+def scaled(top: float, left: float, height: float, width: float, mirrored: bool) -> ScaledView:
+    numbers = (torch.tensor([float(value)]) for value in (top, left, height, width))
+    return ScaledView(*numbers, torch.tensor([mirrored]))
+
+
+def test_a_scaled_crop_by_hand() -> None:
+    """The lower right quarter of an image of 4 x 4 pixels at three times its size, mirrored."""
+    saliency = torch.zeros(1, 4, 4)
+    saliency[0, 2:, 2:] = torch.tensor([[1.0, 2.0], [3.0, 5.0]])
+    seen = scaled(2, 2, 2, 2, mirrored=True)
+    assert seen.rows(4).tolist() == [[2.25, 2.75, 3.25, 3.75]]
+    assert seen.columns(4).tolist() == [[3.75, 3.25, 2.75, 2.25]]
+    quarter = torch.tensor([[102, 51], [255, 153]]).float()
+    read = stored(saliency).read(torch.tensor([0]), seen, (6, 6))
+    assert torch.equal(read[0], quarter.repeat_interleave(3, 0).repeat_interleave(3, 1))
+
+
+def test_the_whole_image_scaled_is_the_whole_image() -> None:
+    saliency, index = rand(1, 8, 8), torch.tensor([0])
+    cache = stored(saliency)
+    everything, plain = scaled(0, 0, 8, 8, mirrored=False), whole(1, CPU)
+    assert torch.equal(cache.read(index, everything, (8, 8)), cache.read(index, plain, (8, 8)))
+    before = cache.maps.clone()
+    cache.write(index, everything, saliency)
+    assert torch.equal(cache.maps, before)
+
+
+def test_maps_of_overlapping_crops_become_one() -> None:
+    """Each crop's map has a scale of its own, which the cells that both show bring together."""
+    saliency, index = rand(1, 8, 8) + 0.1, torch.tensor([0])
+    saliency[:, 0, 0] = 2.0  # the largest, in one crop only
+    cache = CachedSaliency(Given(saliency), 1, (8, 8), size=8)
+    cache.write(index, scaled(0, 0, 8, 5, mirrored=False), 7 * saliency[:, :, :5])
+    cache.write(index, scaled(0, 3, 8, 5, mirrored=True), 0.2 * saliency[:, :, 3:].flip(2))
+    expected = 255 * saliency / saliency.max()
+    assert (cache.maps.float() - expected).abs().max() <= 3  # of 255, by rounding twice
+    cache.write(index, scaled(0, 0, 8, 8, mirrored=False), torch.zeros(1, 8, 8))
+    assert cache.maps.sum() == 0  # a map without any importance leaves none
