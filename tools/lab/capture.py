@@ -31,13 +31,20 @@ class UntilStep:
         return getattr(self.augment, name)
 
     def __call__(
-        self, epoch: int, step: int, index: Tensor, pixels: Tensor, labels: Tensor
+        self,
+        epoch: int,
+        step: int,
+        index: Tensor,
+        pixels: Tensor,
+        labels: Tensor,
+        frames: Tensor | None = None,
     ) -> Batch:
         """Augment a step's samples; raise `Reached` with them if it is the one."""
         if (epoch, step) != self.target:
-            return self.augment(epoch, step, index, pixels, labels)
+            return self.augment(epoch, step, index, pixels, labels, frames)
         self._listen()
-        raise Reached(self.augment(epoch, step, index, pixels, labels), index, pixels, labels)
+        batch = self.augment(epoch, step, index, pixels, labels, frames)
+        raise Reached(batch, index, pixels, labels)
 
     def _noted(self, function: Any, before: str, after: str) -> Any:
         """A function of images whose first argument and result are noted."""
