@@ -90,7 +90,7 @@ class Config:
     eval_every: int = setting(1, "epochs between tests; the last is always tested")
     bf16: bool = setting(False, "compute in bfloat16 (autocast)")
     channels_last: bool = setting(False, "memory layout of images and weights")
-    compile: bool = setting(False, "torch.compile the model")
+    compile: bool = setting(False, "torch.compile the model, its maps and the augmentation")
     tensorboard: bool = setting(False, "TensorBoard events beside metrics.jsonl", free=True)
     seed: int = setting(0, "of weights, order, crops, policies and boxes")
 

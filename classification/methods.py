@@ -64,6 +64,14 @@ class Batch(NamedTuple):
     changed: Tensor
 
 
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function compiled for each shape of its arguments.
+
+    An epoch's last batch is smaller. Code for any size would serve the others from then on, too.
+    """
+    return torch.compile(function, dynamic=False)
+
+
 def make_saliency(config: Config, gradient: Saliency, generator: Source) -> Saliency:
     """The map of a config: the model's gradient, fresh or stored, or a control in its place."""
     controls: dict[str, Callable[[], Saliency]] = {
@@ -211,12 +219,20 @@ class Augmentation:
         self.policy = make_policy(config, data.mean, draws)
         self.colour = (ColorJitter(generator=colours), Lighting(generator=colours))
         self.cut = make_cut(config, saliency, draws)
-        self.paste = None
+        self.paste: Callable[..., Tensor] | None = None
         if config.keep == "paste":
             self.paste = KeepPaste(
                 size=config.paste_size, tau=config.tau, saliency=saliency, generator=draws
             )
         self.mixings = make_mix(config, saliency, data, model, device, draws)
+        self.views, self.cut_out, self.mixed = self._views, self._cut_out, self._mixed
+        if config.compile:
+            self.views, self.mixed = compiled(self._views), compiled(self._mixed)
+            if not isinstance(self.cut, GridMask):  # whose ramp would compile anew in each epoch
+                self.cut_out = compiled(self._cut_out)
+            self.paste = compiled(self.paste) if self.paste else None
+            # Compiled, an operation on bytes rounds a few of them to the next one.
+            self.policy = torch.compiler.disable(self.policy) if self.policy else None
 
     def inputs(self, pixels: Tensor) -> Tensor:
         """What the network sees of images (B, C, H, W) uint8, without colour changes."""
@@ -226,11 +242,11 @@ class Augmentation:
         layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
         return self.data.normalise(images).contiguous(memory_format=layout)
 
-    def _coloured(self, pixels: Tensor, epoch: int, index: Tensor) -> Tensor:
+    def _coloured(self, pixels: Tensor) -> Tensor:
         """The same for training; two views of one image get the same colours."""
         if not self.config.jitter:
             return self.inputs(pixels)
-        self.sources[1].at(epoch, index)
+        self.sources[1].again()
         images = pixels.float() / 255
         for change in self.colour:
             images = change(images)
@@ -257,18 +273,26 @@ class Augmentation:
         """
         for source in self.sources:
             source.at(epoch, index)
+        clean, inputs, view = self.views(pixels, frames)
+        if self.cache is not None:
+            self.cache.at(epoch, index, view)
+        with self.watch("boxes"):
+            return self._regions(epoch, step, clean, inputs, labels)
+
+    def _views(
+        self, pixels: Tensor, frames: Tensor | None
+    ) -> tuple[Tensor, Tensor, View | ScaledView | None]:
+        """A clean view and what the network shall see of it before regions change, and its place.
+
+        Without a paste both are the same.
+        """
         view: View | ScaledView | None = None
         if frames is not None:
             view = scaled_view(frames, self.data.image_size)
         elif not self.config.image_size:
             pixels, view = self._cropped(pixels)
-        if self.cache is not None:
-            self.cache.at(epoch, index, view)
-        altered = self.policy(pixels) if self.policy else pixels
-        inputs = self._coloured(altered, epoch, index)
-        clean = self._coloured(pixels, epoch, index) if self.paste else inputs
-        with self.watch("boxes"):
-            return self._regions(epoch, step, clean, inputs, labels)
+        inputs = self._coloured(self.policy(pixels) if self.policy else pixels)
+        return self._coloured(pixels) if self.paste else inputs, inputs, view
 
     def _cropped(self, pixels: Tensor) -> tuple[Tensor, View]:
         config = self.config
@@ -287,8 +311,7 @@ class Augmentation:
         if self.cut is not None:
             if isinstance(self.cut, GridMask):
                 self.cut.set_epoch(300 * epoch / config.epochs)  # its ramp is for 300 epochs
-            mask = self.cut.mask(inputs, labels)
-            inputs, changed = self.cut(inputs, mask=mask), mask.float().mean()
+            inputs, changed = self.cut_out(inputs, labels)
         if self.paste is not None:
             inputs = self.paste(clean, inputs, labels)
         if not self.mixings:
@@ -296,7 +319,18 @@ class Augmentation:
         coin = mixed_seed(config.seed, epoch, step)  # on the host: the GPU need not be asked
         mixing = self.mixings[coin % len(self.mixings)]
         if isinstance(mixing, CutMix):
-            mask = mixing.mask(inputs, labels)
-            inputs, targets = mixing(inputs, labels, mask=mask)
-            return Batch(inputs, targets, mask.float().mean())
+            return self.mixed(mixing, inputs, labels)
         return Batch(*mixing(inputs, labels), changed)
+
+    def _cut_out(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Cut images, and the mean share that was cut."""
+        assert self.cut is not None
+        mask = self.cut.mask(inputs, labels)
+        return self.cut(inputs, mask=mask), mask.float().mean()
+
+    @staticmethod
+    def _mixed(mixing: CutMix, inputs: Tensor, labels: Tensor) -> Batch:
+        """Mix images and labels by regions."""
+        mask = mixing.mask(inputs, labels)
+        inputs, targets = mixing(inputs, labels, mask=mask)
+        return Batch(inputs, targets, mask.float().mean())

@@ -33,7 +33,7 @@ from classification.data import Data, open_data
 from classification.evaluation import EvaluationSums, occluded
 from classification.folders import EpochBatches, Numbered, mixed_seed
 from classification.loop import Interrupted, LossWatch, Row, fit
-from classification.methods import Augmentation, Batch, make_saliency
+from classification.methods import Augmentation, Batch, compiled, make_saliency
 from classification.models import create_model
 from classification.processes import Processes
 from keepaugment import CachedSaliency, EarlyHead, GradientSaliency, Saliency, SampleDraws
@@ -214,7 +214,9 @@ class Trainer:
             )
         seeds = (config.seed + stream * 1_000_003 for stream in range(3))
         sources = (SampleDraws(next(seeds)), SampleDraws(next(seeds)), SampleDraws(next(seeds)))
-        network: Any = torch.compile(self.model) if config.compile else self.model
+        network: Any = compiled(self.model) if config.compile else self.model
+        if self.head and config.compile:
+            self.head.compile(dynamic=False)
         gradient: Saliency = GradientSaliency(network, config.scale, self.head)
         self.chosen = None
         if config.saliency == "auto":
@@ -240,6 +242,7 @@ class Trainer:
         self.steps = self._order().steps
 
     def _timed(self, saliency: Saliency) -> Saliency:
+        @torch.compiler.disable  # reads clocks; what it calls runs compiled if it is
         def timed(images: Tensor, labels: Tensor | None) -> Tensor:
             with self.watch("map"):
                 return saliency(images, labels)

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from classification.folders import mixed_seed
 from classification.loop import Interrupted, LossWatch, Row, fit
-from classification.methods import make_saliency
+from classification.methods import compiled, make_saliency
 from classification.processes import Processes
 from classification.train import (
     CHECK_EVERY,
@@ -62,7 +62,7 @@ class Trainer:
         settings, data = shared(config), images.data
         self.model = new_model(config, data, device)
         check_model(self.model, settings, data)
-        self.network: nn.Module = torch.compile(self.model) if config.compile else self.model  # type: ignore[assignment]
+        self.network: Any = compiled(self.model) if config.compile else self.model
         draws, noise = (SampleDraws(config.seed + stream * 1_000_003) for stream in range(2))
         gradient = make_saliency(settings, GradientSaliency(self.network, config.scale), noise)
         self.watch = Stopwatch(device)

@@ -12,6 +12,7 @@ Source = torch.Generator | Callable[[tuple[int, ...], torch.device], Tensor] | N
 """A torch generator, None for torch's global one, or any `(shape, device) -> uniform numbers`."""
 
 _GOLDEN = -7046029254386353131  # 2**64 / the golden ratio, odd, as a signed 64-bit number
+_INVERSE = -1018231460777725123  # _GOLDEN * _INVERSE = 1 modulo 2**64
 _MIX = (-4658895280553007687, -7723592293110705685)
 
 
@@ -54,25 +55,34 @@ class SampleDraws:
         if not 0 <= seed < 2**31:
             raise ValueError(f"seed must be in [0, 2**31), found {seed}")
         self.seed = seed
+        self.samples: tuple[Tensor, Tensor] | None = None
         self.keys: Tensor | None = None
         self.calls = 0
 
     def at(self, epoch: int, index: Tensor) -> None:
         """Go to the samples numbered `index` (B,) of an epoch; calls are counted from here."""
         index = index.long()
-        start = torch.full_like(index[:1], self.seed * 2**32 + epoch)
-        self.keys = mix(mix(start) + (index + 1) * _GOLDEN)
+        self.samples = (torch.full_like(index[:1], self.seed * 2**32 + epoch), index)
+        self.keys = None  # until the first call, which may be compiled
+        self.calls = 0
+
+    def again(self) -> None:
+        """Go back to the first call for the same samples."""
         self.calls = 0
 
     def __call__(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
         """Uniform numbers of `shape`, whose first axis is the batch: 24 random bits each."""
-        if self.keys is None or len(self.keys) != shape[0]:
-            known = "none" if self.keys is None else len(self.keys)
+        known = 0 if self.samples is None else len(self.samples[1])
+        if self.samples is None or known != shape[0]:
             raise ValueError(
-                f"numbers for {shape[0]} images were asked for, {known} are known; "
+                f"numbers for {shape[0]} images were asked for, {known or 'none'} are known; "
                 "call at(epoch, index) with the samples of the batch first"
             )
+        if self.keys is None:
+            start, index = self.samples
+            self.keys = mix(mix(start) + (index + 1) * _GOLDEN) * _INVERSE
         self.calls += 1
         each = torch.arange(1, math.prod(shape[1:]) + 1, device=device) + (self.calls << 32)
-        bits = mix(self.keys.to(device)[:, None] + each * _GOLDEN)
+        # Not key + each * _GOLDEN: Inductor works that product out, and finds it too large.
+        bits = mix((self.keys.to(device)[:, None] + each) * _GOLDEN)
         return (((bits >> 40) & (2**24 - 1)).float() * 2.0**-24).view(shape)

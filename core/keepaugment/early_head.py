@@ -57,7 +57,8 @@ class EarlyHead(nn.Module):
             logits = model(keep(images, labels))
             loss = cross_entropy(logits, labels) + head.loss(labels)
 
-    Make the head before the model is compiled. With DistributedDataParallel put model and head into
+    Make the head before the model is compiled; `head.compile()` then compiles the way to the stage,
+    which is not that of the whole model. With DistributedDataParallel put model and head into
     one module, so that the gradients of both are averaged.
 
     Args:
@@ -90,6 +91,7 @@ class EarlyHead(nn.Module):
         self.owner = (model,)  # in a tuple: not a submodule
         self.features: Tensor | None = None
         self.stopping = False
+        self.compiled: Callable[[Tensor], Tensor] | None = None
         self.channel_axis = 1
         self.hook = stage.register_forward_hook(self._on_stage)
         try:
@@ -151,7 +153,14 @@ class EarlyHead(nn.Module):
 
     def early_logits(self, images: Tensor) -> Tensor:
         """Logits (B, K) of images (B, C, H, W), running the model only up to the stage."""
+        return (self.compiled or self._early_logits)(images)
+
+    def _early_logits(self, images: Tensor) -> Tensor:
         return self(self._checked(self._run_to_stage(images)))
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile `early_logits`; arguments as of `torch.compile`."""
+        self.compiled = torch.compile(self._early_logits, *args, **kwargs)
 
     def loss(
         self, targets: Tensor, criterion: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
@@ -168,8 +177,8 @@ class EarlyHead(nn.Module):
         return self.weight * criterion(logits, targets)
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the latest pass's features: a model may be copied while they wait for `loss`."""
-        return {**vars(self), "features": None}
+        """All but the latest pass's features, for which a copy need not wait, and compiled code."""
+        return {**vars(self), "features": None, "compiled": None}
 
     def remove(self) -> None:
         """Take the head off the model."""

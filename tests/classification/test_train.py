@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,10 +27,46 @@ KEEP_LOW = {"cut": "cutout", "keep": "cut", "scale": 0.5}
 CUTOUT = replace(SMALL, cut="cutout", keep="cut")
 
 
-def rows_of(folder: Path) -> list[dict[str, float]]:
+def without_clocks(row: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in row.items() if not k.endswith("seconds")}
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
     """A run's metrics without what a clock measured."""
-    rows = read_rows(folder / "metrics.jsonl")
-    return [{k: v for k, v in row.items() if not k.endswith("seconds")} for row in rows]
+    return [without_clocks(row) for row in read_rows(folder / "metrics.jsonl")]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cut": "cutout"},
+        {"cut": "cutout", "keep": "cut", "scale": 0.5, "early_head": "layer1"},
+        {"cut": "random_erasing", "keep": "cut", "scale": 0.5, "cache": 4},
+        {"policy": "randaugment", "keep": "paste", "paste_size": 4},
+        {"mix": "cutmix", "keep": "mix"},
+    ],
+)
+def test_a_compiled_run_equals_one_that_is_not(
+    change: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a backend that changes no arithmetic, and code for two sizes of batch: 25 and 10."""
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        graphs.append(graph)
+        return graph
+
+    config = replace(SMALL, epochs=4, eval_every=4, **change)
+    train("a", config, tmp_path / "eager", CPU)
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    compiled = Trainer(replace(config, compile=True), open_data(config, CPU.device), CPU)
+    rows, made = [], []
+    for _ in range(4):
+        rows.append(compiled.train_epoch())
+        made.append(len(graphs))
+    assert [without_clocks(row) for row in rows] == rows_of(tmp_path / "eager")
+    assert made[0] >= 4 and made[1:] == 3 * [made[1]]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sysconfig
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from keepaugment import (
     KeepPaste,
     KeepRandomErasing,
     RandomErasing,
+    SampleDraws,
     region_scores,
     selective_cut,
     selective_paste,
@@ -114,10 +116,24 @@ def test_draws_of_torch_are_part_of_the_graph() -> None:
     assert ((cut == 0) | (cut == IMAGES)).all() and (cut == 0).any()
 
 
-@pytest.mark.skipif(
+def test_maps_of_a_model_leave_off_compiled_code_and_come_back() -> None:
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.LazyLinear(NUM_CLASSES)
+    )
+    model(IMAGES)
+    keep = KeepCutout(model, size=4, generator=numbers)
+    expected = keep(IMAGES, labels(6))
+    torch.compiler.reset()
+    assert torch.equal(torch.compile(keep, backend="aot_eager")(IMAGES, labels(6)), expected)
+
+
+needs_a_compiler = pytest.mark.skipif(
     not (shutil.which("g++") and Path(sysconfig.get_path("include"), "Python.h").exists()),
     reason="Inductor needs a compiler and Python's headers",
 )
+
+
+@needs_a_compiler
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch 2.10 warns of itself
 def test_generated_code_gives_the_same_boxes() -> None:
     """Inductor rewrites the arithmetic; in whole numbers nothing is left to round."""
@@ -127,3 +143,18 @@ def test_generated_code_gives_the_same_boxes() -> None:
 
     expected = cut(IMAGES, SALIENCY)
     assert torch.equal(compiled(cut, "inductor")(IMAGES, SALIENCY), expected)
+
+
+@needs_a_compiler
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("kind", [partial(KeepCutout, size=4), KeepRandomErasing])
+def test_generated_code_draws_the_same_numbers(kind: Callable) -> None:
+    draws = SampleDraws(0)
+    keep = kind(saliency=a_map, p=0.5, generator=draws)
+    generated = compiled(keep.mask, "inductor")
+    for epoch in range(2):
+        draws.at(epoch, torch.arange(6))
+        expected = keep.mask(IMAGES, labels(6))
+        draws.again()
+        assert torch.equal(generated(IMAGES, labels(6)), expected)
+        assert expected.any()

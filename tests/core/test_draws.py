@@ -42,6 +42,29 @@ def test_a_sample_has_its_numbers_in_any_batch() -> None:
     assert torch.equal(draw(1, 2, [99, 7], (3, 2)), whole[[99, 7]])
 
 
+def test_numbers_can_be_asked_for_again() -> None:
+    draws = SampleDraws(0)
+    draws.at(0, torch.arange(3))
+    first, second = draws((3, 2), CPU), draws((3, 2), CPU)
+    draws.again()
+    assert torch.equal(draws((3, 2), CPU), first)
+    assert torch.equal(draws((3, 2), CPU), second)
+    assert not (first == second).any()
+
+
+def test_numbers_stay_what_runs_of_old_were_drawn_with() -> None:
+    """Key plus count times the golden ratio, scrambled: by hand, in Python's whole numbers."""
+    golden, most = 0x9E3779B97F4A7C15, 2**64
+
+    def scrambled(number: int) -> int:
+        return mix(torch.tensor([(number + 2**63) % most - 2**63]))[0].item() % most
+
+    key = scrambled(scrambled(3 * 2**32 + 7) + 6 * golden)  # seed 3, epoch 7, sample 5
+    expected = [scrambled(key + ((2 << 32) + n) * golden) for n in (1, 2, 3)]  # the second call
+    numbers = draw(3, 7, [5], (3,), call=2)
+    assert [n * 2**24 for n in numbers[0].tolist()] == [bits >> 40 for bits in expected]
+
+
 def test_seed_epoch_sample_and_call_all_matter() -> None:
     first = draw(0, 1, [5], (8,))
     for other in (draw(1, 1, [5], (8,)), draw(0, 2, [5], (8,)), draw(0, 1, [6], (8,)),

@@ -409,6 +409,25 @@ def test_a_head_may_be_made_of_a_compiled_model() -> None:
     assert head.early_logits(IMAGES).shape == (4, NUM_CLASSES)
 
 
+def test_the_way_to_the_stage_compiles_as_one_graph() -> None:
+    model = three_stages(Broken()).train()
+    head = EarlyHead(model, "0", NUM_CLASSES)
+    saliency = GradientSaliency(model, scale=0.5, head=head)
+    expected = saliency(IMAGES, LABELS)
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable:
+        graphs.append(graph)
+        return graph
+
+    head.compile(backend=backend, fullgraph=True)
+    for _ in range(2):
+        assert torch.equal(saliency(IMAGES, LABELS), expected)
+    assert len(graphs) == 1
+    assert model.training and model[0][0].weight.requires_grad
+    assert copy.deepcopy(head).compiled is None
+
+
 # Bad input
 
 
