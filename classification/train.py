@@ -242,12 +242,12 @@ class Trainer:
         self.steps = self._order().steps
 
     def _timed(self, saliency: Saliency) -> Saliency:
-        @torch.compiler.disable  # reads clocks; what it calls runs compiled if it is
         def timed(images: Tensor, labels: Tensor | None) -> Tensor:
             with self.watch("map"):
                 return saliency(images, labels)
 
-        return timed
+        # Compiled code cannot read clocks; what is called within runs compiled if it is.
+        return torch.compiler.disable(timed) if self.config.compile else timed
 
     def _order(self) -> EpochBatches:
         """The samples of the present epoch's steps to come; arms of one seed see the same."""

@@ -50,7 +50,6 @@ def _chosen_logits(logits: Tensor, labels: Tensor | None, batch: int, validate: 
     return logits.gather(1, index[:, None])
 
 
-@torch.compiler.disable
 def saliency_map(
     model: Forward,
     images: Tensor,
@@ -62,8 +61,9 @@ def saliency_map(
     """The absolute gradient of each image's label logit, its maximum over channels (section 3).
 
     The model computes as in evaluation and is left as it was (see `keepaugment.quiet`). Works
-    inside `no_grad` and under autocast; one backward pass serves the batch. Compiled code leaves
-    off here and goes on behind it; the model within runs compiled if it is.
+    inside `no_grad` and under autocast; one backward pass serves the batch. In code of
+    your own that you compile, wrap the map in `torch.compiler.disable`: the model within still runs
+    compiled if it is.
 
     Args:
         model: any callable from images to logits (B, K) before softmax; a module may be compiled
