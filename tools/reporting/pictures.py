@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from textwrap import shorten
 
 from markupsafe import Markup
 
@@ -88,7 +89,12 @@ def _bars(lines: Iterable[Line]) -> list[Bar]:
         if verdict.difference:
             bars.append(Bar(name, verdict.difference, colour, True, claimed))
         bars += [
-            Bar(f"{name} ({label})", other_verdict.difference, colour, False)
+            Bar(
+                f"{name} ({shorten(label, 34, placeholder=' …')})",
+                other_verdict.difference,
+                colour,
+                False,
+            )
             for label, other_verdict in line.finding.indications.items()
             if other_verdict.difference
         ]
