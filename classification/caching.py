@@ -9,9 +9,9 @@ from torch import Tensor
 
 from classification.config import Config
 from classification.data import Data
-from classification.folders import Numbered
 from keepaugment import CachedSaliency, Saliency, ScaledView, View, box_agreement
 from keepaugment.cached import whole
+from keepbench.small_images import Batch
 
 PROBE = 64  # training images on which stored and fresh maps are compared
 
@@ -28,7 +28,7 @@ def make_cache(
 
 
 def scaled_view(frames: Tensor, image_size: tuple[int, int]) -> ScaledView:
-    """The views of crops (B, 5) that workers made (see `classification.folders.Frame`)."""
+    """The views of crops (B, 5) that workers made (see `classification.image_trees.Frame`)."""
     height, width = image_size
     top, left, rows, columns, mirrored = frames.unbind(1)
     return ScaledView(top * height, left * width, rows * height, columns * width, mirrored > 0)
@@ -45,7 +45,7 @@ def compared_boxes(config: Config, length: int) -> dict[str, Any]:
     return {"size": size, "side": "low", "tau": config.tau}
 
 
-def agreement(config: Config, cache: CachedSaliency, inputs: Tensor, samples: Numbered) -> float:
+def agreement(config: Config, cache: CachedSaliency, inputs: Tensor, samples: Batch) -> float:
     """Mean agreement of the stored maps' boxes with those of fresh maps, in [0, 1].
 
     Args:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from classification.config import Config
 from classification.experiments import BUDGETS, EXPERIMENTS
-from classification.loop import said
-from classification.processes import processes
 from classification.train import train
-from keepaugment.runs import parse, read_rows
+from keepbench.loop import exit_with_message
+from keepbench.processes import join_processes
+from keepbench.run import read_rows
+from keepbench.settings import parse
 
 GFLOPS = {
     "resnet8": 0.024,
@@ -46,9 +47,11 @@ def main(argv: list[str] | None = None) -> None:
     name, config, arguments = parse(
         EXPERIMENTS, "Train a classifier with KeepAugment.", argv, budgets=BUDGETS, cost=cost
     )
-    with said(), processes(arguments.device) as where:
-        train(name, config, arguments.out, where, resume=arguments.resume, budget=arguments.budget)
-    if where.first:
+    with exit_with_message(), join_processes(arguments.device) as processes:
+        train(
+            name, config, arguments.out, processes, resume=arguments.resume, budget=arguments.budget
+        )
+    if processes.first:
         rows = read_rows(arguments.out / "metrics.jsonl")
         accuracies = [row["test_accuracy"] for row in rows if "test_accuracy" in row]
         print(

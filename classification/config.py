@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from keepaugment.runs import setting
+from keepbench.settings import setting
 
 DATASETS = ["cifar10", "cifar100", "digits", "folder", "images"]
 """Small images (CIFAR, digits, a class-folder tree), or "images": a tree of large ones."""
@@ -25,7 +25,7 @@ class Config:
     download: bool = setting(False, "fetch the official archive if it is not there")
     subset: int = setting(0, "train on as many images only; 0 is all")
     test_subset: int = setting(0, "test on as many images only; 0 is all")
-    workers: int = setting(4, "processes that read a tree of large images", free=True)
+    workers: int = setting(4, "processes that read a tree of large images", may_change=True)
     unreadable: str = setting("refuse", "what to do with a broken image", ["refuse", "skip"])
 
     arch: str = setting("resnet18", "model: one of classification.models, or any of timm's")
@@ -85,13 +85,13 @@ class Config:
     ema: float = setting(0.0, "decay of averaged weights, which are then tested; 0 is none")
 
     nonfinite: str = setting(
-        "stop", "at a loss or gradient that is not finite", ["stop", "skip"], free=True
+        "stop", "at a loss or gradient that is not finite", ["stop", "skip"], may_change=True
     )
     eval_every: int = setting(1, "epochs between tests; the last is always tested")
     bf16: bool = setting(False, "compute in bfloat16 (autocast)")
     channels_last: bool = setting(False, "memory layout of images and weights")
     compile: bool = setting(False, "torch.compile the model, its maps and the augmentation")
-    tensorboard: bool = setting(False, "TensorBoard events beside metrics.jsonl", free=True)
+    tensorboard: bool = setting(False, "TensorBoard events beside metrics.jsonl", may_change=True)
     seed: int = setting(0, "of weights, order, crops, policies and boxes")
 
     def __post_init__(self) -> None:

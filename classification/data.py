@@ -1,56 +1,19 @@
-"""Sets of small images, held whole as bytes on the device; crop and flip on a batch.
-
-CIFAR-10 takes 180 MB that way, and no epoch waits for a loader.
-"""
+"""The data of a run: small images held whole, or a tree of large ones."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torchvision.datasets import CIFAR10, CIFAR100, ImageFolder
-from torchvision.datasets.folder import default_loader
-from torchvision.transforms.functional import pil_to_tensor
-from tqdm import tqdm
 
-from classification.config import DATASETS, Config
-from classification.folders import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    EpochBatches,
-    FolderData,
-    Numbered,
-    even_subset,
-    load_folders,
-)
-from keepaugment.cached import View
-from keepaugment.cutting import per_channel
-from keepaugment.draws import Source, uniform
-from keepaugment.runs import nearest
-
-TEST_BATCH = 500
-CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """Images (N, C, H, W) uint8 and labels (N,) int64, with the names of the classes."""
-
-    images: Tensor
-    labels: Tensor
-    classes: list[str]
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def to(self, device: torch.device) -> ImageSet:
-        """The same set on another device."""
-        return ImageSet(self.images.to(device), self.labels.to(device), self.classes)
+from classification.config import Config
+from classification.image_trees import FolderData, load_folders
+from keepbench.images import IMAGENET_MEAN, IMAGENET_STD, Normalised
+from keepbench.order import EpochBatches
+from keepbench.small_images import TEST_BATCH, Batch, load_data
 
 
 class Data(Protocol):
@@ -85,7 +48,7 @@ class Data(Protocol):
 
     def train_batches(
         self, steps: EpochBatches, device: torch.device, workers: int
-    ) -> Iterator[Numbered]:
+    ) -> Iterator[Batch]:
         """Batches of the training set in the order of `steps`."""
 
     def test_batches(
@@ -97,68 +60,8 @@ class Data(Protocol):
         """Shift and scale images (B, C, H, W) in [0, 1] to mean 0 and deviation 1 over the set."""
 
 
-class _Normalised:
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """Shift and scale images (B, C, H, W) in [0, 1] to mean 0 and deviation 1 over the set."""
-        mean, std = (per_channel(values, images) for values in (self.mean, self.std))
-        return (images - mean) / std
-
-
 @dataclass(frozen=True)
-class StoredData(_Normalised):
-    """Small images, held whole on the device."""
-
-    train: ImageSet
-    test: ImageSet
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @property
-    def classes(self) -> list[str]:
-        """Names of the classes, by label."""
-        return self.train.classes
-
-    @property
-    def num_train(self) -> int:
-        """Training images."""
-        return len(self.train)
-
-    @property
-    def channels(self) -> int:
-        """Channels of an image."""
-        return self.train.images.shape[1]
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width of training images, in pixels."""
-        return self.train.images.shape[2], self.train.images.shape[3]
-
-    def to(self, device: torch.device) -> StoredData:
-        """The same data on another device."""
-        return replace(self, train=self.train.to(device), test=self.test.to(device))
-
-    def train_batches(
-        self, steps: EpochBatches, device: torch.device, workers: int
-    ) -> Iterator[Numbered]:
-        """Batches of the training set in the order of `steps`; `workers` has no work here."""
-        batches = list(steps)
-        order = torch.tensor([number for batch in batches for number in batch], device=device)
-        for index in order.split([len(batch) for batch in batches]):  # one copy for the epoch
-            yield Numbered(index, self.train.images[index], self.train.labels[index])
-
-    def test_batches(
-        self, device: torch.device, workers: int, rank: int, world_size: int
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """This process's share of the test set, in its order."""
-        images, labels = self.test.images[rank::world_size], self.test.labels[rank::world_size]
-        yield from zip(images.split(TEST_BATCH), labels.split(TEST_BATCH), strict=True)
-
-
-@dataclass(frozen=True)
-class TreeData(_Normalised):
+class TreeData(Normalised):
     """Images of any size in a tree, read by worker processes."""
 
     folders: FolderData
@@ -183,7 +86,7 @@ class TreeData(_Normalised):
 
     def train_batches(
         self, steps: EpochBatches, device: torch.device, workers: int
-    ) -> Iterator[Numbered]:
+    ) -> Iterator[Batch]:
         """Batches of the training set in the order of `steps`, cropped and flipped."""
         batches = self.folders.train_batches(
             steps.epoch,
@@ -209,119 +112,11 @@ class TreeData(_Normalised):
             yield images.to(device), labels.to(device)
 
 
-def _load(dataset: Any, labels: list[int], subset: int, seed: int) -> ImageSet:
-    """Read images of one size into memory."""
-    chosen = even_subset(labels, subset, seed)
-    pictures = tqdm(chosen, desc="reading images", leave=False, disable=None, delay=2)
-    images = [pil_to_tensor(dataset[index][0]) for index in pictures]
-    sizes = {tuple(image.shape[1:]) for image in images}
-    if len(sizes) != 1:
-        raise ValueError(f"images of one size are needed, found {sorted(sizes)[:4]}")
-    numbers = torch.tensor([labels[index] for index in chosen])
-    return ImageSet(torch.stack(images), numbers, list(dataset.classes))
-
-
-def _read(path: str) -> Any:
-    """A picture, or a ValueError with the name of its file."""
-    try:
-        return default_loader(path)
-    except Exception as error:  # damaged files make Pillow's decoders raise almost anything
-        raise ValueError(
-            f"cannot read {path} ({type(error).__name__}: {error}); repair or remove it"
-        ) from error
-
-
-def _folder(root: Path, part: str, subset: int, seed: int) -> ImageSet:
-    """A class-folder tree `root/part/<class>/*`."""
-    try:
-        tree = ImageFolder(str(root / part), loader=_read)
-    except FileNotFoundError as error:
-        raise ValueError(f"no images of classes in {root / part}: {error}") from None
-    return _load(tree, tree.targets, subset, seed)
-
-
-def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    values = images.double() / 255
-    return tuple(values.mean((0, 2, 3)).tolist()), tuple(values.std((0, 2, 3)).tolist())
-
-
-def _digits(subset: int, test_subset: int, seed: int) -> StoredData:
-    """The 1,797 handwritten digits of scikit-learn, enlarged from 8 to 32 pixels; 360 for testing.
-
-    Alpaydin and Kaynak, 1998: the test part of UCI's Optical Recognition of Handwritten Digits.
-    """
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    small = torch.from_numpy(digits.images).float()[:, None] * (255 / 16)
-    images = F.interpolate(small, 32, mode="bilinear", align_corners=False).round().byte()
-    labels = torch.from_numpy(digits.target).long()
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    names = [str(name) for name in digits.target_names]
-
-    def part(index: Tensor, number: int) -> ImageSet:
-        chosen = index[even_subset(labels[index].tolist(), number, seed)]
-        return ImageSet(images[chosen], labels[chosen], names)
-
-    return StoredData(
-        part(order[360:], subset), part(order[:360], test_subset), *_statistics(images[order[360:]])
-    )
-
-
-def load_data(
-    dataset: str,
-    root: str,
-    *,
-    download: bool = False,
-    subset: int = 0,
-    test_subset: int = 0,
-    seed: int = 0,
-) -> StoredData:
-    """Load a set of small images into memory.
-
-    Args:
-        dataset: "cifar10" or "cifar100" (the official archive in `root`, or a class-folder tree
-            `root/{train,test}/<class>/*` of its images), "folder" (any such tree of images of one
-            size) or "digits" (carried by scikit-learn; `root` is not used).
-        root: the folder.
-        download: fetch the official archive if it is not there.
-        subset: as many training images, drawn evenly from the classes; 0 takes all.
-        test_subset: likewise for testing.
-        seed: of the draw of training images; that of test images is fixed.
-
-    Raises:
-        ValueError: An unknown dataset, no images where they should be, images of several sizes,
-            a subset above the set's size, or classes that differ between training and testing.
-    """
-    if dataset not in DATASETS:
-        raise ValueError(f"no dataset {dataset!r}{nearest(dataset, DATASETS)}")
-    if dataset == "digits":
-        return _digits(subset, test_subset, seed)
-    place = Path(root).expanduser()
-    official = {"cifar10": CIFAR10, "cifar100": CIFAR100}.get(dataset)
-    if official is None or (place / "train").is_dir():
-        train, test = _folder(place, "train", subset, seed), _folder(place, "test", test_subset, 0)
-    else:
-        train, test = (
-            _official(official, place, flag, download, number)
-            for flag, number in ((True, (subset, seed)), (False, (test_subset, 0)))
-        )
-    if train.classes != test.classes:
-        differing = sorted(set(train.classes) ^ set(test.classes))
-        raise ValueError(f"training and testing have different classes: {differing[:8]}")
-    if train.images.shape[1:] != test.images.shape[1:]:
-        raise ValueError("training and test images differ in size")
-    known = dataset == "cifar10"
-    return StoredData(
-        train, test, *((CIFAR_MEAN, CIFAR_STD) if known else _statistics(train.images))
-    )
-
-
 def open_data(config: Config, device: torch.device) -> Data:
     """The data of a config, on the device if its images are small.
 
     Raises:
-        ValueError: Data that cannot be used (see `load_data` and `classification.folders`).
+        ValueError: Data that cannot be used (see `load_data` and `classification.image_trees`).
     """
     if config.dataset == "images":
         folders = load_folders(
@@ -343,60 +138,3 @@ def open_data(config: Config, device: torch.device) -> Data:
         seed=config.seed,
     )
     return data.to(device)
-
-
-def _official(
-    kind: Callable[..., Any], root: Path, train: bool, download: bool, choice: tuple[int, int]
-) -> ImageSet:
-    try:
-        dataset = kind(str(root), train=train, download=download)
-    except RuntimeError:
-        raise ValueError(
-            f"{root} holds neither the official archive nor train/<class>/ folders; "
-            "give --data, or --download to fetch the archive"
-        ) from None
-    return _load(dataset, list(dataset.targets), *choice)
-
-
-def draw_view(
-    batch: int,
-    device: torch.device,
-    *,
-    padding: int = 4,
-    flip: bool = True,
-    generator: Source = None,
-) -> View:
-    """Decide how images are cropped and flipped: a random crop of padded images, half mirrored.
-
-    Args:
-        batch: number of images.
-        device: of the result.
-        padding: pixels on every side, 0 for no crop.
-        flip: mirror each image left to right with probability one half.
-        generator: where random numbers come from.
-    """
-    u = uniform(generator, (batch, 3), device)
-    top, left = ((u[:, :2] * (2 * padding + 1)).long() - padding).unbind(1)
-    return View(top, left, (u[:, 2] < 0.5) & flip)
-
-
-def show(images: Tensor, view: View, padding: int) -> Tensor:
-    """Views of images (B, C, H, W) of any type, black beyond them: (B, C, H, W), new.
-
-    `padding` is as much as a view reaches beyond an image, in pixels.
-    """
-    rows, columns = view.rows(images.shape[2]) + padding, view.columns(images.shape[3]) + padding
-    batch = torch.arange(len(images), device=images.device)[:, None, None]
-    padded = F.pad(images, [padding] * 4)
-    return padded[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
-
-
-def crop_flip(
-    images: Tensor, *, padding: int = 4, flip: bool = True, generator: Source = None
-) -> Tensor:
-    """Pad with black, crop at a random place to the old size, mirror half of the images.
-
-    Arguments as in `draw_view`; images are (B, C, H, W) of any type, and new ones are returned.
-    """
-    view = draw_view(len(images), images.device, padding=padding, flip=flip, generator=generator)
-    return show(images, view, padding)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from classification.config import Config
-from keepaugment.runs import Experiment
+from keepbench.settings import Experiment
 
 CHEAP: dict[str, dict[str, Any]] = {
     "": {},

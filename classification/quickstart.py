@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from classification.data import load_data
 from classification.experiments import EXPERIMENTS
 from classification.pictures import draw_panels, tint
-from classification.processes import Processes
 from classification.train import Trainer, train
 from keepaugment import allowed_regions, selective_cut
-from keepaugment.runs import read_rows
+from keepbench.processes import Processes
+from keepbench.run import read_rows
+from keepbench.small_images import load_data
 
 CPU = torch.device("cpu")
 FOLDER = Path("runs", "quickstart")

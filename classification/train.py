@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from classification.augmentation import Augmentation, Augmented, compiled, make_saliency
+from classification.auto_map import AutoSaliency, choose, due, sample
 from classification.caching import PROBE, agreement, compared_boxes, make_cache
-from classification.choosing import ChosenSaliency, choose, due, sample
 from classification.comparisons import (
     add_dropblock,
     check_regularised,
@@ -30,61 +29,21 @@ from classification.comparisons import (
 )
 from classification.config import Config
 from classification.data import Data, open_data
-from classification.evaluation import EvaluationSums, occluded
-from classification.folders import EpochBatches, Numbered, mixed_seed
-from classification.loop import Interrupted, LossWatch, Row, fit
-from classification.methods import Augmentation, Batch, compiled, make_saliency
 from classification.models import create_model
-from classification.processes import Processes
 from keepaugment import CachedSaliency, EarlyHead, GradientSaliency, Saliency, SampleDraws
-from keepaugment.quiet import quiet
+from keepaugment.no_trace import no_trace
+from keepbench.accuracy import EvaluationSums, occluded
+from keepbench.clock import Stopwatch
+from keepbench.loop import Interrupted, LossWatch, Row, fit
+from keepbench.order import EpochBatches, mixed_seed, seed_noise
+from keepbench.processes import Processes
+from keepbench.small_images import Batch
 
 OCCLUSIONS = (0.1, 0.25, 0.5)  # shares of a test image's area
+
 CHECK_EVERY = 500  # steps between looks at the loss, which wait for the device
+
 Criterion = Callable[[Tensor, Tensor], Tensor]
-
-
-def seed_noise(seed: int, device: torch.device) -> None:
-    """Seed the generators that a model's own noise on `device` comes from, in microseconds.
-
-    `torch.manual_seed` takes a millisecond where a GPU is possible but unused.
-    """
-    torch.default_generator.manual_seed(seed % 2**63)
-    if device.type != "cpu":
-        torch.get_device_module(device).manual_seed(seed % 2**63)
-
-
-class Stopwatch:
-    """Seconds spent in the parts of a step; on a GPU by events, so that the step does not wait."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.cuda = device.type == "cuda"
-        self.spans: dict[str, list[tuple[Any, Any]]] = defaultdict(list)
-
-    def _now(self) -> Any:
-        if not self.cuda:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    @contextmanager
-    def __call__(self, part: str) -> Iterator[None]:
-        """Count the time within to `part`."""
-        start = self._now()
-        yield
-        self.spans[part].append((start, self._now()))
-
-    def seconds(self) -> dict[str, float]:
-        """Seconds by part since the last call."""
-        if self.cuda:
-            torch.cuda.synchronize()
-        total = {
-            part: sum(a.elapsed_time(b) / 1000 if self.cuda else b - a for a, b in spans)
-            for part, spans in self.spans.items()
-        }
-        self.spans.clear()
-        return total
 
 
 def learning_rate(config: Config, step: int, steps: int) -> float:
@@ -145,7 +104,7 @@ def check_model(model: nn.Module, config: Config, data: Data) -> None:
         size = [max(1, round(side * scale)) for side in data.image_size]
         image = torch.zeros(1, data.channels, *size, device=device)
         try:
-            with quiet(model, device):
+            with no_trace(model, device):
                 logits = model(image)
         except Exception as error:  # models refuse sizes in many ways
             reason = str(error).splitlines()[0]
@@ -198,11 +157,11 @@ class Trainer:
         step: steps done in the present epoch.
     """
 
-    def __init__(self, config: Config, data: Data, where: Processes) -> None:
+    def __init__(self, config: Config, data: Data, processes: Processes) -> None:
         self.config = config
         self.data = data
-        self.where = where
-        self.device = device = where.device
+        self.processes = processes
+        self.device = device = processes.device
         self.model = make_model(config, len(data.classes), data.channels).to(device)
         if config.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
@@ -220,7 +179,7 @@ class Trainer:
         gradient: Saliency = GradientSaliency(network, config.scale, self.head)
         self.chosen = None
         if config.saliency == "auto":
-            gradient = self.chosen = ChosenSaliency(network, self.head)
+            gradient = self.chosen = AutoSaliency(network, self.head)
         self.cache = make_cache(config, data, gradient, device)
         self.saliency = make_saliency(config, gradient, sources[2])
         used = self._timed(make_saliency(config, self.cache or gradient, sources[2]))
@@ -234,7 +193,7 @@ class Trainer:
         if config.ema:
             average = get_ema_multi_avg_fn(config.ema)
             self.tested = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
-        if where.world_size > 1:
+        if processes.world_size > 1:
             self.network = DistributedDataParallel(self.network)
         self.criterion = make_criterion(config)
         self.epoch = self.step = 0
@@ -256,15 +215,15 @@ class Trainer:
             batch_size=self.config.batch_size,
             seed=self.config.seed,
             epoch=self.epoch,
-            rank=self.where.rank,
-            world_size=self.where.world_size,
+            rank=self.processes.rank,
+            world_size=self.processes.world_size,
             start=self.step,
         )
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16)
 
-    def train_step(self, step: int, samples: Numbered, share: float = 1.0) -> Tensor:
+    def train_step(self, step: int, samples: Batch, share: float = 1.0) -> Tensor:
         """Augment a step's samples and train on them.
 
         Args:
@@ -280,7 +239,7 @@ class Trainer:
             batch = self.augment(self.epoch, step, *samples)
         return self._step(batch, samples.labels, share)
 
-    def _step(self, batch: Batch, labels: Tensor, share: float) -> Tensor:
+    def _step(self, batch: Augmented, labels: Tensor, share: float) -> Tensor:
         skipping = self.config.nonfinite == "skip"
         buffers = [buffer.clone() for buffer in self.model.buffers()] if skipping else []
         with self.watch("step"):
@@ -324,7 +283,7 @@ class Trainer:
         except Interrupted:
             self._settle()
             raise
-        loss, right, changed, count, skipped = self.where.total(self.sums).tolist()
+        loss, right, changed, count, skipped = self.processes.total(self.sums).tolist()
         self.epoch, self.step, self.sums = self.epoch + 1, 0, torch.zeros_like(self.sums)
         seconds = self.watch.seconds()
         row: Row = {
@@ -340,7 +299,7 @@ class Trainer:
             "train_seconds": time.perf_counter() - started,
         }
         if self.config.nonfinite == "skip":
-            row["skipped_steps"] = round(skipped / self.where.world_size)
+            row["skipped_steps"] = round(skipped / self.processes.world_size)
         if self.cache is not None:
             self.cache.merge()
             row["cache_agreement"] = self._cache_agreement(self.cache)
@@ -354,7 +313,7 @@ class Trainer:
 
     def _train_steps(self, progress: Callable[[], None]) -> None:
         """The steps of the present epoch that are not done."""
-        config, where = self.config, self.where
+        config, processes = self.config, self.processes
         self.network.train()
         if config.regulariser == "dropblock":
             set_drop_block(self.model, self.epoch / config.epochs)
@@ -365,8 +324,8 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             # The model's own noise follows from the step, so that no generator need be saved.
-            seed_noise(mixed_seed(config.seed, self.epoch, step, where.rank), self.device)
-            share = len(samples.labels) * where.world_size / order.images_in(step)
+            seed_noise(mixed_seed(config.seed, self.epoch, step, processes.rank), self.device)
+            share = len(samples.labels) * processes.world_size / order.images_in(step)
             try:
                 sums = self.train_step(step, samples, share)
             except ValueError as error:  # such as a map with NaN
@@ -400,15 +359,15 @@ class Trainer:
 
     def _settle(self) -> None:
         """Bring what the processes hold apart to where `state` is taken: all of them must call."""
-        total = self.where.total(self.sums.clone())
-        self.sums = total if self.where.first else torch.zeros_like(total)
+        total = self.processes.total(self.sums.clone())
+        self.sums = total if self.processes.first else torch.zeros_like(total)
         if self.cache is not None:
             self.cache.merge()
 
-    def _choose_map(self, chosen: ChosenSaliency) -> dict[str, float]:
+    def _choose_map(self, chosen: AutoSaliency) -> dict[str, float]:
         """Take the kind of map for the epochs to come: each kind's agreement with full maps."""
         choice = None
-        if self.where.first:  # BatchNorm's statistics differ among processes
+        if self.processes.first:  # BatchNorm's statistics differ among processes
             some = sample(self.data, self.device, seed=self.config.seed)
             with self._autocast():
                 inputs = self.augment.inputs(some.images)
@@ -422,7 +381,7 @@ class Trainer:
                 )
             for line in choice.table():
                 tqdm.write(line)
-        choice = self.where.shared(choice)
+        choice = self.processes.shared(choice)
         chosen.kind = choice.kind
         return {row["map"]: row["agreement"] for row in choice.rows}
 
@@ -440,18 +399,18 @@ class Trainer:
         a random but fixed place, was set to the mean colour.
         """
         shares = (0.0, *OCCLUSIONS) if occlusion else (0.0,)
-        classes, where = len(self.data.classes), self.where
+        classes, processes = len(self.data.classes), self.processes
         sums = {share: EvaluationSums.zeros(classes, self.device) for share in shares}
         draws, seen = SampleDraws(0), 0
         self.tested.eval()
         for pixels, labels in self.data.test_batches(
-            self.device, self.config.workers, where.rank, where.world_size
+            self.device, self.config.workers, processes.rank, processes.world_size
         ):
             images = self.augment.inputs(pixels)
             places = torch.arange(seen, seen + len(labels), device=self.device)
             seen += len(labels)
             for share, sum_ in sums.items():
-                draws.at(0, places * where.world_size + where.rank)
+                draws.at(0, places * processes.world_size + processes.rank)
                 view = occluded(images, share, draws) if share else images
                 with self._autocast():
                     sum_.update(self.tested(view).float(), labels)
@@ -482,7 +441,7 @@ class Trainer:
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken."""
         self.epoch, self.step = state["epoch"], state["step"]
-        if self.where.first:
+        if self.processes.first:
             self.sums.copy_(state["sums"])
         self.model.load_state_dict(state["model"])
         if self.head:
@@ -500,7 +459,7 @@ def train(
     name: str,
     config: Config,
     folder: Path,
-    where: Processes,
+    processes: Processes,
     *,
     resume: bool = False,
     budget: str = "paper",
@@ -512,11 +471,11 @@ def train(
         FloatingPointError: The loss is not finite.
         Interrupted: A signal stopped the run after a step; it is saved.
     """
-    trainer = Trainer(config, open_data(config, where.device), where)
+    trainer = Trainer(config, open_data(config, processes.device), processes)
 
     def shown(row: Row) -> str:
         tested = f", test {row['test_accuracy']:.2f} %" if "test_accuracy" in row else ""
         return f"loss {row['train_loss']:.3f}{tested}, {row['train_seconds']:.1f} s"
 
-    fit(trainer, name, config, folder, where, resume=resume, budget=budget, shown=shown)
+    fit(trainer, name, config, folder, processes, resume=resume, budget=budget, shown=shown)
     return trainer

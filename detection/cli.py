@@ -10,7 +10,8 @@ from detection.config import Config
 from detection.experiments import BUDGETS, EXPERIMENTS, NOTES
 from detection.schedule import BATCH, COCO_IMAGES, STEPS_1X
 from detection.train import train
-from keepaugment.runs import parse, read_rows
+from keepbench.run import read_rows
+from keepbench.settings import parse
 
 
 def cost(config: Config) -> str:

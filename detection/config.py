@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from detection.detectron import DETECTORS
 from detection.names import BLOCKS
-from keepaugment.runs import setting
+from keepbench.settings import setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class Config:
     subset: int = setting(0, "train on as many images only; 0 is all")
     test_subset: int = setting(0, "test on as many images only; 0 is all")
     bad_boxes: str = setting("clip", "boxes outside their image or empty", ["clip", "refuse"])
-    workers: int = setting(4, "processes that read images", free=True)
+    workers: int = setting(4, "processes that read images", may_change=True)
 
     detector: str = setting("faster_rcnn_fpn", "of Detectron2's model zoo", [*DETECTORS])
     depth: int = setting(50, "of the ResNet", [*BLOCKS])
@@ -40,8 +40,8 @@ class Config:
 
     extra: str = setting("", "more settings of Detectron2, as 'KEY VALUE KEY VALUE'")
     tests: int = setting(10, "tests and checkpoints over the run, evenly; the end is one")
-    pictures: int = setting(8, "test images drawn with boxes and predictions", free=True)
-    gpus: int = setting(1, "processes, a GPU each", free=True)
+    pictures: int = setting(8, "test images drawn with boxes and predictions", may_change=True)
+    gpus: int = setting(1, "processes, a GPU each", may_change=True)
     seed: int = setting(0, "of weights, order and crops; and of the subset")
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from detection.config import Config
-from keepaugment.runs import Experiment
+from keepbench.settings import Experiment
 
 COCO = Config()
 PUBLISHED = (

@@ -20,7 +20,8 @@ from detection import detectron, verify
 from detection.names import HEADS, convert, is_left_out
 from detection.pickles import read_weights, write_weights
 from detection.sources import Source, sha256
-from keepaugment.runs import load_checkpoint, versions
+from keepbench.machine import versions
+from keepbench.weights import load_checkpoint
 
 ENDINGS = {"detectron2": ".pkl", "torchvision": ".pth", "timm": ".safetensors", "onnx": ".onnx"}
 DIFFERENT = "the features differ"

@@ -11,7 +11,6 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from classification.folders import IMAGENET_MEAN, IMAGENET_STD
 from detection.config import Config
 from detection.detectron import zoo_config
 from detection.export import DIFFERENT
@@ -19,6 +18,7 @@ from detection.names import check_shapes
 from detection.pickles import read_weights
 from detection.schedule import make_schedule
 from detection.sources import sha256
+from keepbench.images import IMAGENET_MEAN, IMAGENET_STD
 
 NONE = "none"
 

@@ -11,10 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
-from classification.data import CIFAR_MEAN, CIFAR_STD
-from classification.folders import IMAGENET_MEAN, IMAGENET_STD
 from detection.names import depth_of, is_left_out
-from keepaugment.runs import load_checkpoint
+from keepbench.images import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD
+from keepbench.weights import load_checkpoint
 
 Triple = Sequence[float]
 

@@ -21,7 +21,8 @@ from detection.settings import Backbone, make_cfg, open_backbone
 from detection.sources import sha256
 from detection.toy import write_toy
 from detection.verify import check_loaded
-from keepaugment.runs import Run, find_device
+from keepbench.machine import find_device
+from keepbench.run import Run
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 KEPT = 2  # checkpoints before the last
@@ -159,11 +160,11 @@ def train(
     require()
     from detectron2.engine import launch
 
-    where = find_device(device)
+    found = find_device(device)
     count = torch.cuda.device_count()
-    if config.gpus > 1 and (where.type != "cuda" or count < config.gpus):
-        raise ValueError(f"gpus={config.gpus}, but {count if where.type == 'cuda' else 0} are here")
-    work = partial(train_process, name, config, folder, where, resume=resume, budget=budget)
+    if config.gpus > 1 and (found.type != "cuda" or count < config.gpus):
+        raise ValueError(f"gpus={config.gpus}, but {count if found.type == 'cuda' else 0} are here")
+    work = partial(train_process, name, config, folder, found, resume=resume, budget=budget)
     launch(work, config.gpus, dist_url="auto")
 
 

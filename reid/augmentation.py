@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from classification.data import draw_view, show
-from classification.folders import IMAGENET_MEAN, IMAGENET_STD
-from classification.methods import make_saliency
-from classification.processes import Processes
+from classification.augmentation import make_saliency
 from keepaugment import KeepRandomErasing, RandomErasing, Saliency, SampleDraws
 from keepaugment.cutting import Fill, per_channel
 from keepaugment.draws import Source
+from keepbench.images import IMAGENET_MEAN, IMAGENET_STD
+from keepbench.processes import Processes
+from keepbench.views import draw_view, show
 from reid.config import Config
 from reid.data import Data
 
@@ -54,11 +54,13 @@ class Augmentation:
         config: the run's settings.
         data: what it trains on.
         gradient: the map of the model.
-        where: this process among those of the run.
+        processes: this process among those of the run.
     """
 
-    def __init__(self, config: Config, data: Data, gradient: Saliency, where: Processes) -> None:
-        self.config, self.data, self.where = config, data, where
+    def __init__(
+        self, config: Config, data: Data, gradient: Saliency, processes: Processes
+    ) -> None:
+        self.config, self.data, self.processes = config, data, processes
         self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.sources = (SampleDraws(config.seed), SampleDraws(config.seed + 1_000_003))
         self.erase = make_erasing(config, gradient, *self.sources)
@@ -76,8 +78,8 @@ class Augmentation:
         follow from the place in the epoch, since the sampler takes an image twice where people have
         few.
         """
-        config, device = self.config, self.where.device
-        first = step * config.batch_size + self.where.rank * len(index)
+        config, device = self.config, self.processes.device
+        first = step * config.batch_size + self.processes.rank * len(index)
         places = torch.arange(first, first + len(index), device=device)
         for source in self.sources:
             source.at(epoch, places)

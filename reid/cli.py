@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from classification.loop import said
-from classification.processes import processes
-from keepaugment.runs import parse, read_rows
+from keepbench.loop import exit_with_message
+from keepbench.processes import join_processes
+from keepbench.run import read_rows
+from keepbench.settings import parse
 from reid.config import Config
 from reid.evaluation import SCORES
 from reid.experiments import BUDGETS, ERRATA, EXPERIMENTS
@@ -50,7 +52,7 @@ def _cell(value: float | None) -> str:
     return f"{'-' if value is None else f'{value:.2f}':>13s}"
 
 
-def closing(name: str, trainer: Trainer, rows: list[dict[str, Any]], where: Any) -> list[str]:
+def closing(name: str, trainer: Trainer, rows: list[dict[str, Any]], folder: Path) -> list[str]:
     """What the terminal says at the end: scores, and what they may be compared with."""
     listing, experiment = trainer.data.listing, EXPERIMENTS[name]
     lines = [
@@ -62,7 +64,7 @@ def closing(name: str, trainer: Trainer, rows: list[dict[str, Any]], where: Any)
     ]
     if experiment.paper:
         lines += [f"the paper's rank-1/mAP: {experiment.paper}", *ERRATA]
-    return [*lines, f"the run is in {where}"]
+    return [*lines, f"the run is in {folder}"]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -70,10 +72,10 @@ def main(argv: list[str] | None = None) -> None:
     name, config, arguments = parse(
         EXPERIMENTS, "Train re-identification with KeepAugment.", argv, budgets=BUDGETS, cost=cost
     )
-    with said(), processes(arguments.device) as where:
+    with exit_with_message(), join_processes(arguments.device) as processes:
         trainer = train(
-            name, config, arguments.out, where, resume=arguments.resume, budget=arguments.budget
+            name, config, arguments.out, processes, resume=arguments.resume, budget=arguments.budget
         )
-    if where.first:
+    if processes.first:
         rows = read_rows(arguments.out / "metrics.jsonl")
         print("\n".join(closing(name, trainer, rows, arguments.out)))

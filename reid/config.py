@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from classification.config import SALIENCIES
-from keepaugment.runs import setting
+from keepbench.settings import setting
 
 DATASETS = ["market", "toy"]
 ARCHS = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
@@ -27,7 +27,7 @@ class Config:
     bad_files: str = setting(
         "refuse", "what to do with names outside the pattern and broken images", ["refuse", "skip"]
     )
-    workers: int = setting(4, "processes or threads that read images", free=True)
+    workers: int = setting(4, "processes or threads that read images", may_change=True)
     height: int = setting(256, "of images")
     width: int = setting(128, "of images")
 
@@ -78,7 +78,7 @@ class Config:
     sheet: int = setting(8, "queries in the picture of ranked lists at the end; 0 draws none")
     bf16: bool = setting(False, "compute in bfloat16 (autocast)")
     channels_last: bool = setting(False, "memory layout of images and weights")
-    tensorboard: bool = setting(False, "TensorBoard events beside metrics.jsonl", free=True)
+    tensorboard: bool = setting(False, "TensorBoard events beside metrics.jsonl", may_change=True)
     seed: int = setting(0, "of weights, order, crops and boxes")
 
     def __post_init__(self) -> None:

@@ -23,12 +23,12 @@ from torch.utils.data import DataLoader, Subset
 from torchvision.transforms import Compose, InterpolationMode, PILToTensor, Resize
 from tqdm import tqdm
 
-from classification.folders import mixed_seed
-from classification.processes import Processes
+from keepbench.order import mixed_seed
+from keepbench.processes import Processes
 from reid.config import Config
 from reid.files import Photo, people
 from reid.market import Listing, list_market
-from reid.outside import torchreid
+from reid.torchreid_import import torchreid
 from reid.toy import write_toy
 
 READ_BATCH = 256
@@ -98,9 +98,11 @@ def _seeded(seed: int) -> Iterator[None]:
         np.random.set_state(numpy_before)
 
 
-def _pixels(dataset: Any, config: Config, where: Processes, *, share: bool) -> Tensor:
+def _pixels(dataset: Any, config: Config, processes: Processes, *, share: bool) -> Tensor:
     """The images of a torchreid dataset in its order, or this process's share of them."""
-    numbers = range(where.rank if share else 0, len(dataset), where.world_size if share else 1)
+    numbers = range(
+        processes.rank if share else 0, len(dataset), processes.world_size if share else 1
+    )
     loader = DataLoader(Subset(dataset, numbers), READ_BATCH, num_workers=config.workers)
     bar = tqdm(loader, desc="reading images", leave=False, delay=2, disable=None)
     pixels = torch.empty(len(numbers), 3, config.height, config.width, dtype=torch.uint8)
@@ -153,7 +155,7 @@ def make_manager(listing: Listing, labels: dict[int, int], config: Config) -> An
         )
 
 
-def make_data(listing: Listing, config: Config, where: Processes) -> Data:
+def make_data(listing: Listing, config: Config, processes: Processes) -> Data:
     """Read a listing's images into memory."""
     labels = {person: number for number, person in enumerate(people(listing.train))}
     manager = make_manager(listing, labels, config)
@@ -161,7 +163,7 @@ def make_data(listing: Listing, config: Config, where: Processes) -> Data:
 
     def shown(part: str, photos: list[Photo]) -> Shown:
         return Shown(
-            _pixels(tests[part].dataset, config, where, share=True),
+            _pixels(tests[part].dataset, config, processes, share=True),
             torch.tensor([photo.person for photo in photos]),
             torch.tensor([photo.camera for photo in photos]),
             photos,
@@ -169,8 +171,8 @@ def make_data(listing: Listing, config: Config, where: Processes) -> Data:
 
     loader = manager.train_loader
     return Data(
-        _pixels(loader.dataset, config, where, share=False).to(where.device),
-        torch.tensor([labels[p.person] for p in listing.train], device=where.device),
+        _pixels(loader.dataset, config, processes, share=False).to(processes.device),
+        torch.tensor([labels[p.person] for p in listing.train], device=processes.device),
         manager.num_train_pids,
         loader.sampler,
         shown("query", listing.query),
@@ -179,7 +181,7 @@ def make_data(listing: Listing, config: Config, where: Processes) -> Data:
     )
 
 
-def open_data(config: Config, where: Processes) -> Data:
+def open_data(config: Config, processes: Processes) -> Data:
     """The data of a config; drawn pedestrians are drawn if they are not there.
 
     Raises:
@@ -197,4 +199,4 @@ def open_data(config: Config, where: Processes) -> Data:
     )
     if config.dataset == "toy":
         listing = replace(listing, why_not="the pedestrians are drawn")
-    return make_data(listing, config, where)
+    return make_data(listing, config, processes)

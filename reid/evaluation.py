@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reid.outside import torchreid
+from reid.torchreid_import import torchreid
 
 CHUNK = 256  # queries ranked at a time: some 300 MB in a gallery of 16,000
 RANKS = (1, 5, 10)

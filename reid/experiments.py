@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from keepaugment.runs import Experiment
+from keepbench.settings import Experiment
 from reid.config import Config
 
 TRICKS = Config()  # configs/softmax_triplet_with_center.yml of reid-strong-baseline

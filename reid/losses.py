@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reid.config import Config
-from reid.outside import torchreid
+from reid.torchreid_import import torchreid
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import ResNet
 
-from keepaugment.runs import load_checkpoint, nearest
+from keepbench.settings import nearest
+from keepbench.weights import load_checkpoint
 from reid.config import ARCHS
 
 Weights = dict[str, Tensor]

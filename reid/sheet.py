@@ -6,7 +6,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from classification.folders import read_image
+from keepbench.images import read_image
 
 NEAREST = 10
 _RIGHT, _WRONG = "#1a9850", "#d73027"

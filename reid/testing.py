@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from classification.processes import Processes
+from keepbench.processes import Processes
 from reid.config import Config
 from reid.data import Data, Shown
 from reid.evaluation import (
@@ -35,7 +35,7 @@ class Tester:
         data: with what it tests on.
         model: what is tested; left in training.
         inputs: what the network sees of images (B, 3, H, W) uint8.
-        where: this process among those of the run.
+        processes: this process among those of the run.
     """
 
     def __init__(
@@ -44,16 +44,16 @@ class Tester:
         data: Data,
         model: ReidModel,
         inputs: Callable[[Tensor], Tensor],
-        where: Processes,
+        processes: Processes,
     ) -> None:
         self.config, self.data, self.model = config, data, model
-        self.inputs, self.where = inputs, where
+        self.inputs, self.processes = inputs, processes
 
     @torch.no_grad()
     def features(self, shown: Shown) -> Tensor:
         """The features (N, D) float32 of images, in all processes, each of which takes a share."""
-        model, where, device = self.model, self.where, self.where.device
-        if where.world_size > 1:
+        model, processes, device = self.model, self.processes, self.processes.device
+        if processes.world_size > 1:
             for buffer in model.buffers():  # running statistics differ a little
                 dist.broadcast(buffer, 0)
         features = torch.zeros(len(shown.people), model.classifier.in_features, device=device)
@@ -64,12 +64,12 @@ class Tester:
                 parts.append(model(self.inputs(pixels.to(device))).feature.float())
         model.train()
         if parts:
-            features[where.rank :: where.world_size] = torch.cat(parts)
-        return where.total(features)
+            features[processes.rank :: processes.world_size] = torch.cat(parts)
+        return processes.total(features)
 
     def seen(self, shown: Shown) -> Seen:
         """Who is in images and who took them, on the device."""
-        return Seen(shown.people.to(self.where.device), shown.cameras.to(self.where.device))
+        return Seen(shown.people.to(self.processes.device), shown.cameras.to(self.processes.device))
 
     def scores(self, *, last: bool = False) -> dict[str, Any]:
         """A row of scores; after the last epoch with those of re-ranking too, if asked for.
@@ -84,9 +84,9 @@ class Tester:
         row |= {"comparable": not data.listing.why_not, "why_not": data.listing.why_not}
         if last and self.config.rerank:
             again = None
-            if self.where.first:  # the others wait for it
+            if self.processes.first:  # the others wait for it
                 again = retrieval_scores(reranked_distances(query, gallery), asked, seen)
-            again = self.where.shared(again)
+            again = self.processes.shared(again)
             row |= {f"reranked_{name}": again[name] for name in ("rank1", "mAP")}
         return row
 
@@ -94,7 +94,7 @@ class Tester:
         """Write the ranked lists of some queries as a picture."""
         data = self.data
         query, gallery = self.features(data.query), self.features(data.gallery)
-        if not self.where.first:
+        if not self.processes.first:
             return
         some = spread(len(query), self.config.sheet)
         asked = Seen(*(values[some.to(values.device)] for values in self.seen(data.query)))

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from classification.loop import Interrupted, LossWatch, Row, fit
-from classification.processes import Processes
-from classification.train import Stopwatch
 from keepaugment import GradientSaliency, Saliency
+from keepbench.clock import Stopwatch
+from keepbench.loop import Interrupted, LossWatch, Row, fit
+from keepbench.processes import Processes
 from reid.augmentation import Augmentation
 from reid.config import Config
 from reid.data import Data, open_data
@@ -89,14 +89,14 @@ class Trainer:
         start: scores before training.
     """
 
-    def __init__(self, config: Config, data: Data, where: Processes) -> None:
-        if config.num_ids % where.world_size:
+    def __init__(self, config: Config, data: Data, processes: Processes) -> None:
+        if config.num_ids % processes.world_size:
             raise ValueError(
-                f"{config.num_ids} identities of a batch do not divide by {where.world_size} "
+                f"{config.num_ids} identities of a batch do not divide by {processes.world_size} "
                 "processes; change --num-ids"
             )
-        self.config, self.data, self.where = config, data, where
-        self.device = device = where.device
+        self.config, self.data, self.processes = config, data, processes
+        self.device = device = processes.device
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model = make_model(config, data.num_classes).to(device)
         self.model = self.model.to(memory_format=layout)
@@ -111,11 +111,11 @@ class Trainer:
         )
         self.watch = Stopwatch(device)
         self.saliency: Saliency = GradientSaliency(self.model.logits, config.scale)
-        self.augment = Augmentation(config, data, self._timed_map, where)
-        self.tester = Tester(config, data, self.model, self.augment.inputs, where)
+        self.augment = Augmentation(config, data, self._timed_map, processes)
+        self.tester = Tester(config, data, self.model, self.augment.inputs, processes)
         self.losses = make_losses(config, data.num_classes, device)
         self.network: nn.Module = _Joined(self.model, self.centres)
-        if where.world_size > 1:
+        if processes.world_size > 1:
             self.network = DistributedDataParallel(self.network)
         self.epoch = self.step = 0
         self.start: dict[str, float] = {}
@@ -128,9 +128,9 @@ class Trainer:
 
     def _begin(self) -> None:
         """Find this process's samples in each step of the present epoch: whole identities."""
-        config, where = self.config, self.where
+        config, processes = self.config, self.processes
         order = self.data.batches(config.seed, self.epoch, config.batch_size)
-        self.order = order.chunk(where.world_size, dim=1)[where.rank].to(self.device)
+        self.order = order.chunk(processes.world_size, dim=1)[processes.rank].to(self.device)
         self.steps = len(order)
 
     def _autocast(self) -> torch.autocast:
@@ -161,7 +161,7 @@ class Trainer:
         config = self.config
         identity, triplet, centre = losses
         self.network.zero_grad()
-        total = identity + self.where.world_size * triplet + config.centre_weight * centre
+        total = identity + self.processes.world_size * triplet + config.centre_weight * centre
         total.backward()
         self.optimizer.step()
         if self.centres:
@@ -185,10 +185,10 @@ class Trainer:
         try:
             self._train_steps(progress)
         except Interrupted:
-            total = self.where.total(self.sums.clone())
-            self.sums = total if self.where.first else torch.zeros_like(total)
+            total = self.processes.total(self.sums.clone())
+            self.sums = total if self.processes.first else torch.zeros_like(total)
             raise
-        *losses, right, changed, count = self.where.total(self.sums).tolist()
+        *losses, right, changed, count = self.processes.total(self.sums).tolist()
         row: Row = {"epoch": self.epoch + 1, "lr": learning_rate(self.config, self.epoch)}
         row |= {f"{name}_loss": loss / count for name, loss in zip(LOSSES, losses, strict=True)}
         row |= {"train_accuracy": 100 * right / count, "changed_area": changed / count}
@@ -266,7 +266,7 @@ class Trainer:
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken."""
         self.epoch, self.step, self.start = state["epoch"], state["step"], state["start"]
-        if self.where.first:
+        if self.processes.first:
             self.sums.copy_(state["sums"])
         self.model.load_state_dict(state["model"])
         if self.centres:
@@ -279,7 +279,7 @@ def train(
     name: str,
     config: Config,
     folder: Path,
-    where: Processes,
+    processes: Processes,
     *,
     resume: bool = False,
     budget: str = "paper",
@@ -291,17 +291,17 @@ def train(
         FloatingPointError: The loss is not finite.
         Interrupted: A signal stopped the run after a step; it is saved.
     """
-    data = open_data(config, where)
-    if where.first:
+    data = open_data(config, processes)
+    if processes.first:
         print("\n".join(described(data.listing)))
-    trainer = Trainer(config, data, where)
+    trainer = Trainer(config, data, processes)
 
     def shown(row: Row) -> str:
         losses = ", ".join(f"{loss} {row[f'{loss}_loss']:.3f}" for loss in LOSSES)
         tested = f", mAP {row['mAP']:.2f} %, rank-1 {row['rank1']:.2f} %" if "mAP" in row else ""
         return f"{losses}{tested}, {row['train_seconds']:.1f} s"
 
-    fit(trainer, name, config, folder, where, resume=resume, budget=budget, shown=shown)
+    fit(trainer, name, config, folder, processes, resume=resume, budget=budget, shown=shown)
     if config.sheet:
         trainer.tester.draw(folder / "ranked.png")
     return trainer

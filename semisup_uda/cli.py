@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 
 from classification.cli import GFLOPS
-from classification.loop import said
-from classification.processes import processes
-from keepaugment.runs import parse, read_rows
+from keepbench.loop import exit_with_message
+from keepbench.processes import join_processes
+from keepbench.run import read_rows
+from keepbench.settings import parse
 from semisup_uda.config import Config
 from semisup_uda.experiments import BUDGETS, EXPERIMENTS
 from semisup_uda.train import train
@@ -42,9 +43,11 @@ def main(argv: list[str] | None = None) -> None:
     name, config, arguments = parse(
         EXPERIMENTS, "Train a classifier with few labels.", argv, budgets=BUDGETS, cost=cost
     )
-    with said(), processes(arguments.device) as where:
-        train(name, config, arguments.out, where, resume=arguments.resume, budget=arguments.budget)
-    if where.first:
+    with exit_with_message(), join_processes(arguments.device) as processes:
+        train(
+            name, config, arguments.out, processes, resume=arguments.resume, budget=arguments.budget
+        )
+    if processes.first:
         rows = read_rows(arguments.out / "metrics.jsonl")
         accuracies = [row["test_accuracy"] for row in rows]
         print(

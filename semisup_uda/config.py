@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 from classification.config import SALIENCIES
 from classification.config import Config as Settings
-from keepaugment.runs import setting
+from keepbench.settings import setting
 
 DATASETS = ["cifar10", "cifar100", "digits", "folder"]
 METHODS = ["uda", "fixmatch", "supervised"]
@@ -67,7 +67,7 @@ class Config:
     bf16: bool = setting(False, "compute in bfloat16 (autocast)")
     channels_last: bool = setting(False, "memory layout of images and weights")
     compile: bool = setting(False, "torch.compile the model")
-    tensorboard: bool = setting(False, "TensorBoard events beside metrics.jsonl", free=True)
+    tensorboard: bool = setting(False, "TensorBoard events beside metrics.jsonl", may_change=True)
     seed: int = setting(0, "of weights, split, order, crops, policies and boxes")
 
     def __post_init__(self) -> None:

@@ -13,8 +13,10 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
-from classification.data import StoredData, open_data
-from classification.folders import even_subset, read_image
+from classification.data import open_data
+from keepbench.images import read_image
+from keepbench.order import even_subset
+from keepbench.small_images import StoredData
 from semisup_uda.config import Config, shared
 
 RECORD = "split.json"
@@ -108,7 +110,7 @@ def open_images(config: Config, device: torch.device) -> Images:
     """The images of a config on the device.
 
     Raises:
-        ValueError: Data that cannot be used (see `classification.data.load_data` and above).
+        ValueError: Data that cannot be used (see `keepbench.small_images.load_data` and above).
     """
     data = open_data(shared(config), device)
     assert isinstance(data, StoredData)  # a config names no trees of large images

@@ -13,12 +13,14 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from classification.data import StoredData, open_data
-from classification.evaluation import EvaluationSums
-from classification.loop import said
-from classification.processes import Processes
+from classification.data import open_data
 from classification.train import make_model
-from keepaugment.runs import find_device, load_checkpoint
+from keepbench.accuracy import EvaluationSums
+from keepbench.loop import exit_with_message
+from keepbench.machine import find_device
+from keepbench.processes import Processes
+from keepbench.small_images import StoredData
+from keepbench.weights import load_checkpoint
 from semisup_uda.config import Config, shared
 
 
@@ -34,24 +36,26 @@ def new_model(config: Config, data: StoredData, device: torch.device) -> nn.Modu
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, data: StoredData, where: Processes, config: Config
+    model: nn.Module, data: StoredData, processes: Processes, config: Config
 ) -> dict[str, float]:
     """Evaluate a model on the whole test set.
 
     Args:
         model: to logits (B, K); left in the mode it was in.
         data: whose test images are used; on the device.
-        where: this process; all of a run must call, and each gets the same numbers.
+        processes: this process; all of a run must call, and each gets the same numbers.
         config: for how to compute (bf16, channels_last).
 
     Returns:
         "test_loss", "test_accuracy" and "test_top5" in %, "test_ece" in [0, 1].
     """
-    sums, training = EvaluationSums.zeros(len(data.classes), where.device), model.training
+    sums, training = EvaluationSums.zeros(len(data.classes), processes.device), model.training
     model.eval()
-    for pixels, labels in data.test_batches(where.device, 0, where.rank, where.world_size):
+    for pixels, labels in data.test_batches(
+        processes.device, 0, processes.rank, processes.world_size
+    ):
         inputs = data.normalise(pixels.float() / 255).contiguous(memory_format=_layout(config))
-        with torch.autocast(where.device.type, torch.bfloat16, enabled=config.bf16):
+        with torch.autocast(processes.device.type, torch.bfloat16, enabled=config.bf16):
             logits = model(inputs)
         sums.update(logits.float(), labels)
     model.train(training)
@@ -87,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="of the run")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps; auto takes a GPU")
     arguments = parser.parse_args(argv)
-    with said():
+    with exit_with_message():
         print(json.dumps(evaluate_run(arguments.folder, find_device(arguments.device))))
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from keepaugment.runs import Experiment
+from keepbench.settings import Experiment
 from semisup_uda.config import Config
 
 UDA = Config()

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from classification.processes import Processes
+from keepbench.processes import Processes
 from semisup_uda.config import Config
 from semisup_uda.losses import (
     Consistency,
@@ -31,7 +31,7 @@ SUMS = (
 
 
 def _supervised(
-    config: Config, logits: Tensor, labels: Tensor, progress: float, where: Processes
+    config: Config, logits: Tensor, labels: Tensor, progress: float, processes: Processes
 ) -> tuple[Tensor, Tensor]:
     """The mean loss of the labelled images that count, and the share that does.
 
@@ -41,7 +41,7 @@ def _supervised(
     losses, counts = supervised_losses(logits, labels, threshold)
     if not config.tsa:
         return losses.mean(), torch.ones_like(losses[0]).detach()
-    count = where.total(counts.sum().float()).clamp(min=1) / where.world_size
+    count = processes.total(counts.sum().float()).clamp(min=1) / processes.world_size
     return losses.sum() / count, counts.float().mean()
 
 
@@ -57,7 +57,7 @@ def step_losses(
     labels: Tensor,
     hidden: Tensor | None,
     progress: float,
-    where: Processes,
+    processes: Processes,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of a step, and values for `SUMS`.
 
@@ -67,10 +67,10 @@ def step_losses(
         labels: of the labelled.
         hidden: of the unlabelled, only to be compared with; None if nobody knows them.
         progress: share of the run's steps that are done.
-        where: this process; all of them must call.
+        processes: this process; all of them must call.
     """
     own, other = logits[: len(labels)], logits[len(labels) :]
-    total, counted = _supervised(config, own, labels, progress, where)
+    total, counted = _supervised(config, own, labels, progress, processes)
     found = {"supervised": total, "counted": counted}
     if len(other):
         each = _consistency(config, *other.chunk(2))

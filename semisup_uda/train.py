@@ -14,24 +14,18 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from classification.folders import mixed_seed
-from classification.loop import Interrupted, LossWatch, Row, fit
-from classification.methods import compiled, make_saliency
-from classification.processes import Processes
-from classification.train import (
-    CHECK_EVERY,
-    Stopwatch,
-    check_model,
-    make_optimizer,
-    seed_noise,
-)
+from classification.augmentation import compiled, make_saliency
+from classification.train import CHECK_EVERY, check_model, make_optimizer
 from keepaugment import GradientSaliency, SampleDraws
+from keepbench.clock import Stopwatch
+from keepbench.loop import Interrupted, LossWatch, Row, fit
+from keepbench.order import Samples, Stream, mixed_seed, seed_noise
+from keepbench.processes import Processes
 from semisup_uda.config import Config, shared
 from semisup_uda.data import Images, keep_record, open_images, split_record
 from semisup_uda.evaluate import evaluate, new_model
 from semisup_uda.losses import tsa_threshold
 from semisup_uda.objective import SUMS, step_losses, training_figures
-from semisup_uda.streams import Samples, Stream
 from semisup_uda.views import Views
 
 LABELLED, UNLABELLED = 0, 1  # streams
@@ -56,9 +50,9 @@ class Trainer:
         steps: of an epoch.
     """
 
-    def __init__(self, config: Config, images: Images, where: Processes) -> None:
-        self.config, self.images, self.where = config, images, where
-        self.device = device = where.device
+    def __init__(self, config: Config, images: Images, processes: Processes) -> None:
+        self.config, self.images, self.processes = config, images, processes
+        self.device = device = processes.device
         settings, data = shared(config), images.data
         self.model = new_model(config, data, device)
         check_model(self.model, settings, data)
@@ -81,7 +75,7 @@ class Trainer:
         if config.ema:
             average = get_ema_multi_avg_fn(config.ema)
             self.tested = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
-        if where.world_size > 1:
+        if processes.world_size > 1:
             self.network = DistributedDataParallel(self.network)
         self.epoch, self.step, self.steps = 0, 0, config.steps
         self.sums = torch.zeros(len(SUMS), device=device)
@@ -92,8 +86,8 @@ class Trainer:
             num_images=num_images,
             batch_size=batch_size,
             seed=self.config.seed,
-            rank=self.where.rank,
-            world_size=self.where.world_size,
+            rank=self.processes.rank,
+            world_size=self.processes.world_size,
         )
 
     def _autocast(self) -> torch.autocast:
@@ -124,7 +118,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, step)
         # The model's own noise follows from the step, so that no generator need be saved.
-        seed_noise(mixed_seed(self.config.seed, step, self.where.rank), self.device)
+        seed_noise(mixed_seed(self.config.seed, step, self.processes.rank), self.device)
         with self.watch("views"), self._autocast():
             inputs, pasted = self._inputs(labelled, unlabelled)
         with self.watch("step"):
@@ -132,7 +126,7 @@ class Trainer:
                 logits = self.network(inputs)
             progress = step / self.config.total_steps
             loss, found = step_losses(
-                self.config, logits.float(), labels, hidden, progress, self.where
+                self.config, logits.float(), labels, hidden, progress, self.processes
             )
             self.optimizer.zero_grad()
             loss.backward()
@@ -155,7 +149,7 @@ class Trainer:
         except Interrupted:
             self._settle()
             raise
-        sums = (self.where.total(self.sums) / self.steps / self.where.world_size).tolist()
+        sums = (self.processes.total(self.sums) / self.steps / self.processes.world_size).tolist()
         lr = learning_rate(self.config, self.epoch * self.steps + self.steps - 1)
         self.epoch, self.step, self.sums = self.epoch + 1, 0, torch.zeros_like(self.sums)
         seconds = self.watch.seconds()
@@ -225,15 +219,15 @@ class Trainer:
 
     def _settle(self) -> None:
         """Bring the processes' sums to the first, which saves them: all of them must call."""
-        total = self.where.total(self.sums.clone())
-        self.sums = total if self.where.first else torch.zeros_like(total)
+        total = self.processes.total(self.sums.clone())
+        self.sums = total if self.processes.first else torch.zeros_like(total)
 
     def test(self) -> dict[str, float]:
         """What the tested weights are worth on the test set (see `evaluate`)."""
-        if self.where.world_size > 1:
+        if self.processes.world_size > 1:
             for buffer in self.tested.buffers():  # BatchNorm's differ; the first process saves its
                 dist.broadcast(buffer, 0)
-        return evaluate(self.tested, self.images.data, self.where, self.config)
+        return evaluate(self.tested, self.images.data, self.processes, self.config)
 
     def state(self) -> dict[str, Any]:
         """Everything that resumes the run: plain tensors and numbers.
@@ -252,7 +246,7 @@ class Trainer:
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken."""
         self.epoch, self.step = state["epoch"], state["step"]
-        if self.where.first:
+        if self.processes.first:
             self.sums.copy_(state["sums"])
         self.model.load_state_dict(state["model"])
         if self.config.ema:
@@ -272,7 +266,7 @@ def train(
     name: str,
     config: Config,
     folder: Path,
-    where: Processes,
+    processes: Processes,
     *,
     resume: bool = False,
     budget: str = "paper",
@@ -284,9 +278,9 @@ def train(
         FloatingPointError: The loss is not finite.
         Interrupted: A signal stopped the run after a step; it is saved.
     """
-    images = open_images(config, where.device)
-    trainer = Trainer(config, images, where)
-    if where.first:
+    images = open_images(config, processes.device)
+    trainer = Trainer(config, images, processes)
+    if processes.first:
         keep_record(folder, split_record(config, images))
-    fit(trainer, name, config, folder, where, resume=resume, budget=budget, shown=_shown)
+    fit(trainer, name, config, folder, processes, resume=resume, budget=budget, shown=_shown)
     return trainer

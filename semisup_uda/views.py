@@ -11,30 +11,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from classification.data import StoredData, draw_view
-from classification.methods import make_policy
-from keepaugment import Cutout, KeepPaste, Saliency, SampleDraws, View
+from classification.augmentation import make_policy
+from keepaugment import Cutout, KeepPaste, Saliency, SampleDraws
 from keepaugment.draws import Source
+from keepbench.small_images import StoredData
+from keepbench.views import draw_view, reflect_crop
 from semisup_uda.config import Config, shared
 from semisup_uda.policy import UDARandAugment
-
-
-def _reflected(index: Tensor, length: int) -> Tensor:
-    """Positions beyond an axis of `length` pixels, mirrored at its first or last pixel."""
-    index = index.abs()
-    return torch.where(index >= length, 2 * (length - 1) - index, index)
-
-
-def reflect_crop(images: Tensor, view: View) -> Tensor:
-    """Views of images (B, C, H, W) of any type, continued by reflection: (B, C, H, W), new.
-
-    A view may reach at most H - 1 and W - 1 pixels beyond its image.
-    """
-    rows = _reflected(view.rows(images.shape[2]), images.shape[2])
-    columns = _reflected(view.columns(images.shape[3]), images.shape[3])
-    batch = torch.arange(len(images), device=images.device)[:, None, None]
-    views = images[batch, :, rows[:, :, None], columns[:, None, :]]
-    return views.permute(0, 3, 1, 2).contiguous()
 
 
 def strong_policy(

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keepaugment.runs import differences, parse
+from keepbench.settings import differences, parse
 
 TASKS = ("classification", "semisup_uda", "reid", "detection")
 VALUES: dict[type, st.SearchStrategy[Any]] = {

@@ -29,7 +29,7 @@ from classification.benchmark.methods import (
 from classification.benchmark.report import Row, model_table, paper_ratio, paper_tables
 from classification.benchmark.timing import WARM_UP, Arm, medians, take_turns
 from classification.config import Config
-from keepaugment.runs import find_device, hardware
+from keepbench.machine import find_device, hardware
 
 STEPS = {"cpu": 1}  # of a turn; elsewhere 20, so that the host may run ahead as in training
 CLASSES = 10

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from classification.benchmark.methods import random_data
 from classification.benchmark.timing import Arm
 from classification.config import Config
-from keepaugment.runs import find_device, hardware
+from keepbench.machine import find_device, hardware
 
 Row = dict[str, Any]
 

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from classification.choosing import Flops
+from classification.auto_map import Flops
 from classification.config import Config
-from classification.data import ImageSet, StoredData
-from classification.folders import IMAGENET_MEAN, IMAGENET_STD, Numbered
 from classification.models import MODELS, create_model
-from classification.processes import Processes
 from classification.train import Trainer
 from keepaugment import CachedSaliency, CentreSaliency
+from keepbench.images import IMAGENET_MEAN, IMAGENET_STD
+from keepbench.processes import Processes
+from keepbench.small_images import Batch, ImageSet, StoredData
 
 METHODS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -135,7 +135,7 @@ def count_flops(config: Config, length: int) -> float:
     trainer = Trainer(eager, random_data(2, length, 10, device), Processes(device))
     trainer.network.train()
     images = trainer.data.train  # type: ignore[attr-defined]
-    samples = Numbered(torch.arange(2), images.images, images.labels)
+    samples = Batch(torch.arange(2), images.images, images.labels)
     total = 0.0
     for epoch, share in epoch_shares(config).items():
         trainer.epoch = epoch

@@ -17,10 +17,9 @@ import torch
 from classification.benchmark.memory import Peak
 from classification.benchmark.methods import epoch_shares
 from classification.config import Config
-from classification.data import StoredData
-from classification.folders import Numbered
-from classification.processes import Processes
 from classification.train import Trainer
+from keepbench.processes import Processes
+from keepbench.small_images import Batch, StoredData
 
 WARM_UP = 3  # turns that are not counted
 _PARTS = ("map", "boxes", "step", "total")
@@ -44,7 +43,7 @@ class Arm:
         self.device = device
         self.shares = epoch_shares(config)
         index = torch.arange(config.batch_size, device=device)
-        self.samples = Numbered(index, data.train.images[index], data.train.labels[index])
+        self.samples = Batch(index, data.train.images[index], data.train.labels[index])
         with Peak(device, compiled=config.compile) as peak:
             self.trainer = Trainer(config, data, Processes(device))
             self.trainer.network.train()

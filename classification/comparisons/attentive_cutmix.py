@@ -19,7 +19,7 @@ from classification.comparisons.mixup import blend_labels
 from keepaugment.checks import check_images, check_labels, check_saliency
 from keepaugment.draws import Source, uniform
 from keepaugment.early_head import find_layer
-from keepaugment.quiet import quiet
+from keepaugment.no_trace import no_trace
 
 MapSource = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) to the importance of their cells (B, cells, cells)."""
@@ -30,7 +30,7 @@ def _features(network: nn.Module, layer: nn.Module, images: Tensor) -> Tensor:
     kept: list[Tensor] = []
     hook = layer.register_forward_hook(lambda module, args, output: kept.append(output))
     try:
-        with quiet(network, images.device), torch.no_grad():
+        with no_trace(network, images.device), torch.no_grad():
             network(images)
     finally:
         hook.remove()

@@ -14,7 +14,7 @@ from keepaugment.checks import check_images, check_labels
 from keepaugment.cutting import symmetric_beta
 from keepaugment.draws import Source, uniform
 from keepaugment.early_head import find_layer
-from keepaugment.quiet import is_quiet
+from keepaugment.no_trace import computing_map
 
 
 class _Plan:
@@ -29,7 +29,7 @@ class _Plan:
 
     def begin(self, model: nn.Module, args: Any) -> None:
         """Before the model: a map or an evaluation leaves the plan to the next training pass."""
-        self.active = self.partner is not None and model.training and not is_quiet()
+        self.active = self.partner is not None and model.training and not computing_map()
 
     def end(self, model: nn.Module, args: Any, output: Any) -> None:
         """After the model, also if it raises: a plan is for one pass."""

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from keepaugment.checks import check_images
-from keepaugment.quiet import innermost, quiet
+from keepaugment.no_trace import innermost, no_trace
 
 _UNKNOWN = ("rope", "rel_pos_bias", "shared_rel_pos_bias")  # change q and k, or their product
 
@@ -85,7 +85,7 @@ class AttentionSaliency:
             lambda module, args, output: outputs.append(output)
         )
         try:
-            with quiet(self.model, images.device), torch.no_grad():
+            with no_trace(self.model, images.device), torch.no_grad():
                 self.model(images)
         finally:
             hook.remove()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from keepaugment.checks import Size, check_images, check_labels, check_tau
 from keepaugment.draws import Source, uniform
-from keepaugment.quiet import Forward
+from keepaugment.no_trace import Forward
 from keepaugment.regions import Border
 from keepaugment.saliency import GradientSaliency, Saliency
 from keepaugment.selective import choose_region, selective_paste

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from keepaugment.quiet import innermost, is_quiet, quiet
+from keepaugment.no_trace import computing_map, innermost, no_trace
 
 _PROBE_SIZES = (64, 32, 224, 256, 128, 384, 448, 512)  # a ViT accepts only the one it was built for
 
@@ -105,7 +105,7 @@ class EarlyHead(nn.Module):
     def _on_stage(self, stage: nn.Module, args: tuple, output: Tensor) -> None:
         if self.stopping:
             raise _StageReached(output)
-        if self.owner[0].training and torch.is_grad_enabled() and not is_quiet():
+        if self.owner[0].training and torch.is_grad_enabled() and not computing_map():
             self.features = output
 
     def _run_to_stage(self, images: Tensor) -> Tensor | None:
@@ -135,7 +135,7 @@ class EarlyHead(nn.Module):
         for stem, side in itertools.product(stems[:1], _PROBE_SIZES):
             grey = stem.weight.new_zeros(1, stem.in_channels, side, side)
             try:
-                with quiet(model, grey.device), torch.no_grad():
+                with no_trace(model, grey.device), torch.no_grad():
                     output = self._run_to_stage(grey)
             except Exception:  # this size does not suit the model
                 continue

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from keepaugment.draws import Source, uniform
-from keepaugment.operations import Decisions, Fill, apply_layers, check_pixels
-from keepaugment.spaces import (
+from keepaugment.magnitudes import (
     SUB_POLICIES,
     Magnitudes,
     Method,
@@ -26,6 +25,7 @@ from keepaugment.spaces import (
     build_space,
     build_sub_policies,
 )
+from keepaugment.operations import Decisions, Fill, apply_layers, check_pixels
 
 POLICIES = tuple(SUB_POLICIES)
 _SCALE = 31  # bins of a common magnitude 0..30
@@ -79,7 +79,7 @@ class AutoAugment(_Policy):
         policy: the data set it was learned for: "cifar10", "imagenet" or "svhn".
         magnitudes: what a magnitude id means: "torchvision" (relative to the image size, ten bins
             to the end of the range, enhancing by 1 +- 0.1 id) or "original" (the TensorFlow code
-            for CIFAR, see `keepaugment.spaces`).
+            for CIFAR, see `keepaugment.magnitudes`).
         magnitude: None for the policy's own ids; 0..30 replaces them all: the sub-policies and
             their probabilities at one common strength, on RandAugment's scale.
         fill: what comes in from outside the image, in [0, 255]: a number or one per channel.
@@ -131,9 +131,9 @@ class RandAugment(_Policy):
         num_magnitude_bins: how many strengths there are.
         space: "torchvision": 14 operations, signed, stronger with the magnitude; or "original":
             the 16 of the first public codes, with Invert, SolarizeAdd and Cutout and without the
-            identity, with these codes' magnitudes (see `keepaugment.spaces`). Where these differ:
-            SolarizeAdd adds to values below 128 (TensorFlow), Posterize keeps at least one bit and
-            Cutout has the side 40 M / 30 (PyTorch). Translations soon empty a small image.
+            identity, with these codes' magnitudes (see `keepaugment.magnitudes`). Where these
+            differ: SolarizeAdd adds to values below 128 (TensorFlow), Posterize keeps at least one
+            bit and Cutout has the side 40 M / 30 (PyTorch). Translations soon empty a small image.
         fill: what comes in from outside the image, in [0, 255]: a number or one per channel.
         generator: where random numbers come from.
     """

@@ -17,7 +17,7 @@ from torch import Tensor
 from keepaugment.checks import check_images, check_labels, check_scale
 from keepaugment.draws import Source, uniform
 from keepaugment.early_head import EarlyHead
-from keepaugment.quiet import Forward, quiet
+from keepaugment.no_trace import Forward, no_trace
 
 Saliency = Callable[[Tensor, Tensor | None], Tensor]
 """images (B, C, H, W), labels (B,) or None -> saliency (B, H, W)."""
@@ -60,7 +60,7 @@ def saliency_map(
 ) -> Tensor:
     """The absolute gradient of each image's label logit, its maximum over channels (section 3).
 
-    The model computes as in evaluation and is left as it was (see `keepaugment.quiet`). Works
+    The model computes as in evaluation and is left as it was (see `keepaugment.no_trace`). Works
     inside `no_grad` and under autocast; one backward pass serves the batch. In code of
     your own that you compile, wrap the map in `torch.compiler.disable`: the model within still runs
     compiled if it is.
@@ -85,7 +85,7 @@ def saliency_map(
     check_scale(scale)
     if not len(images):
         return images.new_zeros(0, *images.shape[2:], dtype=torch.float32)
-    with quiet(model, images.device), torch.inference_mode(False), torch.enable_grad():
+    with no_trace(model, images.device), torch.inference_mode(False), torch.enable_grad():
         inputs = _copy(images, scale)
         logits = _chosen_logits(model(inputs), labels, len(images), validate)
         (gradient,) = torch.autograd.grad(logits.sum(), inputs)

@@ -14,12 +14,14 @@ from torchvision.transforms.functional import to_pil_image
 
 from classification.caching import compared_boxes
 from classification.config import Config
-from classification.data import draw_view, open_data, show
-from classification.folders import EpochBatches, Numbered
-from classification.processes import Processes
+from classification.data import open_data
 from classification.train import Trainer, train
 from keepaugment import GradientSaliency
-from keepaugment.runs import Run, read_rows
+from keepbench.order import EpochBatches
+from keepbench.processes import Processes
+from keepbench.run import Run, read_rows
+from keepbench.small_images import Batch
+from keepbench.views import draw_view, show
 
 CPU = Processes(torch.device("cpu"))
 ROOT = Path(__file__).parents[2]
@@ -144,7 +146,7 @@ def test_a_stored_map_follows_crops_of_large_images(large: Config) -> None:
     assert cache is not None and cache.maps.shape == (12, 16, 16)
     cache.saliency = lambda images, labels: images[:, 0] * data.std[0] + data.mean[0]
 
-    def crops(epoch: int) -> Numbered:
+    def crops(epoch: int) -> Batch:
         order = EpochBatches(num_images=12, batch_size=12, epoch=epoch)
         samples = next(iter(data.train_batches(order, CPU.device, 0)))
         trainer.augment(epoch, 0, *samples)
@@ -157,8 +159,8 @@ def test_a_stored_map_follows_crops_of_large_images(large: Config) -> None:
     seen = stored > 0
     assert seen.float().mean() > 0.9
     similar = [
-        torch.corrcoef(torch.stack([a[where], b[where].float()]))[0, 1].item()
-        for a, b, where in zip(stored, samples.images[:, 0], seen, strict=True)
+        torch.corrcoef(torch.stack([a[processes], b[processes].float()]))[0, 1].item()
+        for a, b, processes in zip(stored, samples.images[:, 0], seen, strict=True)
     ]
     assert min(similar) > 0.8 and sum(similar) / 12 > 0.93
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from classification.choosing import (
+from classification.auto_map import (
     KINDS,
     PART,
     Flops,
@@ -26,10 +26,10 @@ from classification.choosing import (
 from classification.config import Config
 from classification.data import open_data
 from classification.models import create_model
-from classification.processes import Processes
 from classification.train import Trainer
 from keepaugment import CentreSaliency, EarlyHead, RandomSaliency, box_agreement
-from keepaugment.runs import load_checkpoint
+from keepbench.processes import Processes
+from keepbench.weights import load_checkpoint
 
 CPU = torch.device("cpu")
 BOXES = {"size": 8}

@@ -34,7 +34,7 @@ from classification.comparisons.drop_block import _DropBlock
 from classification.comparisons.mixup import blend
 from keepaugment import EarlyHead, GradientSaliency
 from keepaugment.cutting import symmetric_beta
-from keepaugment.quiet import quiet
+from keepaugment.no_trace import no_trace
 
 CPU = torch.device("cpu")
 META = torch.device("meta")
@@ -293,7 +293,7 @@ def test_only_the_next_training_pass_is_mixed() -> None:
     plain_eval = model(IMAGES)
     mix(IMAGES, LABELS)
     assert torch.equal(model(IMAGES), plain_eval)
-    with quiet(model.train(), CPU):
+    with no_trace(model.train(), CPU):
         assert torch.equal(model(IMAGES), plain_eval)
     mixed, plain = model(IMAGES), model(IMAGES)  # the plan has waited for this
     assert torch.allclose(mixed, mixed_by_hand(2), atol=1e-6)
@@ -517,7 +517,7 @@ def test_dropblock_leaves_state_and_evaluation_alone(
     model.load_state_dict(plain.state_dict())
     x = rand(2, 3, 64, 64)
     assert torch.equal(model.eval()(x), plain.eval()(x))
-    with quiet(model.train(), CPU):
+    with no_trace(model.train(), CPU):
         assert torch.equal(model(x), plain(x))
     set_drop_block(model, 0.0)
     assert torch.equal(model(x), plain.train()(x))

@@ -6,7 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from classification.data import crop_flip, load_data
+from keepbench.small_images import load_data
+from keepbench.views import draw_view, show
 
 
 def test_digits_are_real_and_split() -> None:
@@ -65,9 +66,10 @@ def test_every_crop_and_mirror_is_a_view_of_the_padded_image() -> None:
                 key = tuple((view.flip(1) if flipped else view).flatten().tolist())
                 views[key] = (flipped, top, left)
     assert len(views) == 50
-    images = crop_flip(
-        image.expand(5000, -1, -1, -1), padding=2, generator=torch.Generator().manual_seed(0)
+    view = draw_view(
+        5000, torch.device("cpu"), padding=2, generator=torch.Generator().manual_seed(0)
     )
+    images = show(image.expand(5000, -1, -1, -1), view, 2)
     found = [views[tuple(view.flatten().tolist())] for view in images]
     counts = torch.tensor([found.count(place) for place in views.values()])
     assert ((counts - 100) ** 2 / 100).sum() < 85.4  # chi-square, 49 degrees of freedom, p = 0.001
@@ -75,4 +77,5 @@ def test_every_crop_and_mirror_is_a_view_of_the_padded_image() -> None:
 
 def test_no_crop_and_no_flip_change_nothing() -> None:
     images = torch.randint(0, 256, (4, 3, 7, 5), dtype=torch.uint8)
-    assert torch.equal(crop_flip(images, padding=0, flip=False), images)
+    view = draw_view(4, torch.device("cpu"), padding=0, flip=False)
+    assert torch.equal(show(images, view, 0), images)

@@ -11,9 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from classification.cli import GFLOPS, cost
 from classification.experiments import BUDGETS, EXPERIMENTS
 from classification.models import create_model
-from classification.processes import Processes
 from classification.train import train
-from keepaugment.runs import read_rows
+from keepbench.processes import Processes
+from keepbench.run import read_rows
 
 CPU = Processes(torch.device("cpu"))
 

@@ -17,10 +17,11 @@ import torch
 
 from classification.config import Config
 from classification.data import open_data
-from classification.loop import PREEMPTED, said
-from classification.processes import Processes
 from classification.train import Trainer, train
-from keepaugment.runs import load_checkpoint, read_rows
+from keepbench.loop import PREEMPTED, exit_with_message
+from keepbench.processes import Processes
+from keepbench.run import read_rows
+from keepbench.weights import load_checkpoint
 
 CPU = Processes(torch.device("cpu"))
 ROOT = Path(__file__).parents[2]
@@ -60,12 +61,12 @@ def test_a_run_that_a_signal_stopped_goes_on_as_if_it_was_not(
     train("a", SMALL, tmp_path / "whole", CPU)
     folder = tmp_path / "run"
     with before_step(step, lambda: signal.raise_signal(getattr(signal, name))):
-        with pytest.raises(SystemExit) as left, said():
+        with pytest.raises(SystemExit) as left, exit_with_message():
             train("a", SMALL, folder, CPU)
     assert left.value.code == PREEMPTED
     state = load_checkpoint(folder / "last.pt")
     assert (state["epoch"] * 3 + state["step"]) == step
-    with said():
+    with exit_with_message():
         train("a", SMALL, folder, CPU, resume=True)
     assert rows_of(folder) == rows_of(tmp_path / "whole")
 
@@ -90,12 +91,15 @@ def test_a_folder_that_may_not_be_written_is_refused_and_left_as_it_is() -> None
     with tempfile.TemporaryDirectory() as name, powerless(Path(name)):
         place, folder = Path(name), Path(name, "run")
         place.chmod(0o555)
-        with pytest.raises(SystemExit, match="Permission denied: .*run"), said():
+        with pytest.raises(SystemExit, match="Permission denied: .*run"), exit_with_message():
             train("a", SMALL, folder, CPU)
         assert not folder.exists()
         place.chmod(0o755)
         with before_step(4, lambda: folder.chmod(0o555)):
-            with pytest.raises(SystemExit, match="Permission denied.*saved before stands"), said():
+            with (
+                pytest.raises(SystemExit, match="Permission denied.*saved before stands"),
+                exit_with_message(),
+            ):
                 train("a", SMALL, folder, CPU)
         assert load_checkpoint(folder / "last.pt")["epoch"] == 1
         folder.chmod(0o755)
@@ -121,7 +125,7 @@ def test_a_truncated_image_is_named(dataset: str, tree: Path, tmp_path: Path) ->
         dataset=dataset, data=str(tree), image_size=24 if dataset == "images" else 0,
         arch="resnet8", epochs=1, batch_size=8, workers=0,
     )  # fmt: skip
-    with pytest.raises(SystemExit, match=f"error: .*{path}"), said():
+    with pytest.raises(SystemExit, match=f"error: .*{path}"), exit_with_message():
         train("a", config, tmp_path / "run", CPU)
 
 
@@ -130,8 +134,8 @@ import signal, sys
 from dataclasses import replace
 from pathlib import Path
 from classification.config import Config
-from classification.loop import Interrupted
-from classification.processes import processes
+from keepbench.loop import Interrupted
+from keepbench.processes import join_processes
 from classification.train import Trainer, train
 
 folder = Path(sys.argv[1])
@@ -143,21 +147,21 @@ train_step, calls = Trainer.train_step, []
 
 def stopping(self, *arguments):
     calls.append(1)
-    if len(calls) == 3 and self.where.rank == 1:  # one process alone is asked
+    if len(calls) == 3 and self.processes.rank == 1:  # one process alone is asked
         signal.raise_signal(signal.SIGTERM)
     return train_step(self, *arguments)
 
-with processes("cpu") as where:
-    train("a", config, folder / "whole", where)
+with join_processes("cpu") as processes:
+    train("a", config, folder / "whole", processes)
     Trainer.train_step = stopping
     try:
-        train("a", config, folder / "run", where)
+        train("a", config, folder / "run", processes)
     except Interrupted as stopped:
         print(stopped)
     else:
         raise SystemExit("it was not stopped")
     Trainer.train_step = train_step
-    train("a", config, folder / "run", where, resume=True)
+    train("a", config, folder / "run", processes, resume=True)
 """
 
 
@@ -196,22 +200,22 @@ FAILING = """
 import sys
 from pathlib import Path
 from classification.config import Config
-from classification.loop import said
-from classification.processes import processes
+from keepbench.loop import exit_with_message
+from keepbench.processes import join_processes
 from classification.train import Trainer, train
 
 train_step, calls = Trainer.train_step, []
 
 def failing(self, *arguments):
     calls.append(1)
-    if len(calls) == 8 and self.where.rank == 1:
+    if len(calls) == 8 and self.processes.rank == 1:
         raise RuntimeError("the second process has had enough")
     return train_step(self, *arguments)
 
 Trainer.train_step = failing
 config = Config(dataset="digits", arch="resnet8", subset=40, test_subset=20, epochs=9, batch_size=8)
-with said(), processes("cpu") as where:
-    train("a", config, Path(sys.argv[1]), where)
+with exit_with_message(), join_processes("cpu") as processes:
+    train("a", config, Path(sys.argv[1]), processes)
 """
 
 

@@ -6,14 +6,9 @@ import torch
 from PIL import Image
 from torchvision.transforms.functional import to_pil_image
 
-from classification.folders import (
-    Batches,
-    EpochBatches,
-    check_images,
-    load_folders,
-    mixed_seed,
-    read_image,
-)
+from classification.image_trees import Batches, load_folders
+from keepbench.images import read_image
+from keepbench.order import EpochBatches, mixed_seed
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This DataLoader will create"),  # fewer cores than workers
@@ -86,13 +81,10 @@ def test_testing_takes_the_middle(tmp_path):
     wide = torch.zeros(3, 256, 512, dtype=torch.uint8)
     wide[:, 16:240, 144:368] = 255  # the middle 224 pixels
     to_pil_image(wide).save(tmp_path / "val" / "ant" / "0.png")
-    for interpolation in ("bilinear", "bicubic"):
-        data = load_folders(tmp_path, interpolation=interpolation)
-        images = next(iter(data.val_batches(1))).images
-        assert images.shape == (1, 3, 224, 224) and (images == 255).all()
-        small = load_folders(tmp_path, size=56, interpolation=interpolation)
-        images = next(iter(small.val_batches(1))).images
-        assert images.shape == (1, 3, 56, 56) and (images[:, :, 2:-2, 2:-2] == 255).all()
+    images = next(iter(load_folders(tmp_path).val_batches(1))).images
+    assert images.shape == (1, 3, 224, 224) and (images == 255).all()
+    images = next(iter(load_folders(tmp_path, size=56).val_batches(1))).images
+    assert images.shape == (1, 3, 56, 56) and (images[:, :, 2:-2, 2:-2] == 255).all()
 
 
 def test_batches_do_not_depend_on_workers_or_batch_size(tree):
@@ -160,11 +152,6 @@ def test_processes_share_the_images_of_each_step(num_images, world_size):
     assert sorted(sum(whole, [])) == list(range(num_images))
 
 
-def test_a_short_last_step_may_be_left_out():
-    steps = EpochBatches(num_images=11, batch_size=4, drop_last=True)
-    assert len(steps) == 2 and [len(step) for step in steps] == [4, 4]
-
-
 def test_test_images_are_in_one_process_each(tree):
     data = load_folders(tree, size=16)
     whole = joined(data.val_batches(3))
@@ -197,18 +184,6 @@ def spoiled(tree):
     (tree / "train" / "bee" / "2.png").write_text("not an image")
     (tree / "val" / "cat" / "zero.jpg").write_bytes(b"")
     return tree
-
-
-def test_unreadable_images_are_found(spoiled):
-    found = check_images(spoiled)
-    assert sorted(found) == list(found)
-    assert [path[len(str(spoiled)) :] for path in found] == [
-        "/train/bee/1.jpg",
-        "/train/bee/2.png",
-        "/val/cat/zero.jpg",
-    ]
-    assert "truncated" in found[str(spoiled / "train" / "bee" / "1.jpg")]
-    assert check_images(spoiled, workers=2) == found
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -286,15 +261,12 @@ def test_a_tree_must_be_whole(tmp_path):
     (tmp_path / "val" / "val_annotations.txt").touch()
     with pytest.raises(ValueError, match="not sorted by class"):
         load_folders(tmp_path)
-    with pytest.raises(ValueError, match="no image files"):
-        check_images(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
         ({"size": 0}, "size"),
-        ({"interpolation": "nearest"}, "'bilinear' or 'bicubic'"),
         ({"unreadable": "ignore"}, "'refuse' or 'skip'"),
     ],
 )
@@ -309,7 +281,6 @@ def test_settings_are_checked(tree, settings, said):
         ({"batch_size": 0}, "batch_size"),
         ({"batch_size": 4, "rank": 2, "world_size": 2}, "rank"),
         ({"batch_size": 4, "world_size": 3}, "multiple of 3"),
-        ({"batch_size": 20, "drop_last": True}, "too few"),
         ({"batch_size": 16, "world_size": 16}, "too few"),
         ({"batch_size": 4, "start": 4}, "start"),
     ],

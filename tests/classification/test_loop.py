@@ -17,14 +17,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from classification import folders
 from classification.cli import main
 from classification.config import Config
 from classification.data import open_data
-from classification.loop import PREEMPTED, Interrupted, LossWatch, Progress, fit, said
-from classification.processes import Processes
 from classification.train import Trainer, train
-from keepaugment.runs import load_checkpoint, read_rows
+from keepbench import images
+from keepbench.loop import PREEMPTED, Interrupted, LossWatch, Progress, exit_with_message, fit
+from keepbench.processes import Processes
+from keepbench.run import read_rows
+from keepbench.weights import load_checkpoint
 
 CPU = Processes(torch.device("cpu"))
 ROOT = Path(__file__).parents[2]
@@ -162,8 +163,11 @@ def test_a_reader_that_dies_ends_with_a_message(
         SMALL, dataset="images", data=str(tree), image_size=24, subset=0, test_subset=0,
         batch_size=8, workers=1,
     )  # fmt: skip
-    monkeypatch.setattr(folders, "read_image", die)
-    with pytest.raises(SystemExit, match="DataLoader worker .*try fewer --workers"), said():
+    monkeypatch.setattr(images, "read_image", die)
+    with (
+        pytest.raises(SystemExit, match="DataLoader worker .*try fewer --workers"),
+        exit_with_message(),
+    ):
         train("a", config, tmp_path / "run", CPU)
 
 
@@ -182,7 +186,7 @@ def test_a_full_disk_ends_with_a_message_and_loses_nothing(tmp_path: Path) -> No
 
     trainer.train_epoch = fill  # type: ignore[method-assign]
     try:
-        with pytest.raises(SystemExit, match="what was saved before stands"), said():
+        with pytest.raises(SystemExit, match="what was saved before stands"), exit_with_message():
             fit(trainer, "a", config, folder, CPU)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -245,12 +249,12 @@ def test_the_loss_watch_notes_the_first() -> None:
     ],
 )
 def test_what_goes_wrong_is_said(error: Exception, message: str) -> None:
-    with pytest.raises(SystemExit, match=message), said():
+    with pytest.raises(SystemExit, match=message), exit_with_message():
         raise error
 
 
 def test_another_error_is_not_hidden() -> None:
-    with pytest.raises(RuntimeError, match="a bug"), said():
+    with pytest.raises(RuntimeError, match="a bug"), exit_with_message():
         raise RuntimeError("a bug")
 
 

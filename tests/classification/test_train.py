@@ -15,10 +15,11 @@ import torch
 
 from classification.cli import main
 from classification.config import Config
-from classification.data import ImageSet, StoredData, open_data
-from classification.processes import Processes
+from classification.data import open_data
 from classification.train import Trainer, learning_rate, make_optimizer, train
-from keepaugment.runs import Run, read_rows
+from keepbench.processes import Processes
+from keepbench.run import Run, read_rows
+from keepbench.small_images import ImageSet, StoredData
 
 CPU = Processes(torch.device("cpu"))
 ROOT = Path(__file__).parents[2]

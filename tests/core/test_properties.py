@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keepaugment.runs import load_checkpoint, read_rows
+from keepbench.run import read_rows
+from keepbench.weights import load_checkpoint
 
 STATE = {
     "epoch": 3,

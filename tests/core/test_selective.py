@@ -202,9 +202,9 @@ def test_a_cut_is_filled_by_a_number_or_by_a_tensor() -> None:
     images, saliency, mean = randn(4, 3, 6, 7), rand(4, 6, 7), torch.tensor([1.0, 2.0, 3.0])
     zeroed = selective_cut(images, saliency, size=3, generator=seeded())
     filled = selective_cut(images, saliency, size=3, fill=mean[:, None, None], generator=seeded())
-    where = (zeroed == 0).all(1, keepdim=True)
-    assert where.sum() == 4 * 9
-    assert torch.equal(filled, torch.where(where, mean[:, None, None], images))
+    processes = (zeroed == 0).all(1, keepdim=True)
+    assert processes.sum() == 4 * 9
+    assert torch.equal(filled, torch.where(processes, mean[:, None, None], images))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

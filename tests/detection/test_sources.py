@@ -11,8 +11,8 @@ import torchvision
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from classification.folders import IMAGENET_MEAN, IMAGENET_STD
 from detection.sources import open_source, pick_weights, plain_names
+from keepbench.images import IMAGENET_MEAN, IMAGENET_STD
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from classification.folders import read_image
-from classification.processes import Processes
+from keepbench.images import read_image
+from keepbench.processes import Processes
 from reid.config import Config
 from reid.toy import write_toy
 

@@ -97,7 +97,7 @@ def test_the_official_rule_is_the_official_codes(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_it_agrees_with_torchreid(seed: int) -> None:
     pytest.importorskip("torchreid", reason="the comparison is with torchreid")
-    from reid.outside import torchreid
+    from reid.torchreid_import import torchreid
 
     features = torch.randn(300, 16, generator=torch.Generator().manual_seed(seed))
     _, query, gallery = random_case(seed, 60, 240)

@@ -176,7 +176,7 @@ def test_a_subset_is_of_people_and_says_so(tmp_path: Path) -> None:
 
 def test_torchreid_lists_the_same(tmp_path: Path) -> None:
     pytest.importorskip("torchreid", reason="the comparison is with torchreid")
-    from reid.outside import torchreid
+    from reid.torchreid_import import torchreid
 
     official(tmp_path / "market1501" / "Market-1501-v15.09.15")
     theirs = torchreid().data.datasets.image.Market1501(str(tmp_path), verbose=False)

@@ -16,10 +16,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from classification.loop import PREEMPTED, Interrupted, said
-from classification.processes import Processes
 from keepaugment import KeepRandomErasing, RandomErasing
-from keepaugment.runs import load_checkpoint, read_rows
+from keepbench.loop import PREEMPTED, Interrupted, exit_with_message
+from keepbench.processes import Processes
+from keepbench.run import read_rows
+from keepbench.weights import load_checkpoint
 from reid.config import Config
 from reid.experiments import ARMS, BUDGETS, EXPERIMENTS, TRICKS
 from reid.files import PARTS
@@ -242,7 +243,7 @@ def test_a_signal_saves_and_leaves_with_its_own_exit_code(
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "train_step", asking)
-        with pytest.raises(SystemExit) as left, said():
+        with pytest.raises(SystemExit) as left, exit_with_message():
             train("a", config, folder, CPU)
     assert left.value.code == PREEMPTED
     state = load_checkpoint(folder / "last.pt")
@@ -376,7 +377,7 @@ FROZEN = """
 import json, sys
 from pathlib import Path
 import reid.train
-from classification.processes import processes
+from keepbench.processes import join_processes
 from reid.config import Config
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -391,8 +392,8 @@ def frozen(*arguments):
     return model
 
 reid.train.make_model = frozen
-with processes("cpu") as where:
-    reid.train.train("a", Config(**json.loads(sys.argv[2])), Path(sys.argv[1]), where)
+with join_processes("cpu") as processes:
+    reid.train.train("a", Config(**json.loads(sys.argv[2])), Path(sys.argv[1]), processes)
 """
 
 

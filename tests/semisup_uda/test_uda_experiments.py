@@ -8,8 +8,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from classification.models import create_model
-from classification.processes import Processes
-from keepaugment.runs import read_rows
+from keepbench.processes import Processes
+from keepbench.run import read_rows
 from semisup_uda.cli import FORWARD, cost, main
 from semisup_uda.experiments import BUDGETS, EXPERIMENTS
 from semisup_uda.train import train

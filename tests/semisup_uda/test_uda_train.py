@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from classification.loop import PREEMPTED, Interrupted
-from classification.processes import Processes
-from keepaugment.runs import Run, load_checkpoint, read_rows
+from keepbench.loop import PREEMPTED, Interrupted
+from keepbench.processes import Processes
+from keepbench.run import Run, read_rows
+from keepbench.weights import load_checkpoint
 from semisup_uda.cli import main
 from semisup_uda.config import Config
 from semisup_uda.data import open_images

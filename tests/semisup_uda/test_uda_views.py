@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from classification.data import ImageSet, StoredData
 from keepaugment import SampleDraws, View
 from keepaugment.operations import ID
+from keepbench.order import CHUNK, Stream
+from keepbench.small_images import ImageSet, StoredData
+from keepbench.views import reflect_crop
 from semisup_uda.config import Config
 from semisup_uda.policy import UDARandAugment
-from semisup_uda.streams import CHUNK, Stream
-from semisup_uda.views import Views, reflect_crop
+from semisup_uda.views import Views
 
 CPU = torch.device("cpu")
 BASE = Config(padding=2, cutout=0, keep="paste", paste_size=4, scale=1.0)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from classification.models import create_model
 from keepaugment import EarlyHead
-from keepaugment.quiet import is_quiet
+from keepaugment.no_trace import computing_map
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "tools"))  # where a tool's own package is found
@@ -169,11 +169,11 @@ def test_the_reason_names_what_changed_and_by_which_maps() -> None:
 
 def test_a_guard_cures_a_bad_model() -> None:
     def sin(model: Any) -> None:
-        if model.training and not is_quiet():
+        if model.training and not computing_map():
             model.calls.add_(1)
 
     assert failed(all_checks(Sinner(sin))) == {}
-    assert "is_quiet()" in advice.FAILED
+    assert "computing_map()" in advice.FAILED
 
 
 def test_statistics_that_move_are_found() -> None:

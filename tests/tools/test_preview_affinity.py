@@ -11,8 +11,8 @@ import torch
 
 from classification.config import Config
 from classification.data import open_data
-from classification.processes import Processes
 from classification.train import Trainer, train
+from keepbench.processes import Processes
 from lab.affinity import (
     METHODS,
     Row,

@@ -13,9 +13,9 @@ from torch import nn
 
 from classification.config import Config
 from classification.models import create_model
-from classification.processes import Processes
 from classification.train import train
 from keepaugment import saliency_map
+from keepbench.processes import Processes
 from lab.images import levels, packed_bits, read_pictures, square
 from lab.networks import RANDOM, load_network
 from lab.panels import default_length

@@ -219,7 +219,10 @@ def test_figures_of_the_page_are_sums_of_the_map(page: Path) -> None:
 def test_names_are_shown_as_text(page: Path) -> None:
     script = """return [document.querySelectorAll("article b[onclick]").length,
       [...document.querySelectorAll("article h2")].map((title) => title.textContent)];"""
-    assert said(opened(with_script(page, script))) == [0, ["<b onclick=x>&.png", "a.png", "b.png"]]
+    assert said(opened(with_script(page, script))) == [
+        0,
+        ["<b onclick=x>&.png", "a.png", "b.png"],
+    ]
 
 
 def test_a_page_loads_nothing_and_warns_of_random_weights(page: Path) -> None:

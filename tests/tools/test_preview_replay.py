@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from classification.augmentation import Augmentation, Augmented
 from classification.config import Config
 from classification.data import open_data
-from classification.folders import EpochBatches
-from classification.methods import Augmentation, Batch
-from classification.processes import Processes
 from classification.train import Trainer, train
+from keepbench.order import EpochBatches
+from keepbench.processes import Processes
 from lab.cli import main
 from lab.replay import find_step, replay
 from lab.runs import read_run
@@ -37,7 +37,9 @@ def watched(config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Se
     seen: Seen = {}
     augment = Augmentation.__call__
 
-    def watching(self: Augmentation, epoch: int, step: int, index: Tensor, *rest: Tensor) -> Batch:
+    def watching(
+        self: Augmentation, epoch: int, step: int, index: Tensor, *rest: Tensor
+    ) -> Augmented:
         batch = augment(self, epoch, step, index, *rest)
         for number, inputs, target in zip(index.tolist(), batch.inputs, batch.targets, strict=True):
             seen[epoch + 1, number] = (inputs.clone(), target.clone())

@@ -30,7 +30,7 @@ CATALOGUE = load(CLASSIFICATION)
 def write_run(
     root: Path, name: str, accuracy: float, *, seed: int = 0, budget: str = "paper", **change: Any
 ) -> Path:
-    """A finished run's folder, as `keepaugment.runs.Run` leaves it."""
+    """A finished run's folder, as `keepbench.run.Run` leaves it."""
     package = CATALOGUE.packages["classification"]
     config = replace(package.budgets[budget](EXPERIMENTS[name].config), seed=seed, **change)
     folder = root / name / budget / f"seed-{seed}"

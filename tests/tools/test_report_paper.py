@@ -8,7 +8,7 @@ import pytest
 
 from classification.benchmark.report import PAPER
 from classification.experiments import EXPERIMENTS
-from keepaugment.runs import Experiment
+from keepbench.settings import Experiment
 from reporting import costs, errata
 from reporting.catalogue import TASKS, Task, control_twins, load, plain_twins
 from reporting.claims import CLAIMS

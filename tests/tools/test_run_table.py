@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from keepaugment.runs import Experiment
+from keepbench.settings import Experiment
 from reporting import cluster, local
 from reporting.catalogue import TASKS, Catalogue, Package, load
 from reporting.jobs import TOOLS, Job, jobs, known

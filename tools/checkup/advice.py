@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from checkup.subject import Subject
-from classification.choosing import Choice, Stage
+from classification.auto_map import Choice, Stage
 
 FAILED = """
 CHECKS FAILED, see above. A map runs the model as in evaluation; only the outermost module keeps its
 training flag, since some models give no logits without it. What changes then, the model changes in
 evaluation, too, or by that flag. Let it do so in training alone:
 
-    from keepaugment.quiet import is_quiet
+    from keepaugment.no_trace import computing_map
 
-    if self.training and not is_quiet():
+    if self.training and not computing_map():
         ..."""
 
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from checkup.checks import reason_of
 from checkup.subject import Subject, predicted, read_images
-from classification.choosing import Stage, early_stage, gradient_maps
+from classification.auto_map import Stage, early_stage, gradient_maps
 from keepaugment import AttentionSaliency, EarlyHead, Saliency
-from keepaugment.quiet import Forward
-from keepaugment.runs import find_device
+from keepaugment.no_trace import Forward
+from keepbench.machine import find_device
 
 
 class Case(NamedTuple):

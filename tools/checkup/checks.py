@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from checkup.traces import same, state_of, trace_of
 from keepaugment import EarlyHead, GradientSaliency, Saliency, saliency_map
-from keepaugment.quiet import Forward
+from keepaugment.no_trace import Forward
 
 
 class Finding(NamedTuple):
@@ -69,7 +69,10 @@ def _traceless(check: str, model: nn.Module, action: Callable[[], str]) -> Findi
         traces = trace_of(model, lambda: said.append(action()))
     except Exception as error:  # the user's model may raise anything
         return Finding(check, "FAIL", reason_of(error))
-    wrong = [*filter(None, said), *(f"changed {_listed(names)}" for names in traces.values())]
+    wrong = [
+        *filter(None, said),
+        *(f"changed {_listed(names)}" for names in traces.values()),
+    ]
     return Finding(check, "FAIL" if wrong else "pass", "; ".join(wrong) or "no trace")
 
 

@@ -22,8 +22,8 @@ from checkup.checks import (
     step_gradients,
 )
 from checkup.wrapped import check_compiled, check_distributed
-from classification.choosing import EARLY_SHARES, KINDS, LEAST, Choice, choose, stages
-from keepaugment.runs import hardware
+from classification.auto_map import EARLY_SHARES, KINDS, LEAST, Choice, choose, stages
+from keepbench.machine import hardware
 
 _SLOW = ("compile", "ddp")
 

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from classification.folders import IMAGENET_MEAN, IMAGENET_STD
 from classification.models import MODELS, create_model
 from keepaugment.cutting import per_channel
-from keepaugment.quiet import Forward, quiet
-from keepaugment.runs import load_checkpoint
+from keepaugment.no_trace import Forward, no_trace
+from keepbench.images import IMAGENET_MEAN, IMAGENET_STD
+from keepbench.weights import load_checkpoint
 from lab.images import SAMPLE, read_pictures
 
 _ELSEWHERE = ("hf-hub:", "hf_hub:", "local-dir:")  # timm's names with a colon
@@ -151,7 +151,7 @@ def predicted(logits: Forward, images: Tensor) -> tuple[Tensor, int]:
         ValueError: The model does not take the images, or does not return logits (B, K).
     """
     try:
-        with quiet(logits, images.device):
+        with no_trace(logits, images.device):
             found: Any = logits(images)
     except Exception as error:  # models refuse images in many ways
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -19,7 +19,7 @@ from checkup.checks import Finding, differ, reason_of, same_gradients, step_grad
 from checkup.subject import Subject
 from checkup.traces import trace_of
 from keepaugment import saliency_map
-from keepaugment.quiet import Forward
+from keepaugment.no_trace import Forward
 
 PATIENCE = 240  # seconds that two processes may take
 
@@ -43,7 +43,11 @@ def check_compiled(
         return Finding(check, "FAIL", reason_of(error))
     wrong = [differ(found[0], expected), *(f"changed {', '.join(n[:3])}" for n in traces.values())]
     said = "; ".join(filter(None, wrong))
-    return Finding(check, "FAIL" if said else "pass", said or "the same map, no trace")
+    return Finding(
+        check,
+        "FAIL" if said else "pass",
+        said or "the same map, no trace",
+    )
 
 
 def _gradients(

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from classification.augmentation import Augmentation
 from classification.config import Config
-from classification.evaluation import label_ranks
-from classification.methods import Augmentation
 from classification.train import Trainer
 from keepaugment import GradientSaliency, SampleDraws
-from keepaugment.runs import read_rows
+from keepbench.accuracy import label_ranks
+from keepbench.run import read_rows
 from lab.runs import read_run
 
 

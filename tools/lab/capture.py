@@ -6,13 +6,13 @@ from typing import Any
 
 from torch import Tensor
 
-from classification.methods import Augmentation, Batch
+from classification.augmentation import Augmentation, Augmented
 
 
 class Reached(Exception):
     """The step to replay was augmented."""
 
-    def __init__(self, batch: Batch, index: Tensor, pixels: Tensor, labels: Tensor) -> None:
+    def __init__(self, batch: Augmented, index: Tensor, pixels: Tensor, labels: Tensor) -> None:
         super().__init__("the step was reached")
         self.batch, self.index, self.pixels, self.labels = batch, index, pixels, labels
 
@@ -38,7 +38,7 @@ class UntilStep:
         pixels: Tensor,
         labels: Tensor,
         frames: Tensor | None = None,
-    ) -> Batch:
+    ) -> Augmented:
         """Augment a step's samples; raise `Reached` with them if it is the one."""
         if (epoch, step) != self.target:
             return self.augment(epoch, step, index, pixels, labels, frames)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from classification.loop import said
-from classification.processes import Processes, processes
-from keepaugment.runs import find_device
+from keepbench.loop import exit_with_message
+from keepbench.machine import find_device
+from keepbench.processes import Processes, join_processes
 from lab.affinity import METHODS, make_arms, measure, trained_on, with_diversity
 from lab.images import read_pictures
 from lab.networks import load_network
@@ -124,12 +124,12 @@ def _preview(arguments: argparse.Namespace) -> None:
     _write(arguments.out or Path("preview.html"), page, f"{len(pictures.names)} images")
 
 
-def _replay(arguments: argparse.Namespace, where: Processes) -> None:
+def _replay(arguments: argparse.Namespace, processes: Processes) -> None:
     if arguments.epoch is None or arguments.index is None:
         raise ValueError("--replay needs --epoch (from 1) and --index, the image's number")
     run = read_run(arguments.replay, arguments.data)
     epoch, index = arguments.epoch, arguments.index
-    image = replay(run, epoch, index, where, checkpoints=arguments.step_weights)
+    image = replay(run, epoch, index, processes, checkpoints=arguments.step_weights)
     if image is None:
         return
     data = image.data
@@ -184,10 +184,10 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("IMAGES with --model, --replay and --affinity exclude each other")
     if not asked and not arguments.images and not arguments.model:
         parser.error("give IMAGES and --model, or --replay, or --affinity")
-    with said():
+    with exit_with_message():
         if asked == ["replay"]:
-            with processes(arguments.device) as where:
-                _replay(arguments, where)
+            with join_processes(arguments.device) as processes:
+                _replay(arguments, processes)
         elif asked:
             _affinity(arguments)
         else:

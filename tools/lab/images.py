@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from classification.folders import read_image
+from keepbench.images import read_image
 
 SAMPLE = "sample"
 LOSSLESS = 64  # pixels a side up to which pictures are kept exactly; larger ones become JPEG

@@ -13,13 +13,12 @@ import torch
 from timm.data import ImageNetInfo, resolve_data_config
 from torch import Tensor, nn
 
-from classification.data import CIFAR_MEAN, CIFAR_STD
-from classification.folders import IMAGENET_MEAN, IMAGENET_STD
 from classification.models import MODELS, create_model
-from classification.processes import Processes
 from keepaugment import GradientSaliency, Saliency
 from keepaugment.cutting import per_channel
-from keepaugment.runs import load_checkpoint
+from keepbench.images import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD
+from keepbench.processes import Processes
+from keepbench.weights import load_checkpoint
 from lab.runs import read_run, run_folder, trained
 
 RANDOM = (

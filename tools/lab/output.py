@@ -141,10 +141,10 @@ def affinity_plots(rows: list[Row], strength: str) -> list[Markup]:
             axis.annotate(str(row.strength), place, xytext=(5, 4), textcoords="offset points")
         axis.set_xlabel("diversity")
 
-    said = "; ".join(
+    words = "; ".join(
         f"{'Keep' if row.keep else 'plain'} {row.strength}: {row.affinity:+.2f}" for row in rows
     )
-    plots = [_drawn(by_strength, f"affinity by {strength}: {said}")]
+    plots = [_drawn(by_strength, f"affinity by {strength}: {words}")]
     if known:
         plots.append(_drawn(by_diversity, "affinity against diversity, as in the table"))
     return plots

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from keepaugment import AutoAugment, RandAugment
-from keepaugment.quiet import quiet
+from keepaugment.no_trace import no_trace
 from lab.images import Pictures, as_uri, packed_bits, packed_map
 from lab.networks import Network
 
@@ -18,7 +18,7 @@ DRAWS = 3
 
 def chosen_labels(network: Network, inputs: Tensor, label: int | None) -> tuple[Tensor, list[str]]:
     """The label that each map explains, (B,), and its name with the network's confidence."""
-    with quiet(network.logits, inputs.device), torch.no_grad():
+    with no_trace(network.logits, inputs.device), torch.no_grad():
         logits = network.logits(inputs)
     if label is not None and not 0 <= label < logits.shape[1]:
         raise ValueError(f"--label must be in [0, {logits.shape[1]}), found {label}")

@@ -19,10 +19,11 @@ from tqdm import tqdm
 
 from classification.config import Config
 from classification.data import Data
-from classification.folders import EpochBatches
-from classification.processes import Processes
 from classification.train import Trainer
-from keepaugment.runs import commit, hardware, load_checkpoint, versions
+from keepbench.machine import commit, hardware, versions
+from keepbench.order import EpochBatches
+from keepbench.processes import Processes
+from keepbench.weights import load_checkpoint
 from lab.capture import Reached, UntilStep
 from lab.runs import RunRecord, open_trainer
 
@@ -127,11 +128,11 @@ def _prepare(
     return [f"The map needs the weights of that step: {many} trained again {start}."]
 
 
-def _conditions(run: RunRecord, where: Processes) -> list[str]:
+def _conditions(run: RunRecord, processes: Processes) -> list[str]:
     """What differs from the run, so that bits may; nothing if all is known to be equal."""
     now = {
         "commit": commit(Path(__file__).parent),
-        "hardware": hardware(where.device),
+        "hardware": hardware(processes.device),
         **versions(),
     }
     then = {name: run.about.get(name) for name in ("commit", "hardware")}
@@ -142,11 +143,11 @@ def _conditions(run: RunRecord, where: Processes) -> list[str]:
         if then[name] != now.get(name)
     ]
     lines = [f"Not as in the run: {'; '.join(differing)}."] if differing else []
-    if where.device.type != "cpu" and needs_weights(run.config):
+    if processes.device.type != "cpu" and needs_weights(run.config):
         lines.append("A GPU does not promise the same bits twice; a map may differ in its last.")
     lines.append(
-        f"Replayed as {where.world_size} process{'es' if where.world_size > 1 else ''}; a run of "
-        "several is replayed under torchrun with as many."
+        f"Replayed as {processes.world_size} process{'es' if processes.world_size > 1 else ''}; "
+        "a run of several is replayed under torchrun with as many."
     )
     return lines
 
@@ -167,7 +168,7 @@ def replay(
     run: RunRecord,
     epoch: int,
     index: int,
-    where: Processes,
+    processes: Processes,
     *,
     checkpoints: list[Path] | None = None,
     quiet_bar: bool | None = None,
@@ -178,7 +179,7 @@ def replay(
         run: as read from its folder.
         epoch: from 1, as in `metrics.jsonl`.
         index: the image's number in the training set.
-        where: this process; a run of several needs as many.
+        processes: this process; a run of several needs as many.
         checkpoints: of the run, further ones than those in its folder, such as copies that were
             kept of `last.pt`.
         quiet_bar: hide the bar of steps trained again; None hides it off a terminal.
@@ -189,7 +190,7 @@ def replay(
     Raises:
         ValueError: No such epoch or image, or checkpoints that cannot be used.
     """
-    trainer = open_trainer(replace(run.config, eval_every=run.config.epochs), where)
+    trainer = open_trainer(replace(run.config, eval_every=run.config.epochs), processes)
     step = find_step(run.config, trainer.data.num_train, epoch - 1, index)
     how = _prepare(trainer, run, epoch - 1, step, checkpoints or [])
     until = UntilStep(trainer.augment, epoch - 1, step)
@@ -207,7 +208,7 @@ def replay(
             reached = error
     places = (reached.index == index).nonzero()
     if not len(places):
-        assert where.world_size > 1, f"image {index} is not in step {step}"
+        assert processes.world_size > 1, f"image {index} is not in step {step}"
         return None
     position = int(places[0, 0])
     return Replayed(
@@ -219,5 +220,5 @@ def replay(
         position=position,
         data=trainer.data,
         stages=_stages(until.notes, position, trainer.data),
-        how=how + _conditions(run, where),
+        how=how + _conditions(run, processes),
     )

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from classification.config import Config
 from classification.data import open_data
-from classification.processes import Processes
 from classification.train import Trainer
-from keepaugment.runs import load_checkpoint
+from keepbench.processes import Processes
+from keepbench.weights import load_checkpoint
 
 
 class RunRecord(NamedTuple):
@@ -58,21 +58,21 @@ def read_run(place: Path, data: str | None = None) -> RunRecord:
     return RunRecord(folder, about, replace(config, data=data) if data else config)
 
 
-def open_trainer(config: Config, where: Processes) -> Trainer:
+def open_trainer(config: Config, processes: Processes) -> Trainer:
     """A fresh trainer of a run, on its data.
 
     Raises:
         ValueError: The data cannot be found.
     """
     try:
-        data = open_data(config, where.device)
+        data = open_data(config, processes.device)
     except ValueError as error:
         raise ValueError(f"{error} (--data names the folder of the run's data set)") from error
-    return Trainer(config, data, where)
+    return Trainer(config, data, processes)
 
 
-def trained(run: RunRecord, where: Processes, checkpoint: Path | None = None) -> Trainer:
+def trained(run: RunRecord, processes: Processes, checkpoint: Path | None = None) -> Trainer:
     """A run's trainer as it was saved, from a checkpoint or the run's last."""
-    trainer = open_trainer(run.config, where)
+    trainer = open_trainer(run.config, processes)
     trainer.load_state(load_checkpoint(checkpoint or run.folder / "last.pt"))
     return trainer

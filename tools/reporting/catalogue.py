@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import PurePath
 from typing import Any
 
-from keepaugment.runs import Experiment
+from keepbench.settings import Experiment
 
 KEEP_FIELDS = {
     "keep", "tau", "paste_size", "match_area", "saliency", "agreement", "scale", "cache",
@@ -125,7 +125,7 @@ def load(names: Mapping[str, Task] = TASKS) -> Catalogue:
 
 def free_fields(config: Any) -> set[str]:
     """Settings that may change between runs that are compared."""
-    return NEUTRAL | {each.name for each in fields(config) if each.metadata.get("free")}
+    return NEUTRAL | {each.name for each in fields(config) if each.metadata.get("may_change")}
 
 
 FILES = {"backbone"}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from keepaugment.runs import read_rows
+from keepbench.run import read_rows
 from reporting.catalogue import Catalogue, Package, changed, is_small
 
 SMALL = "small"

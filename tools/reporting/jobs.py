@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from keepaugment.runs import nearest, parse
+from keepbench.settings import nearest, parse
 from reporting.catalogue import Catalogue, Package, plain, tables
 from reporting.folders import read_about, read_progress
 from reporting.published_more import COSTS
@@ -103,7 +103,7 @@ def _run_job(
     words = [name, "--budget", budget, "--seed", str(seed), *extra]
     config, default = _config(package, words)
     out = root / default.relative_to("runs")
-    free = {each.name for each in fields(config) if each.metadata.get("free")}
+    free = {each.name for each in fields(config) if each.metadata.get("may_change")}
     script = str(TOOLS / package.task.script)
     command = (sys.executable, script, *words, "--out", str(out), "--resume")
     settings = json.loads(json.dumps(asdict(config)))

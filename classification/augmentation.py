@@ -19,8 +19,7 @@ from classification.caching import scaled_view
 from classification.colour import ColorJitter, Lighting
 from classification.comparisons import AttentiveCutMix, GridMask, ManifoldMixup, Mixup, attention_of
 from classification.config import Config
-from classification.data import Data, draw_view, show
-from classification.folders import mixed_seed
+from classification.data import Data
 from classification.models import create_model
 from keepaugment import (
     AugMix,
@@ -45,12 +44,14 @@ from keepaugment import (
     View,
 )
 from keepaugment.draws import Source
-from keepaugment.runs import load_checkpoint
+from keepbench.order import mixed_seed
+from keepbench.views import draw_view, show
+from keepbench.weights import load_checkpoint
 
 Mixing = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-class Batch(NamedTuple):
+class Augmented(NamedTuple):
     """What the network trains on.
 
     Attributes:
@@ -260,7 +261,7 @@ class Augmentation:
         pixels: Tensor,
         labels: Tensor,
         frames: Tensor | None = None,
-    ) -> Batch:
+    ) -> Augmented:
         """Augment a step's samples.
 
         Args:
@@ -269,7 +270,7 @@ class Augmentation:
             index: (B,), the samples' numbers in the training set.
             pixels: (B, C, H, W) uint8.
             labels: (B,).
-            frames: (B, 5), of crops that were made before (see `classification.folders`).
+            frames: (B, 5), of crops that were made before (see `classification.image_trees`).
         """
         for source in self.sources:
             source.at(epoch, index)
@@ -304,7 +305,7 @@ class Augmentation:
 
     def _regions(
         self, epoch: int, step: int, clean: Tensor, inputs: Tensor, labels: Tensor
-    ) -> Batch:
+    ) -> Augmented:
         """Cut, paste back from the clean view, and mix, each if the settings name it."""
         config = self.config
         changed = inputs.new_zeros((), dtype=torch.float32)
@@ -315,12 +316,12 @@ class Augmentation:
         if self.paste is not None:
             inputs = self.paste(clean, inputs, labels)
         if not self.mixings:
-            return Batch(inputs, labels, changed)
+            return Augmented(inputs, labels, changed)
         coin = mixed_seed(config.seed, epoch, step)  # on the host: the GPU need not be asked
         mixing = self.mixings[coin % len(self.mixings)]
         if isinstance(mixing, CutMix):
             return self.mixed(mixing, inputs, labels)
-        return Batch(*mixing(inputs, labels), changed)
+        return Augmented(*mixing(inputs, labels), changed)
 
     def _cut_out(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Cut images, and the mean share that was cut."""
@@ -329,8 +330,8 @@ class Augmentation:
         return self.cut(inputs, mask=mask), mask.float().mean()
 
     @staticmethod
-    def _mixed(mixing: CutMix, inputs: Tensor, labels: Tensor) -> Batch:
+    def _mixed(mixing: CutMix, inputs: Tensor, labels: Tensor) -> Augmented:
         """Mix images and labels by regions."""
         mask = mixing.mask(inputs, labels)
         inputs, targets = mixing(inputs, labels, mask=mask)
-        return Batch(inputs, targets, mask.float().mean())
+        return Augmented(inputs, targets, mask.float().mean())

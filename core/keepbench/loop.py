@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from classification.processes import Processes
-from keepaugment.runs import Run
+from keepbench.processes import Processes
+from keepbench.run import Run
 
 PREEMPTED = 75  # exit code of a run that a signal stopped and --resume goes on with (EX_TEMPFAIL)
+
 AGREE_EVERY = 16  # steps between the processes' talks about stopping
 
 Row = dict[str, Any]
@@ -59,8 +60,8 @@ class Progress:
     after the same step.
     """
 
-    def __init__(self, bar: tqdm[Any], where: Processes) -> None:
-        self.bar, self.where = bar, where
+    def __init__(self, bar: tqdm[Any], processes: Processes) -> None:
+        self.bar, self.processes = bar, processes
         self.asked = False
         self.calls = 0
 
@@ -68,10 +69,10 @@ class Progress:
         """Count a step."""
         self.bar.update()
         self.calls += 1
-        if self.where.world_size == 1:
+        if self.processes.world_size == 1:
             stop = self.asked
         else:
-            stop = self.calls % AGREE_EVERY == 0 and self.where.any(self.asked)
+            stop = self.calls % AGREE_EVERY == 0 and self.processes.any(self.asked)
         if stop:
             raise Interrupted
 
@@ -130,7 +131,7 @@ def fit(
     name: str,
     config: Any,
     folder: Path,
-    where: Processes,
+    processes: Processes,
     *,
     resume: bool = False,
     budget: str = "paper",
@@ -143,7 +144,7 @@ def fit(
         name: of the experiment.
         config: a dataclass with `epochs` and `tensorboard` among its fields.
         folder: of the run.
-        where: this process among those of the run.
+        processes: this process among those of the run.
         resume: go on with the run in the folder.
         budget: as in `Run`.
         shown: what the terminal says of a row.
@@ -152,11 +153,11 @@ def fit(
         ValueError: The folder holds another run, or a process is at work in it.
         Interrupted: A signal stopped the run after a step; it is saved.
     """
-    if not where.first:
-        _fit(trainer, name, config, None, where, shown)
+    if not processes.first:
+        _fit(trainer, name, config, None, processes, shown)
         return
-    with Run(folder, name, config, where.device, resume=resume, budget=budget) as run:
-        _fit(trainer, name, config, run, where, shown)
+    with Run(folder, name, config, processes.device, resume=resume, budget=budget) as run:
+        _fit(trainer, name, config, run, processes, shown)
 
 
 def _fit(
@@ -164,17 +165,17 @@ def _fit(
     name: str,
     config: Any,
     run: Run | None,
-    where: Processes,
+    processes: Processes,
     shown: Callable[[Row], str],
 ) -> None:
-    state = where.shared(run.load() if run else None)
+    state = processes.shared(run.load() if run else None)
     if state is not None:
         trainer.load_state(state)
     events = _events(config, run.folder, trainer.epoch) if run else None
     total, done = config.epochs * trainer.steps, trainer.epoch * trainer.steps + trainer.step
-    hidden = None if where.first else True  # None: shown on a terminal
+    hidden = None if processes.first else True  # None: shown on a terminal
     with tqdm(total=total, initial=done, desc=name, unit="step", disable=hidden) as bar:
-        progress = Progress(bar, where)
+        progress = Progress(bar, processes)
         with progress.listening():
             while trainer.epoch < config.epochs:
                 try:
@@ -194,7 +195,7 @@ def _fit(
 
 
 @contextmanager
-def said() -> Iterator[None]:
+def exit_with_message() -> Iterator[None]:
     """End the program with a message and an exit code where a run cannot go on."""
     saved = "what was saved before stands; --resume goes on from there"
     try:

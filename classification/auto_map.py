@@ -25,9 +25,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from classification.data import Data
-from classification.folders import EpochBatches, Numbered
 from keepaugment import EarlyHead, GradientSaliency, RandomSaliency, Saliency, box_agreement
-from keepaugment.quiet import Forward, innermost, quiet
+from keepaugment.no_trace import Forward, innermost, no_trace
+from keepbench.order import EpochBatches
+from keepbench.small_images import Batch
 
 KINDS = {
     "full": (1.0, False),
@@ -42,8 +43,11 @@ LEAST = 0.6
 had 0.43 and 0.79 for cuts at tau 0.6 on CIFAR-10 (a resnet8 after 9 epochs on 5,120 images)."""
 
 SAMPLE = 256  # training images that maps are compared on
+
 PART = 64  # of them at once
+
 REPEATS = 3  # timed runs of each map
+
 EARLY_SHARES = (0.15, 0.29, 0.45)  # least, best and most operations up to an early stage
 
 Row = dict[str, Any]
@@ -95,7 +99,7 @@ def stages(model: nn.Module, images: Tensor) -> list[Stage]:
 
     hooks = [each.register_forward_hook(hook(name)) for name, each in model.named_modules() if name]
     try:
-        with quiet(model, images.device), torch.no_grad(), counter:
+        with no_trace(model, images.device), torch.no_grad(), counter:
             model(images)
     finally:
         for each in hooks:
@@ -191,12 +195,12 @@ def measure(
 
 def step_gflop(model: Forward, images: Tensor) -> float:
     """Operations of a plain training step per image, in 10^9: three forward passes."""
-    with quiet(model, images.device), torch.no_grad(), Flops() as counter:
+    with no_trace(model, images.device), torch.no_grad(), Flops() as counter:
         model(images)
     return 3 * counter.total / 1e9 / len(images)
 
 
-class ChosenSaliency:
+class AutoSaliency:
     """The kind of gradient map that is taken at present, full ones at first.
 
     Args:
@@ -246,7 +250,7 @@ def due(epochs: int) -> bool:
     return epochs > 0 and epochs & (epochs - 1) == 0
 
 
-def sample(data: Data, device: torch.device, *, seed: int = 0, number: int = SAMPLE) -> Numbered:
+def sample(data: Data, device: torch.device, *, seed: int = 0, number: int = SAMPLE) -> Batch:
     """Some training images, the same whenever they are asked for and in every process."""
     order = EpochBatches(
         num_images=data.num_train,

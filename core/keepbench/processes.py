@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from keepaugment.runs import find_device
+from keepbench.machine import find_device
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Processes:
 
 
 @contextmanager
-def processes(device: str) -> Iterator[Processes]:
+def join_processes(device: str) -> Iterator[Processes]:
     """Join the other processes of `torchrun`, if it started this one, and leave them at the end.
 
     Raises:
@@ -63,13 +63,13 @@ def processes(device: str) -> Iterator[Processes]:
     if world_size == 1:
         yield Processes(find_device(device))
         return
-    where = find_device(device)
-    if where.type == "cuda":
-        where = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(where)
-    dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
+    found = find_device(device)
+    if found.type == "cuda":
+        found = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(found)
+    dist.init_process_group("nccl" if found.type == "cuda" else "gloo")
     try:
-        yield Processes(where, dist.get_rank(), world_size)
+        yield Processes(found, dist.get_rank(), world_size)
         dist.barrier()  # nobody leaves while another still talks to it
     finally:
         dist.destroy_process_group()

@@ -15,15 +15,11 @@ from typing import Any
 import pytest
 import torch
 
-from keepaugment.runs import (
-    Experiment,
-    Run,
-    differences,
-    find_device,
-    load_checkpoint,
-    read_rows,
-)
-from keepaugment.runs import parse as parse_words
+from keepbench.machine import find_device
+from keepbench.run import Run, read_rows
+from keepbench.settings import Experiment, differences
+from keepbench.settings import parse as parse_words
+from keepbench.weights import load_checkpoint
 
 CPU = torch.device("cpu")
 
@@ -34,7 +30,7 @@ class Config:
     epochs: int = 3
     lr: float = 0.1
     keep: bool = False
-    workers: int = field(default=4, metadata={"free": True})
+    workers: int = field(default=4, metadata={"may_change": True})
     seed: int = 0
 
 
@@ -212,8 +208,8 @@ def _killing(monkeypatch: pytest.MonkeyPatch, moment: int) -> None:
 
         return call
 
-    monkeypatch.setattr("keepaugment.runs.os.fsync", counted(os.fsync, truncates=True))
-    monkeypatch.setattr("keepaugment.runs.os.replace", counted(os.replace, truncates=False))
+    monkeypatch.setattr("keepbench.run.os.fsync", counted(os.fsync, truncates=True))
+    monkeypatch.setattr("keepbench.run.os.replace", counted(os.replace, truncates=False))
 
 
 def _work(folder: Path, epochs: int, saved: list[int]) -> None:

@@ -29,12 +29,12 @@ from torch.overrides import TorchFunctionMode
 Forward = Callable[[Tensor], Tensor]
 """A model: images (B, C, H, W) -> logits (B, K)."""
 
-_quiet = False  # read by hooks that look at training passes only
+_computing_map = False  # read by hooks that look at training passes only
 
 
-def is_quiet() -> bool:
+def computing_map() -> bool:
     """Whether a model runs for a map at the moment, not for training."""
-    return _quiet
+    return _computing_map
 
 
 _STOCHASTIC_BLOCK = re.compile("drop|shake|stochastic", re.IGNORECASE)
@@ -134,7 +134,7 @@ def _same_random_numbers(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def quiet(model: Forward, device: torch.device) -> Iterator[None]:
+def no_trace(model: Forward, device: torch.device) -> Iterator[None]:
     """Within it a model computes as in evaluation, and only its input can ask for a gradient.
 
     On leaving, also by an exception, the train flag of every module, `requires_grad` of every
@@ -149,8 +149,8 @@ def quiet(model: Forward, device: torch.device) -> Iterator[None]:
     switched = [m for m in modules if m.training and _changes_with_training(m, m not in inner)]
     parallel = [m for m in modules if isinstance(m, DistributedDataParallel)]
     parameters = [p for m in roots for p in m.parameters() if p.requires_grad and p.is_leaf]
-    global _quiet
-    outer, _quiet = _quiet, True
+    global _computing_map
+    outer, _computing_map = _computing_map, True
     try:
         for module in switched:
             module.training = False
@@ -161,7 +161,7 @@ def quiet(model: Forward, device: torch.device) -> Iterator[None]:
         with _same_random_numbers(device), _EvaluationCalls():
             yield
     finally:
-        _quiet = outer
+        _computing_map = outer
         for module in switched:
             module.training = True
         for parameter in parameters:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from keepaugment import Cutout
-from keepaugment.checks import check_images, check_labels, readable
+from keepaugment.checks import check_images, check_labels
 from keepaugment.draws import Source
 
 BINS = 15  # as in Guo et al., 2017
@@ -40,14 +40,6 @@ def label_ranks(scores: Tensor, labels: Tensor) -> Tensor:
     return (~(scores < own) & ~((scores == own) & later)).sum(1)
 
 
-def top_k_accuracy(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
-    """Share of images whose label is among the `k` largest logits (B, K): a number, in %."""
-    ranks = label_ranks(logits, labels)
-    if not 1 <= k <= logits.shape[1]:
-        raise ValueError(f"k must be in [1, {logits.shape[1]}], the number of classes, found {k}")
-    return 100 * (ranks < k).double().mean()
-
-
 def _gaps(probabilities: Tensor, right: Tensor, bins: int) -> Tensor:
     """Sum of (right - confidence) over the images in each bin of confidence: (bins,) float64."""
     confidence = probabilities.amax(1)
@@ -56,35 +48,6 @@ def _gaps(probabilities: Tensor, right: Tensor, bins: int) -> Tensor:
     inside = index[:, None] == torch.arange(bins, device=index.device)
     # A masked sum instead of index_add_, whose order of addition changes on a GPU.
     return torch.where(inside, (right - confidence.double())[:, None], 0.0).sum(0)
-
-
-def expected_calibration_error(
-    probabilities: Tensor, labels: Tensor, *, bins: int = BINS
-) -> Tensor:
-    """Mean gap between confidence and accuracy (Guo et al., arXiv:1706.04599, equation 3).
-
-    Images are sorted by confidence, their largest probability, into `bins` of equal width; a bin's
-    gap |accuracy - mean confidence| weighs as much as it has images.
-
-    Args:
-        probabilities: (B, K), in [0, 1], such as `logits.softmax(1)`.
-        labels: (B,).
-        bins: how many.
-
-    Returns:
-        A number in [0, 1], float64.
-    """
-    right = label_ranks(probabilities, labels) == 0
-    if bins < 1:
-        raise ValueError(f"bins must be at least 1, found {bins}")
-    if len(labels) and readable(probabilities, False):
-        low, high = float(probabilities.min()), float(probabilities.max())
-        if low < 0 or high > 1.001:  # a thousandth for bfloat16
-            raise ValueError(
-                f"probabilities must be in [0, 1], found {low:.3g} to {high:.3g}; "
-                "give logits.softmax(1)"
-            )
-    return _gaps(probabilities, right.double(), bins).abs().sum() / len(labels)
 
 
 def occluded(images: Tensor, share: float, generator: Source = None) -> Tensor:

@@ -12,8 +12,6 @@ depend on the number of workers or processes, and an epoch can be resumed in its
 
 from __future__ import annotations
 
-import hashlib
-import os
 import warnings
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -22,142 +20,32 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 from torchvision.datasets import ImageFolder
-from torchvision.datasets.folder import IMG_EXTENSIONS
-from torchvision.transforms import InterpolationMode, v2
-from torchvision.transforms.v2.functional import horizontal_flip, pil_to_tensor
-from tqdm import tqdm
+from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import horizontal_flip
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from keepbench.images import read_or_error
+from keepbench.order import EpochBatches, check_split, even_subset, mixed_seed
+from keepbench.small_images import Batch
+
 CROP_SCALE = (0.08, 1.0)  # range of a training crop's share of the image's area
 
-Interpolation = Literal["bilinear", "bicubic"]
+
 Unreadable = Literal["refuse", "skip"]
-
-
-def mixed_seed(*numbers: int) -> int:
-    """A seed for these whole numbers: equal for equal ones, unrelated for any others."""
-    text = ",".join(map(str, numbers)).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
-
-
-def even_subset(labels: list[int], number: int, seed: int) -> list[int]:
-    """Numbers of images drawn at random, evenly from the classes: `number` of them, 0 for all."""
-    if not 0 <= number <= len(labels):
-        raise ValueError(f"a subset of {number} images was asked for, the set has {len(labels)}")
-    if number == 0:
-        return list(range(len(labels)))
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(labels), generator=generator).tolist()
-    seen: dict[int, int] = {}
-    ranked: list[tuple[int, int, int]] = []
-    for index in order:  # the n-th image of every class before the n+1-st of any
-        seen[labels[index]] = seen.get(labels[index], 0) + 1
-        ranked.append((seen[labels[index]], len(ranked), index))
-    return sorted(index for _, _, index in sorted(ranked)[:number])
-
-
-def read_image(path: str | Path) -> Tensor:
-    """Read an image file of any colour mode as RGB: (3, H, W) uint8."""
-    with Image.open(path) as image:
-        if "transparency" in image.info:  # a palette with it cannot become RGB without a warning
-            return pil_to_tensor(image.convert("RGBA").convert("RGB"))
-        return pil_to_tensor(image.convert("RGB"))
-
-
-def _read_or_say(path: str) -> Tensor | str:
-    """An image's pixels, or what is wrong with its file."""
-    try:
-        return read_image(path)
-    except Exception as error:  # damaged files make Pillow's decoders raise almost anything
-        return f"{type(error).__name__}: {error}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochBatches:
-    """The numbers of the images in each training step of an epoch, for one of several processes.
-
-    The order follows from (seed, epoch). A step takes the next `batch_size` images of it, and each
-    process every `world_size`-th of these, so a step has the same images for any number of
-    processes. Every process has as many steps, as DistributedDataParallel needs: a last step with
-    fewer images than processes is left out.
-
-    Attributes:
-        num_images: of the set.
-        batch_size: images in a step, of all processes together; divides by `world_size`.
-        seed: of the run.
-        epoch: from 0.
-        rank: of this process, from 0.
-        world_size: number of processes.
-        start: steps of this epoch that are done already.
-        drop_last: leave out a last step of fewer than `batch_size` images.
-    """
-
-    num_images: int
-    batch_size: int
-    seed: int = 0
-    epoch: int = 0
-    rank: int = 0
-    world_size: int = 1
-    start: int = 0
-    drop_last: bool = False
-
-    def __post_init__(self) -> None:
-        _check_split(self.batch_size, self.rank, self.world_size)
-        if self.batch_size % self.world_size:
-            raise ValueError(
-                f"a batch of {self.batch_size} images does not divide by {self.world_size} "
-                f"processes; take a multiple of {self.world_size}"
-            )
-        if not self.steps:
-            raise ValueError(
-                f"{self.num_images} images are too few for a step of {self.batch_size} on "
-                f"{self.world_size} processes; lower the batch size"
-            )
-        if not 0 <= self.start <= self.steps:
-            raise ValueError(f"start must be in [0, {self.steps}] steps, found {self.start}")
-
-    @property
-    def steps(self) -> int:
-        """Steps of the whole epoch."""
-        rest = self.num_images % self.batch_size
-        last = rest >= self.world_size and not self.drop_last
-        return self.num_images // self.batch_size + last
-
-    def images_in(self, step: int) -> int:
-        """Images of a step of the epoch, from 0, in all processes together."""
-        return min(self.batch_size, self.num_images - step * self.batch_size)
-
-    def __len__(self) -> int:
-        return self.steps - self.start
-
-    def __iter__(self) -> Iterator[list[int]]:
-        generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch))
-        order = torch.randperm(self.num_images, generator=generator)
-        for batch in order.split(self.batch_size)[self.start : self.steps]:
-            yield batch[self.rank :: self.world_size].tolist()
-
-
-def _check_split(batch_size: int, rank: int, world_size: int) -> None:
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, found {batch_size}")
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank must be in [0, {world_size}), the processes, found {rank}")
-
 
 Frame = tuple[float, ...]
 """A crop's top, left, height and width as shares of its image's, and 1 if it is mirrored."""
+
 Crop = tuple[Tensor, Frame]  # (3, S, S) uint8, and where it lies
 
 
 class _RandomCrop:
     """A random crop of 8 to 100 % of the area, scaled to (3, S, S), and flip; on uint8."""
 
-    def __init__(self, size: int, mode: InterpolationMode) -> None:
-        self.crop = v2.RandomResizedCrop(size, CROP_SCALE, interpolation=mode, antialias=True)
+    def __init__(self, size: int) -> None:
+        self.crop = v2.RandomResizedCrop(size, CROP_SCALE, antialias=True)
 
     def __call__(self, pixels: Tensor) -> Crop:
         height, width = pixels.shape[1:]
@@ -174,8 +62,8 @@ class _RandomCrop:
 class _MiddleCrop:
     """The middle (3, S, S) after the shorter side is scaled to 256 / 224 S; on uint8."""
 
-    def __init__(self, size: int, mode: InterpolationMode) -> None:
-        resize = v2.Resize(round(size * 256 / 224), interpolation=mode, antialias=True)
+    def __init__(self, size: int) -> None:
+        resize = v2.Resize(round(size * 256 / 224), antialias=True)
         self.middle = v2.Compose([resize, v2.CenterCrop(size)])
 
     def __call__(self, pixels: Tensor) -> Crop:
@@ -219,7 +107,7 @@ class _Reader(Dataset[_Example]):
         failures: dict[str, str] = {}
         for candidate in self._candidates(index):
             path = self.tree.samples[candidate][0]
-            pixels = _read_or_say(path)
+            pixels = read_or_error(path)
             if isinstance(pixels, Tensor):
                 crop = self._transformed(pixels, index)
                 return _Example(index, crop, self.tree.targets[index], failures)
@@ -232,20 +120,6 @@ class _Reader(Dataset[_Example]):
             # Not torch.manual_seed: without workers that would reseed the training's GPUs too.
             torch.default_generator.manual_seed(mixed_seed(self.seed, self.epoch, index))
             return self.transform(pixels)
-
-
-class Numbered(NamedTuple):
-    """A batch of images with their numbers in the set."""
-
-    numbers: Tensor  # (B,) int64
-    images: Tensor  # (B, C, H, W) uint8
-    labels: Tensor  # (B,) int64
-    frames: Tensor | None = None  # (B, 5), each training crop's Frame; None if they are not cropped
-
-    def to(self, device: torch.device) -> Numbered:
-        """The same on a device, which need not be waited for."""
-        moved = (each if each is None else each.to(device, non_blocking=True) for each in self)
-        return Numbered(*moved)  # type: ignore[arg-type]
 
 
 class _Batch(NamedTuple):
@@ -286,7 +160,7 @@ class Batches:
     def __len__(self) -> int:
         return len(self.loader)
 
-    def __iter__(self) -> Iterator[Numbered]:
+    def __iter__(self) -> Iterator[Batch]:
         for batch in self.loader:
             if batch.failures:
                 self.data.report(batch.failures, "replaced" if self.whole else "left out")
@@ -295,7 +169,7 @@ class Batches:
                     f"a class has no readable image to stand in for {_listed(batch.failures)}"
                 )
             if len(batch.labels):
-                yield Numbered(batch.numbers, batch.images, batch.labels, batch.frames)
+                yield Batch(batch.numbers, batch.images, batch.labels, batch.frames)
 
 
 def _listed(failures: dict[str, str], most: int = 8) -> str:
@@ -313,7 +187,6 @@ class FolderData:
         val: the test tree.
         size: S, the side of the images that the network sees, in pixels.
         test_size: the same for testing; 0 is S.
-        interpolation: with which they are scaled.
         unreadable: "refuse" raises ValueError when a file cannot be read; "skip" warns once per
             file, trains on the next readable image of its class instead, and tests without it.
         unreadable_files: what "skip" has met in this process so far: file to error.
@@ -322,7 +195,6 @@ class FolderData:
     train: ImageFolder
     val: ImageFolder
     size: int = 224
-    interpolation: Interpolation = "bilinear"
     unreadable: Unreadable = "refuse"
     test_size: int = 0
     unreadable_files: dict[str, str] = field(default_factory=dict)
@@ -330,10 +202,6 @@ class FolderData:
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"size must be at least 1 pixel, found {self.size}")
-        if self.interpolation not in ("bilinear", "bicubic"):
-            raise ValueError(
-                f"interpolation must be 'bilinear' or 'bicubic', found {self.interpolation!r}"
-            )
         if self.unreadable not in ("refuse", "skip"):
             raise ValueError(f"unreadable must be 'refuse' or 'skip', found {self.unreadable!r}")
         if self.train.classes != self.val.classes:
@@ -354,7 +222,6 @@ class FolderData:
         rank: int = 0,
         world_size: int = 1,
         start: int = 0,
-        drop_last: bool = False,
         workers: int = 0,
         pin_memory: bool = False,
     ) -> Batches:
@@ -369,7 +236,6 @@ class FolderData:
             rank: of this process, from 0.
             world_size: number of processes.
             start: steps of this epoch that are done already.
-            drop_last: leave out a last step of fewer than `batch_size` images.
             workers: processes that read; 0 reads in this one.
             pin_memory: for faster copies to a GPU.
 
@@ -388,10 +254,9 @@ class FolderData:
             rank=rank,
             world_size=world_size,
             start=start,
-            drop_last=drop_last,
         )
         skip = self.unreadable == "skip"
-        crop = _RandomCrop(self.size, InterpolationMode(self.interpolation))
+        crop = _RandomCrop(self.size)
         reader = _Reader(self.train, crop, seed=seed, epoch=epoch, stand_in=skip)
         return Batches(_loader(reader, steps, workers, pin_memory), self, whole=True)
 
@@ -409,9 +274,9 @@ class FolderData:
         `batch_size` is this process's own, and processes may have different numbers of batches.
         The other arguments are as in `train_batches`.
         """
-        _check_split(batch_size, rank, world_size)
+        check_split(batch_size, rank, world_size)
         steps = BatchSampler(range(rank, len(self.val), world_size), batch_size, drop_last=False)
-        crop = _MiddleCrop(self.test_size or self.size, InterpolationMode(self.interpolation))
+        crop = _MiddleCrop(self.test_size or self.size)
         reader = _Reader(self.val, crop)
         return Batches(_loader(reader, steps, workers, pin_memory), self, whole=False)
 
@@ -419,7 +284,7 @@ class FolderData:
         """Refuse unreadable files, or warn of those not met before and note them."""
         if self.unreadable == "refuse":
             raise ValueError(
-                f"cannot read {_listed(failures)}; repair or remove what check_images finds, "
+                f"cannot read {_listed(failures)}; repair or remove them, "
                 "or choose unreadable='skip'"
             )
         for path, error in failures.items():
@@ -454,7 +319,6 @@ def load_folders(
     root: str | Path,
     *,
     size: int = 224,
-    interpolation: Interpolation = "bilinear",
     unreadable: Unreadable = "refuse",
     test_size: int = 0,
     subset: int = 0,
@@ -486,41 +350,4 @@ def load_folders(
         )
     train = _tree(place / "train", subset, seed)
     val = _tree(place / part, test_subset, 0)
-    return FolderData(train, val, size, interpolation, unreadable, test_size)
-
-
-class _Files(Dataset[tuple[str, str]]):
-    def __init__(self, paths: list[str]) -> None:
-        self.paths = paths
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> tuple[str, str]:
-        result = _read_or_say(self.paths[index])
-        return self.paths[index], result if isinstance(result, str) else ""
-
-
-def check_images(root: str | Path, *, workers: int = 0) -> dict[str, str]:
-    """Read every image file under a folder: what is wrong, by file, for those that are unreadable.
-
-    `workers` processes read side by side; 0 reads in this one.
-    """
-    place = Path(root).expanduser()
-    paths = sorted(
-        os.path.join(folder, name)
-        for folder, _, names in os.walk(place, followlinks=True)  # as ImageFolder does
-        for name in names
-        if name.lower().endswith(IMG_EXTENSIONS)
-    )
-    if not paths:
-        raise ValueError(f"no image files under {place}")
-    loader = DataLoader(
-        _Files(paths),
-        batch_size=32,
-        num_workers=workers,
-        collate_fn=list,
-        generator=torch.Generator(),
-    )
-    bar = tqdm(loader, desc="checking images", unit="batch", disable=None)
-    return {path: error for batch in bar for path, error in batch if error}
+    return FolderData(train, val, size, unreadable, test_size)

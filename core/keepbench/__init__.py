@@ -1,0 +1,1 @@
+"""What every task of the benchmark needs to train and to be told apart."""

@@ -1,0 +1,80 @@
+"""The machine and the code that a run computes on."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep this process's freed memory for later tensors; elsewhere nothing changes.
+
+    It gives tensors above 32 MiB, such as those of a ResNet-18's first stage for 128 CIFAR images,
+    back to the system at once, which then clears every page anew in each step.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        mallopt, trim_threshold, mmap_max = ctypes.CDLL(None).mallopt, -1, -4  # see malloc.h
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, -1)
+
+
+def find_device(name: str) -> torch.device:
+    """A device by name, to compute on; "auto" takes an accelerator if there is one.
+
+    On a CPU the process keeps its freed memory from then on (`keep_freed_memory`).
+
+    Raises:
+        ValueError: The device is not there.
+    """
+    if name == "auto":
+        device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    else:
+        try:
+            device = torch.device(name)
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"no device {name!r} here: {str(error).splitlines()[0]}") from None
+    if device.type == "cpu":
+        keep_freed_memory()
+    return device
+
+
+def commit(folder: Path) -> str | None:
+    """The commit of the code in `folder`, with "+changes" if files differ; None outside git."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(folder), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def hardware(device: torch.device) -> str:
+    """The processor or accelerator that a run computes on, in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        name = lines[0].split(":", 1)[1].strip() if lines else name
+    return f"{name or platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def versions() -> dict[str, str]:
+    """Python's and the main packages' versions."""
+    found = {"python": platform.python_version()}
+    for name in ("keepaugment", "torch", "torchvision", "timm"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
