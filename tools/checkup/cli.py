@@ -97,7 +97,7 @@ def _step_ms(case: Case) -> float:
     return 1000 * statistics.median(times[1:]) / len(case.images)
 
 
-def _priced(case: Case, box: int, least: float) -> Choice:
+def _priced(case: Case, box: int, min_agreement: float) -> Choice:
     """Cost and agreement of every kind of map."""
     others = {kind: case.kinds[kind] for kind in case.kinds if kind == "attention"}
     return choose(
@@ -106,7 +106,7 @@ def _priced(case: Case, box: int, least: float) -> Choice:
         case.images,
         case.labels,
         boxes={"size": box},
-        least=least,
+        min_agreement=min_agreement,
         others=others,
     )
 
