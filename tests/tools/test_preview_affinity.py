@@ -13,7 +13,7 @@ from classification.config import Config
 from classification.data import open_data
 from classification.train import Trainer, train
 from keepbench.processes import Processes
-from lab.affinity import (
+from previewing.affinity import (
     METHODS,
     Row,
     augmentation_of,
@@ -23,9 +23,9 @@ from lab.affinity import (
     trained_on,
     with_diversity,
 )
-from lab.cli import main
-from lab.output import affinity_plots
-from lab.runs import read_run
+from previewing.cli import main
+from previewing.output import affinity_plots
+from previewing.runs import read_run
 
 CPU = Processes(torch.device("cpu"))
 CLEAN = Config(
@@ -73,7 +73,7 @@ def test_the_definition_by_hand(trainer: Trainer, monkeypatch: pytest.MonkeyPatc
     def answer(trainer: Trainer, config: Config | None, seed: int, limit: int) -> tuple:
         return torch.tensor(answers[config and config.size]).bool(), 0.1
 
-    monkeypatch.setattr("lab.affinity.right_answers", answer)
+    monkeypatch.setattr("previewing.affinity.right_answers", answer)
     row = measure(trainer, list(make_arms(CLEAN, "cutout", [8]))[:1], METHODS["cutout"], 0, 0)[0]
     assert (row.accuracy, row.affinity) == (50.0, -25.0)
     assert row.error == pytest.approx(100 * (3 / 16) ** 0.5 / 2)  # deviation of (0, -1, 0, 0)

@@ -19,9 +19,9 @@ from classification.data import open_data
 from classification.train import Trainer, train
 from keepbench.order import EpochBatches
 from keepbench.processes import Processes
-from lab.cli import main
-from lab.replay import find_step, replay
-from lab.runs import read_run
+from previewing.cli import main
+from previewing.runs import read_run
+from replaying.replay import find_step, replay
 
 CPU = Processes(torch.device("cpu"))
 SMALL = Config(

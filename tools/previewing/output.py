@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from classification.data import Data
-from lab.affinity import Row
-from lab.images import as_uri, heat
-from lab.pages import render
-from lab.replay import Replayed
-from lab.runs import RunRecord
+from previewing.affinity import Row
+from previewing.images import as_uri, heat
+from previewing.pages import render
+from previewing.runs import RunRecord
+from replaying.replay import Replayed
 
 PLAIN, KEEP, GREY = "#c8552e", "#1d9a68", "#808080"  # readable on white and on black
 

@@ -24,8 +24,8 @@ from keepbench.machine import commit, hardware, versions
 from keepbench.order import EpochBatches
 from keepbench.processes import Processes
 from keepbench.weights import load_checkpoint
-from lab.capture import Reached, UntilStep
-from lab.runs import RunRecord, open_trainer
+from previewing.runs import RunRecord, open_trainer
+from replaying.capture import Reached, UntilStep
 
 CHECKPOINTS = ("last.pt", "previous.pt")
 

@@ -26,7 +26,7 @@ from classification.train import Trainer
 from keepaugment import GradientSaliency, SampleDraws
 from keepbench.accuracy import label_ranks
 from keepbench.run import read_rows
-from lab.runs import read_run
+from previewing.runs import read_run
 
 
 class Method(NamedTuple):
