@@ -153,7 +153,7 @@ def _affinity(arguments: argparse.Namespace) -> None:
     rows = measure(trainer, arms, law, arguments.seed, arguments.limit)
     notes: list[str] = []
     if arguments.diversity:
-        rows, notes = with_diversity(rows, arms, run.folder, arguments.diversity)
+        rows, notes = with_diversity(rows, arms, run, arguments.diversity)
     strength = "length" if law.strength == "size" else "magnitude"
     heads, table = table_of(rows, strength)
     clean = f"{rows[0].accuracy - rows[0].affinity:.2f} %"
@@ -164,7 +164,7 @@ def _affinity(arguments: argparse.Namespace) -> None:
     page = render(
         "affinity.html",
         method=arguments.method,
-        about=f"Run {run.about['experiment']} ({run.config.arch}) after {trainer.epoch} epochs",
+        about=f"Run {run.record.experiment} ({run.config.arch}) after {trainer.epoch} epochs",
         warnings=warnings,
         plots=affinity_plots(rows, strength),
         heads=heads,

@@ -151,7 +151,7 @@ def _from_run(place: Path, data: str | None, device: torch.device) -> Network:
         trainer.data.mean,
         trainer.data.std,
         config.test_size or trainer.data.image_size[0],
-        f"{config.arch} of run {run.about['experiment']} after {trainer.epoch} epochs{kind}",
+        f"{config.arch} of run {run.record.experiment} after {trainer.epoch} epochs{kind}",
         trainer.data.classes,
         RANDOM if not trainer.epoch else "",
     )

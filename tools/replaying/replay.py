@@ -24,7 +24,7 @@ from keepbench.machine import commit, hardware, versions
 from keepbench.order import EpochBatches
 from keepbench.processes import Processes
 from keepbench.weights import load_checkpoint
-from previewing.runs import RunRecord, open_trainer
+from previewing.runs import ClassificationRun, open_trainer
 from replaying.capture import Reached, UntilStep
 
 CHECKPOINTS = ("last.pt", "previous.pt")
@@ -108,13 +108,13 @@ def _nearest(
 
 
 def _prepare(
-    trainer: Trainer, run: RunRecord, epoch: int, step: int, others: list[Path]
+    trainer: Trainer, run: ClassificationRun, epoch: int, step: int, others: list[Path]
 ) -> list[str]:
     """Bring a fresh trainer to where its training towards a step begins; say how."""
     if not needs_weights(run.config):
         trainer.epoch, trainer.step = epoch, step
         return ["No map of the network decides here: the batch was augmented, nothing was trained."]
-    found = _nearest(run.folder, others, epoch, step)
+    found = _nearest(run.record.folder, others, epoch, step)
     if found is None:
         start = "from the seed's first weights, as no checkpoint from before that step was found"
     else:
@@ -128,15 +128,15 @@ def _prepare(
     return [f"The map needs the weights of that step: {many} trained again {start}."]
 
 
-def _conditions(run: RunRecord, processes: Processes) -> list[str]:
+def _conditions(run: ClassificationRun, processes: Processes) -> list[str]:
     """What differs from the run, so that bits may; nothing if all is known to be equal."""
     now = {
-        "commit": commit(Path(__file__).parent),
+        "commit": commit(Path(__file__).parent) or "unknown",
         "hardware": hardware(processes.device),
         **versions(),
     }
-    then = {name: run.about.get(name) for name in ("commit", "hardware")}
-    then |= run.about.get("versions", {})
+    then = {"commit": run.record.commit, "hardware": run.record.hardware}
+    then |= run.record.versions
     differing = [
         f"{name} was {then[name]}, is {now.get(name)}"
         for name in then
@@ -165,7 +165,7 @@ def _stages(notes: dict[str, Tensor], position: int, data: Data) -> dict[str, Te
 
 
 def replay(
-    run: RunRecord,
+    run: ClassificationRun,
     epoch: int,
     index: int,
     processes: Processes,
