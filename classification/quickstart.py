@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from classification.experiments import EXPERIMENTS
 from classification.pictures import draw_panels, tint
 from classification.train import Trainer, train
 from keepaugment import allowed_regions, selective_cut
+from keepbench.loop import PREEMPTED
 from keepbench.processes import Processes
 from keepbench.run import read_rows
 from keepbench.small_images import load_data
@@ -68,11 +70,15 @@ def picture(trainer: Trainer, path: Path, rows: int = 5) -> None:
     draw_panels(columns, names).savefig(path, dpi=150)
 
 
+def _trained(name: str, folder: Path) -> Trainer:
+    trainer = train(name, EXPERIMENTS[name].config, folder, Processes(CPU), resume=True)
+    return trainer or sys.exit(PREEMPTED)
+
+
 def main() -> None:
     """Run the quickstart; a second call shows the same runs again."""
     folders = {name: FOLDER / name for name in (PLAIN, KEEP)}
-    for name, folder in folders.items():
-        trainer = train(name, EXPERIMENTS[name].config, folder, Processes(CPU), resume=True)
+    trainer = [_trained(name, folder) for name, folder in folders.items()][-1]
     path = FOLDER / "keep_cutout.png"
     picture(trainer, path)
     print(f"\n{table(folders)}\n")

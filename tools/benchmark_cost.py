@@ -1,6 +1,6 @@
 """Time a training step of each method: python tools/benchmark_cost.py [--models NAME ...]."""
 
-from classification.benchmark import main
+from costing.cli import main
 
 if __name__ == "__main__":
     main()

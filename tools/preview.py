@@ -1,6 +1,6 @@
 """Look before training: python tools/preview.py IMAGES --model NAME|CHECKPOINT [--out PAGE]."""
 
-from lab.cli import main
+from previewing.cli import main
 
 if __name__ == "__main__":
     main()

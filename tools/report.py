@@ -1,6 +1,6 @@
 """Report on run folders of all tasks: python tools/report.py RUNS ... --out report/."""
 
-from reporting.report import main
+from reporting.cli import main
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""A run's folder.
+"""A run's folder: written by `Run`, read by `RunRecord`.
 
 A folder explains itself: `run.json` says what was run, by which command, code and hardware,
 `metrics.jsonl` has a line per epoch, `last.pt` resumes it and `previous.pt` is the one before.
@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shlex
 import sys
 import weakref
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -25,6 +26,10 @@ try:
     import fcntl
 except ImportError:  # Windows has no advisory locks: two processes in one folder go unnoticed
     fcntl = None  # type: ignore[assignment]
+
+Config = TypeVar("Config")
+_TEXTS = ("task", "experiment", "budget", "command", "commit", "hardware")
+_DIGITS = 300  # of a whole number: one of more is no float
 
 
 def _write_whole(path: Path, write: Any) -> None:
@@ -102,9 +107,9 @@ class Run:
         try:
             if record.exists():
                 free = {each.name for each in fields(config) if each.metadata.get("may_change")}
-                self._check_same(_read_record(record), experiment, settings, resume, free)
+                self._check_same(self._record(), experiment, settings, resume, free)
             else:
-                self._describe(record, experiment, budget, settings, device)
+                self._describe(record, experiment, budget, config, device)
         except BaseException:
             self.close()
             raise
@@ -114,20 +119,27 @@ class Run:
         record: Path,
         experiment: str,
         budget: str,
-        settings: dict[str, Any],
+        config: Any,
         device: torch.device,
     ) -> None:
         script = Path(sys.argv[0]).name
         about = {
+            "task": type(config).__module__.partition(".")[0],
             "experiment": experiment,
             "budget": budget,
-            "settings": settings,
+            "settings": asdict(config),
             "command": shlex.join(["python", f"tools/{script}", *sys.argv[1:]]),
             "commit": commit(Path(__file__).parent),
             "versions": versions(),
             "hardware": hardware(device),
         }
         _write_text(record, json.dumps(about, indent=2) + "\n")
+
+    def _record(self) -> RunRecord:
+        try:
+            return RunRecord.read(self.folder)
+        except ValueError as error:
+            raise ValueError(f"{error}; give another --out") from None
 
     def __enter__(self) -> Run:
         return self
@@ -137,7 +149,7 @@ class Run:
 
     def _check_same(
         self,
-        about: dict[str, Any],
+        record: RunRecord,
         experiment: str,
         settings: dict[str, Any],
         resume: bool,
@@ -145,11 +157,11 @@ class Run:
     ) -> None:
         if not resume:
             raise ValueError(
-                f"{self.folder} already holds a run of {about['experiment']}; "
+                f"{self.folder} already holds a run of {record.experiment}; "
                 "give --resume to go on with it, or another --out"
             )
         now = json.loads(json.dumps({"experiment": experiment, **settings}))
-        then = {"experiment": about["experiment"], **about["settings"]}
+        then = {"experiment": record.experiment, **record.settings}
         differences = [
             f"{name}: {then.get(name)!r} then, {now.get(name)!r} now"
             for name in sorted({*now, *then} - free)
@@ -205,26 +217,144 @@ class Run:
         return None
 
 
-def _read_record(path: Path) -> dict[str, Any]:
-    try:
-        about = json.loads(path.read_text())
-        return {"experiment": about["experiment"], "settings": dict(about["settings"])}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error!r}); give another --out") from None
-
-
-def _epoch(row: Any) -> float:
-    """The epoch of a row; of one that is damaged, beyond all."""
-    epoch = row.get("epoch") if isinstance(row, dict) else None
+def _epoch(row: dict[str, Any]) -> float:
+    """The epoch of a row; of one without, beyond all."""
+    epoch = row.get("epoch")
     return epoch if isinstance(epoch, (int, float)) else math.inf
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`, without a last one that was cut off."""
-    rows = []
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
+def _integer(digits: str) -> int:
+    if len(digits) > _DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _parse(content: bytes) -> dict[str, Any]:
+    """A JSON object that anybody may have written.
+
+    Raises:
+        ValueError: It is none, or cannot be computed with or written again as UTF-8.
+    """
+    try:
+        value = json.loads(content.decode(), parse_int=_integer)
+        json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError("it is no JSON object")
+    return value
+
+
+def _read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The good lines of a `metrics.jsonl`, and the number of damaged ones."""
+    rows, damaged = [], 0
+    for line in path.read_bytes().splitlines() if path.is_file() else ():
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+            rows.append(_parse(line))
+        except ValueError:
+            damaged += 1
+    return rows, damaged
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`, without damaged ones, as a last one that was cut off."""
+    return _read_lines(path)[0]
+
+
+def _task_of(about: dict[str, Any]) -> Any:
+    """The task of a run; where `run.json` is too old to say it, that of the command's script."""
+    script = re.search(r"run_(\w+)\.py\b", str(about["command"]))
+    return about.get("task", script[1] if script else "")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run's folder says of it.
+
+    Attributes:
+        folder: that was read.
+        task: package whose config the settings are; "" if unknown.
+        experiment: its name.
+        budget: as "smoke", "short" or "paper".
+        settings: by name, as JSON brings them back.
+        command: that began it.
+        commit: of the code.
+        hardware: in words.
+        versions: of Python and packages.
+        rows: the good lines of `metrics.jsonl`.
+        damaged: number of the others.
+    """
+
+    folder: Path
+    task: str
+    experiment: str
+    budget: str
+    settings: dict[str, Any] = field(repr=False)
+    command: str
+    commit: str
+    hardware: str
+    versions: dict[str, str] = field(repr=False)
+    rows: list[dict[str, Any]] = field(repr=False)
+    damaged: int = 0
+
+    @classmethod
+    def read(cls, folder: Path) -> RunRecord:
+        """Read a folder.
+
+        Raises:
+            ValueError: No run is there, or its record cannot be used, and why.
+        """
+        path = folder / "run.json"
+        if not path.is_file():
+            raise ValueError(f"{folder}: run.json is missing")
+        try:
+            return cls._checked(folder, _parse(path.read_bytes()))
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{folder}: run.json is damaged: {error}") from None
+
+    @classmethod
+    def _checked(cls, folder: Path, about: dict[str, Any]) -> RunRecord:
+        found: dict[str, Any] = {"command": "", "hardware": "unknown", "commit": "unknown"}
+        found |= {name: value for name, value in about.items() if value is not None}
+        found["task"] = _task_of(found)
+        texts = {name: found.get(name) for name in _TEXTS}
+        settings, versions = found.get("settings"), found.get("versions", {})
+        wrong = [name for name, value in texts.items() if not isinstance(value, str)]
+        wrong += [] if isinstance(settings, dict) else ["settings"]
+        if not isinstance(versions, dict) or {*map(type, versions.values())} - {str}:
+            wrong.append("versions")
+        if wrong:
+            raise ValueError(f"it has no usable {', '.join(wrong)}")
+        rows, damaged = _read_lines(folder / "metrics.jsonl")
+        content: dict[str, Any] = {**texts, "settings": settings, "versions": versions}
+        return cls(folder, rows=rows, damaged=damaged, **content)
+
+    @property
+    def seed(self) -> int:
+        """The seed of its settings.
+
+        Raises:
+            ValueError: They have none.
+        """
+        seed = self.settings.get("seed")
+        if type(seed) is not int:
+            raise ValueError(f"{self.folder}: its settings have no seed")
+        return seed
+
+    def config(self, kind: type[Config]) -> Config:
+        """The settings as a task's config.
+
+        Raises:
+            ValueError: They are not that config's as it now is.
+        """
+        defaults = {each.name: each.default for each in fields(kind)}  # type: ignore[arg-type]
+        if strange := sorted(self.settings.keys() - defaults):
+            package = kind.__module__.partition(".")[0]
+            raise ValueError(
+                f"{self.folder} is no run of {package} as it now is: unknown settings {strange[:5]}"
+            )
+        for name, value in self.settings.items():
+            wanted = (float, int) if type(defaults[name]) is float else (type(defaults[name]),)
+            if type(value) not in wanted:
+                raise ValueError(f"{self.folder}: {name} must not be {value!r}")
+        return kind(**self.settings)

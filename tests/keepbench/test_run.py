@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from keepbench.machine import find_device
-from keepbench.run import Run, read_rows
+from keepbench.run import Run, RunRecord, read_rows
 from keepbench.settings import Experiment, differences
 from keepbench.settings import parse as parse_words
 from keepbench.weights import load_checkpoint
@@ -170,18 +170,88 @@ def test_a_kill_between_two_renames_loses_nothing(tmp_path: Path) -> None:
         assert run.load() == {"epoch": 2}
 
 
-def test_a_last_line_that_was_cut_off_is_not_read(tmp_path: Path) -> None:
+def test_a_damaged_line_is_left_out_and_counted(tmp_path: Path) -> None:
+    write_record(tmp_path, {})
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"epoch": 1}\n{"epoch": 2}\n{"epo')
-    assert read_rows(path) == [{"epoch": 1}, {"epoch": 2}]
+    path.write_bytes(b'{"epoch": 1}\n\xff{"epoch": 2}\n7\n{"epoch": 3}\n{"epo')
+    record = RunRecord.read(tmp_path)
+    assert record.rows == read_rows(path) == [{"epoch": 1}, {"epoch": 3}]
+    assert record.damaged == 3
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"settings": {}}', b"\xff\xfe", b'{"expe'])
-def test_a_damaged_record_is_named(content: bytes, tmp_path: Path) -> None:
-    Run(tmp_path, "plain", Config(), CPU, resume=False).close()
+def write_record(folder: Path, change: dict[str, Any]) -> None:
+    """A `run.json` as `Run` leaves it, before it knew of tasks."""
+    about = {"experiment": "plain", "budget": "smoke", "settings": {"epochs": 2, "seed": 5},
+             "command": "python tools/run_reid.py plain --seed 5", "commit": None}  # fmt: skip
+    (folder / "run.json").write_text(json.dumps(about | change))
+
+
+def test_a_record_is_read(tmp_path: Path) -> None:
+    with Run(tmp_path, "plain", Config(seed=3), CPU, resume=False, budget="smoke") as run:
+        run.log(epoch=1, loss=0.5)
+    record = RunRecord.read(tmp_path)
+    assert (record.experiment, record.budget, record.seed) == ("plain", "smoke", 3)
+    assert record.task == Config.__module__.partition(".")[0]
+    assert record.config(Config) == Config(seed=3)
+    assert record.rows == [{"epoch": 1, "loss": 0.5}]
+    assert record.versions["torch"] == torch.__version__.split("+")[0]
+
+
+def test_the_task_is_written_down_or_that_of_the_command(tmp_path: Path) -> None:
+    for change, task in (
+        ({}, "reid"),
+        ({"task": "detection"}, "detection"),
+        ({"command": "python tools/quickstart.py"}, ""),
+    ):
+        write_record(tmp_path, change)
+        assert RunRecord.read(tmp_path).task == task
+
+
+DEEP = b'{"settings": ' * 100_000
+DAMAGE = {
+    b"": "Expecting value",
+    b"[]": "no JSON object",
+    b'{"settings": {}}': "no usable experiment, budget",
+    b"\xff\xfe": "can't decode",
+    b'{"expe': "Unterminated string",
+    DEEP: "nested too deeply",
+    b'{"experiment": "\\ud800"}': "surrogates not allowed",
+    b'{"seed": ' + b"9" * 400 + b"}": "a number of 400 digits",
+    b'{"experiment": 1, "budget": "paper", "settings": {}}': "no usable experiment",
+    b'{"experiment": "x", "budget": "paper", "settings": []}': "no usable settings",
+    b'{"experiment": "x", "budget": "y", "settings": {}, "commit": true}': "no usable commit",
+    b'{"experiment": "x", "budget": "y", "settings": {}, "versions": {"a": 1}}': "usable versions",
+}
+
+
+@pytest.mark.parametrize("content", DAMAGE, ids=DAMAGE.values())
+def test_a_damaged_record_is_refused_with_its_reason(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_bytes(content)
-    with pytest.raises(ValueError, match="run.json is damaged .*; give another --out"):
+    with pytest.raises(ValueError, match=f"run.json is damaged: .*{DAMAGE[content]}"):
+        RunRecord.read(tmp_path)
+    with pytest.raises(ValueError, match="; give another --out"):
         Run(tmp_path, "plain", Config(), CPU, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"depth": 3}, r"no run of .* as it now is: unknown settings \['depth'\]"),
+        ({"epochs": "2"}, "epochs must not be '2'"),
+        ({"epochs": True}, "epochs must not be True"),
+    ],
+)
+def test_settings_of_another_kind_are_no_config(
+    settings: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    write_record(tmp_path, {"settings": settings})
+    with pytest.raises(ValueError, match=reason):
+        RunRecord.read(tmp_path).config(Config)
+
+
+def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="run.json is missing"):
+        RunRecord.read(tmp_path)
 
 
 class _Killed(BaseException):

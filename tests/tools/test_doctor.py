@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import re
 import subprocess
@@ -20,15 +19,12 @@ from small import MODELS, NUM_CLASSES, Wrapper, labels, make, network, randn
 from torch import Tensor, nn
 
 from classification.models import create_model
+from diagnosing import advice, case, checks, cli, subject, traces
+from diagnosing.compiled_and_parallel import check_compiled
 from keepaugment import EarlyHead
 from keepaugment.no_trace import computing_map
 
 ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "tools"))  # where a tool's own package is found
-advice, case, checks, cli, subject, traces, wrapped = (
-    importlib.import_module(f"checkup.{name}")
-    for name in ("advice", "case", "checks", "cli", "subject", "traces", "wrapped")
-)
 IMAGES, LABELS = randn(4, 3, 8, 8), labels(4)
 BAD = """
 import torch
@@ -248,7 +244,7 @@ def test_an_early_head_must_reach_the_model(reached: bool) -> None:
 
 def test_a_compiled_model() -> None:
     who, model = subject.Subject("mine"), network(nn.BatchNorm2d(6), nn.Dropout())
-    found = wrapped.check_compiled(who, model, IMAGES, LABELS, "eager")
+    found = check_compiled(who, model, IMAGES, LABELS, "eager")
     assert (found.verdict, found.reason) == ("pass", "the same map, no trace")
 
 
@@ -257,14 +253,12 @@ def test_a_model_that_computes_otherwise_when_compiled() -> None:
         def forward(self, images: Tensor) -> Tensor:
             return self.model(images) * (3 if torch.compiler.is_compiling() else 1)
 
-    found = wrapped.check_compiled(
-        subject.Subject("mine"), Moody(network()), IMAGES, LABELS, "eager"
-    )
+    found = check_compiled(subject.Subject("mine"), Moody(network()), IMAGES, LABELS, "eager")
     assert (found.verdict, "differs by 200.0%" in found.reason) == ("FAIL", True)
 
 
 def test_a_compiler_that_is_not_there_is_skipped() -> None:
-    found = wrapped.check_compiled(subject.Subject("mine"), network(), IMAGES, LABELS, "no such")
+    found = check_compiled(subject.Subject("mine"), network(), IMAGES, LABELS, "no such")
     assert (found.verdict, "does not compile" in found.reason) == ("skip", True)
 
 

@@ -13,7 +13,7 @@ from classification.config import Config
 from classification.data import open_data
 from classification.train import Trainer, train
 from keepbench.processes import Processes
-from lab.affinity import (
+from previewing.affinity import (
     METHODS,
     Row,
     augmentation_of,
@@ -23,9 +23,9 @@ from lab.affinity import (
     trained_on,
     with_diversity,
 )
-from lab.cli import main
-from lab.output import affinity_plots
-from lab.runs import read_run
+from previewing.cli import main
+from previewing.output import affinity_plots
+from previewing.runs import read_run
 
 CPU = Processes(torch.device("cpu"))
 CLEAN = Config(
@@ -73,7 +73,7 @@ def test_the_definition_by_hand(trainer: Trainer, monkeypatch: pytest.MonkeyPatc
     def answer(trainer: Trainer, config: Config | None, seed: int, limit: int) -> tuple:
         return torch.tensor(answers[config and config.size]).bool(), 0.1
 
-    monkeypatch.setattr("lab.affinity.right_answers", answer)
+    monkeypatch.setattr("previewing.affinity.right_answers", answer)
     row = measure(trainer, list(make_arms(CLEAN, "cutout", [8]))[:1], METHODS["cutout"], 0, 0)[0]
     assert (row.accuracy, row.affinity) == (50.0, -25.0)
     assert row.error == pytest.approx(100 * (3 / 16) ** 0.5 / 2)  # deviation of (0, -1, 0, 0)
@@ -105,7 +105,7 @@ def test_settings_without_effect_are_no_difference() -> None:
 def fake_run(folder: Path, config: Config, loss: float, epochs: int | None = None) -> Path:
     """A run's folder with made-up losses: only what the arithmetic reads."""
     folder.mkdir()
-    settings = {"experiment": "x", "settings": vars(config)}
+    settings = {"experiment": "x", "budget": "paper", "settings": vars(config)}
     (folder / "run.json").write_text(json.dumps(settings))
     done = config.epochs if epochs is None else epochs
     rows = [{"epoch": n + 1, "train_loss": loss if n + 1 == done else 9.0} for n in range(done)]
@@ -116,7 +116,7 @@ def fake_run(folder: Path, config: Config, loss: float, epochs: int | None = Non
 def test_diversity_is_the_final_loss_relative_to_the_clean_runs(tmp_path: Path) -> None:
     arms = list(make_arms(CLEAN, "cutout", [8, 16]))
     rows = [Row(arm.size, bool(arm.keep), 90.0, -1.0, 0.1, 0.2) for arm in arms]
-    clean = fake_run(tmp_path / "clean", CLEAN, 0.5)
+    clean = read_run(fake_run(tmp_path / "clean", CLEAN, 0.5))
     cutout = replace(CLEAN, cut="cutout")
     folders = [
         fake_run(tmp_path / "8", replace(cutout, size=8), 0.6),
@@ -157,6 +157,5 @@ def test_the_command_writes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture
     assert [line.split()[0] for line in lines[:3]] == ["arm", "plain", "Keep"]
     text = page.read_text()
     assert "Affinity of cutout" in text and text.count("<svg") == 2
-    loss = [read_run(tmp_path / n).folder / "metrics.jsonl" for n in ("cut", "clean")]
-    final = [json.loads(path.read_text().splitlines()[-1])["train_loss"] for path in loss]
+    final = [read_run(tmp_path / n).record.rows[-1]["train_loss"] for n in ("cut", "clean")]
     assert f"{final[0] / final[1]:.3f}" in lines[1]

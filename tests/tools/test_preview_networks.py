@@ -16,9 +16,9 @@ from classification.models import create_model
 from classification.train import train
 from keepaugment import saliency_map
 from keepbench.processes import Processes
-from lab.images import levels, packed_bits, read_pictures, square
-from lab.networks import RANDOM, load_network
-from lab.panels import default_length
+from previewing.images import levels, packed_bits, read_pictures, square
+from previewing.networks import RANDOM, load_network
+from previewing.panels import default_length
 
 CPU = torch.device("cpu")
 

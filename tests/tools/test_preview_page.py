@@ -18,9 +18,9 @@ from torch import Tensor
 
 from keepaugment import allowed_regions
 from keepaugment.regions import draw_index
-from lab.cli import main
-from lab.images import levels
-from lab.pages import inlined
+from previewing.cli import main
+from previewing.images import levels
+from previewing.pages import inlined
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next((path for name in _NAMES if (path := shutil.which(name))), None)

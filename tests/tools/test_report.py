@@ -15,10 +15,10 @@ import pytest
 from classification.experiments import EXPERIMENTS
 from reporting.catalogue import TASKS, load
 from reporting.claims import CLAIMS
+from reporting.cli import main
 from reporting.evidence import SUPPORTED, TOO_LITTLE
 from reporting.folders import Group, read_all
 from reporting.published import Cell
-from reporting.report import main
 from reporting.results import Results
 from reporting.summary import summarise
 
@@ -160,16 +160,16 @@ def _empty(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "reason"),
     [
-        (_no_record, "no run.json"),
+        (_no_record, "run.json is missing"),
         (_cut_record, "run.json is damaged"),
-        (_no_seed, "lacks settings with a seed"),
+        (_no_seed, "its settings have no seed"),
         (_unknown, "no installed task has an experiment 'gone'"),
         (_half, "unfinished: 1 of 300"),
         (_no_epoch, "no epoch is finished"),
         (_nan, "no finite test_accuracy"),
-        (_binary, "no epoch is finished"),
-        (_numbers, "lines that are not an epoch's"),
-        (_empty, "empty folder"),
+        (_binary, "no epoch is finished (1 damaged lines)"),
+        (_numbers, "no epoch is finished (2 damaged lines)"),
+        (_empty, "run.json is missing"),
     ],
 )
 def test_a_folder_that_cannot_be_used_is_listed(harm: Any, reason: str, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_folder_that_cannot_be_used_is_listed(harm: Any, reason: str, tmp_path
     folder = write_run(tmp_path, PLAIN, 95.0)
     harm(folder)
     records, skipped = read_all([tmp_path], CATALOGUE)
-    assert [record.seed for record in records] == [1]
+    assert [each.record.seed for each in records] == [1]
     assert [each.folder for each in skipped] == [folder]
     assert reason in skipped[0].reason
 

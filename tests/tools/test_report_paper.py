@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from classification.benchmark.report import PAPER
 from classification.experiments import EXPERIMENTS
+from costing.report import PAPER
 from keepbench.settings import Experiment
 from reporting import costs, errata
 from reporting.catalogue import TASKS, Task, control_twins, load, plain_twins

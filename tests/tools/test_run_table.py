@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from keepbench.settings import Experiment
-from reporting import cluster, local
+from queueing import cluster, local
+from queueing.cli import main, summary
+from queueing.jobs import TOOLS, Job, jobs, known
+from queueing.local import Outcome
 from reporting.catalogue import TASKS, Catalogue, Package, load
-from reporting.jobs import TOOLS, Job, jobs, known
-from reporting.local import Outcome
-from reporting.run_table import main, summary
 
 TASK = TASKS["classification"]
 REAL = load({"classification": TASK})
@@ -35,7 +35,7 @@ def digits(monkeypatch: pytest.MonkeyPatch) -> Catalogue:
         name: replace(package.experiments[name], table=TABLE, trials=2) for name in names
     }
     made = Catalogue({"classification": Package(TASK, rows, package.budgets)})
-    monkeypatch.setattr("reporting.run_table.load", lambda: made)
+    monkeypatch.setattr("queueing.cli.load", lambda: made)
     monkeypatch.setattr(local, "POLL_SECONDS", 0.05)
     return made
 

@@ -1,1 +1,1 @@
-"""The cross-task report, and the queue that fills it: `tools/report.py`, `tools/run_table.py`."""
+"""Finished runs beside the paper's tables and figures: `tools/report.py`."""

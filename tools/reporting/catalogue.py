@@ -82,11 +82,10 @@ class Catalogue:
     packages: dict[str, Package] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
 
-    def find(self, name: str, script: str = "") -> Package | None:
-        """The package with an experiment; `script` decides between two that have it."""
-        found = [p for p in self.packages.values() if name in p.experiments]
-        exact = [package for package in found if package.task.script == script]
-        return (exact or found or [None])[0]  # type: ignore[list-item]
+    def find(self, experiment: str, task: str) -> Package | None:
+        """The package with an experiment: the task's, or any if the task is not known ("")."""
+        found = [p for p in self.packages.values() if experiment in p.experiments]
+        return next((p for p in found if task in ("", p.task.name)), None)
 
     def of_table(self, table: str) -> dict[str, tuple[Package, Experiment]]:
         """Experiments by name that belong to a table, figure or "control"."""

@@ -216,9 +216,9 @@ def build(paths: Iterable[Path], catalogue: Catalogue) -> Report:
         ValueError: A path is not there.
     """
     given = list(paths)
-    records, skipped = read_all([path for path in given if not path.is_file()], catalogue)
+    runs, skipped = read_all([path for path in given if not path.is_file()], catalogue)
     cost_rows, broken = costs.read_all(given)
-    results, found = Results(catalogue, records), errata.read()
+    results, found = Results(catalogue, runs), errata.read()
     lines, tallies = summarise(results)
     return Report(
         results,

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
-import shlex
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from keepbench.run import read_rows
+from keepbench.run import RunRecord
 from reporting.catalogue import Catalogue, Package, changed, is_small
 
 SMALL = "small"
 """The budget's name of small experiments that are run whole: "paper" is for the paper's."""
-TEXTS = ("experiment", "budget", "command", "hardware")
 
 
 @dataclass(frozen=True)
@@ -44,18 +41,23 @@ class Group:
 
 
 @dataclass(frozen=True)
-class RunRecord:
-    """A finished run."""
+class FinishedRun:
+    """A run that counts.
 
-    folder: Path
+    Attributes:
+        record: its folder's.
+        task: that has its experiment.
+        group: of runs that it can be compared with.
+    """
+
+    record: RunRecord
     task: str
-    experiment: str
-    seed: int
     group: Group
-    command: str
-    commit: str
-    hardware: str
-    rows: list[dict[str, Any]] = field(repr=False)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """A row per epoch."""
+        return self.record.rows
 
     def value(self, metric: str) -> float | None:
         """A figure of the last epoch; "seconds" is the mean epoch's training time."""
@@ -109,143 +111,83 @@ def find(roots: Iterable[Path]) -> list[Path]:
     return sorted(found)
 
 
-def read_about(folder: Path) -> dict[str, Any]:
-    """A folder's `run.json`.
-
-    Raises:
-        ValueError: It is not there, damaged, or lacks what a report needs.
-    """
-    path = folder / "run.json"
-    if not path.exists():
-        here = "empty folder" if not (folder / "metrics.jsonl").exists() else "no run.json"
-        raise ValueError(here)
-    try:
-        about = json.loads(path.read_text())
-    except ValueError as error:  # of JSON or of UTF-8
-        raise ValueError(f"run.json is damaged: {error}") from None
-    except OSError as error:
-        raise ValueError(f"run.json cannot be read: {error.strerror}") from None
-    wrong = [name for name in TEXTS if not isinstance(_get(about, name), str)]
-    settings = _get(about, "settings")
-    if not isinstance(settings, dict) or not isinstance(settings.get("seed"), int):
-        wrong.append("settings with a seed")
-    if wrong:
-        raise ValueError(f"run.json lacks {', '.join(wrong)}")
-    return about
-
-
-def _get(about: Any, name: str) -> Any:
-    return about.get(name) if isinstance(about, dict) else None
-
-
-def _rows(folder: Path) -> list[dict[str, Any]]:
-    try:
-        rows = read_rows(folder / "metrics.jsonl")
-    except (ValueError, OSError) as error:
-        raise ValueError(f"metrics.jsonl cannot be read: {error}") from None
-    if not all(isinstance(row, dict) and number(row, "epoch") is not None for row in rows):
-        raise ValueError("metrics.jsonl has lines that are not an epoch's")
-    return rows
-
-
-def progress(settings: Mapping[str, Any], rows: list[dict[str, Any]]) -> tuple[float, float]:
+def progress(record: RunRecord) -> tuple[float, float]:
     """How far a run is, and how far it goes: in epochs, in steps, or in tests.
 
     Detection counts steps where they are set, else it tests so many times, last at its end.
     """
-    last = rows[-1] if rows else {}
+    last = record.rows[-1] if record.rows else {}
     for name, unit in (("epochs", "epoch"), ("iterations", "iteration")):
-        if total := number(last, name) or number(settings, name):
+        if total := number(last, name) or number(record.settings, name):
             return number(last, unit) or 0.0, total
-    return float(len(rows)), number(settings, "tests") or 1.0
+    return float(len(record.rows)), number(record.settings, "tests") or 1.0
 
 
-def read_progress(folder: Path) -> tuple[float, float]:
-    """How far the run in a folder is; (0, 1) if it cannot be read."""
-    try:
-        return progress(read_about(folder)["settings"], _rows(folder))
-    except ValueError:
-        return 0.0, 1.0
-
-
-def group_of(about: Mapping[str, Any], package: Package, row: Mapping[str, Any]) -> Group:
+def group_of(record: RunRecord, package: Package) -> Group:
     """The group of a run of a known experiment, whose last row may say "comparable": false.
 
     Raises:
         ValueError: The package knows no such budget.
     """
-    budget = about["budget"]
+    budget = record.budget
     if budget not in package.budgets:
         raise ValueError(f"budget {budget!r} is none of {', '.join(package.budgets)}")
-    experiment = package.experiments[about["experiment"]]
+    experiment = package.experiments[record.experiment]
     config = package.budgets[budget](experiment.config)
-    other = changed(about["settings"], config)
-    if row.get("comparable") is False and other.get("dataset", config.dataset) != "toy":
-        other["data"] = "not comparable"
+    other = changed(record.settings, config)
+    if record.rows[-1].get("comparable") is False:
+        if other.get("dataset", config.dataset) != "toy":
+            other["data"] = "not comparable"
     if budget == "paper" and is_small(experiment):
         budget = SMALL
     return Group(budget, tuple(sorted((name, str(value)) for name, value in other.items())))
 
 
-def read(folder: Path, catalogue: Catalogue) -> RunRecord:
-    """A finished run's record.
+def finished(record: RunRecord, catalogue: Catalogue) -> FinishedRun:
+    """A run whose figures count.
 
     Raises:
-        ValueError: The folder cannot be used, and why.
+        ValueError: They do not, and why.
     """
-    about = read_about(folder)
-    words = shlex.split(about["command"])
-    script = Path(words[1]).name if len(words) > 1 else ""
-    package = catalogue.find(about["experiment"], script)
+    package = catalogue.find(record.experiment, record.task)
     if package is None:
-        raise ValueError(f"no installed task has an experiment {about['experiment']!r}")
-    rows = _rows(folder)
-    if not rows:
-        raise ValueError("no epoch is finished")
-    done, total = progress(about["settings"], rows)
+        raise ValueError(f"no installed task has an experiment {record.experiment!r}")
+    if not record.rows:
+        lines = f" ({record.damaged} damaged lines)" if record.damaged else ""
+        raise ValueError(f"no epoch is finished{lines}")
+    if not all(number(row, "epoch") is not None for row in record.rows):
+        raise ValueError("metrics.jsonl has lines that are not an epoch's")
+    done, total = progress(record)
     if done < total:
         raise ValueError(f"unfinished: {done:g} of {total:g} epochs, steps or tests")
-    if number(rows[-1], package.task.metric) is None:
+    if number(record.rows[-1], package.task.metric) is None:
         raise ValueError(f"its last line has no finite {package.task.metric}")
-    return RunRecord(
-        folder=folder,
-        task=package.task.name,
-        experiment=about["experiment"],
-        seed=about["settings"]["seed"],
-        group=group_of(about, package, rows[-1]),
-        command=about["command"],
-        commit=about.get("commit") or "unknown",
-        hardware=about["hardware"],
-        rows=rows,
-    )
+    return FinishedRun(record, package.task.name, group_of(record, package))
 
 
-def read_all(roots: Iterable[Path], catalogue: Catalogue) -> tuple[list[RunRecord], list[Skipped]]:
+def read_all(
+    roots: Iterable[Path], catalogue: Catalogue
+) -> tuple[list[FinishedRun], list[Skipped]]:
     """All finished runs at or below `roots`, and what was skipped; a seed counts once."""
-    records: dict[tuple[str, str, Group, int], RunRecord] = {}
+    runs: dict[tuple[str, str, Group, int], FinishedRun] = {}
     skipped = []
     for folder in find(roots):
+        command = ""
         try:
-            record = read(folder, catalogue)
-            key = (record.task, record.experiment, record.group, record.seed)
-            if key in records:
-                raise ValueError(f"the same experiment and seed as {records[key].folder}")
-            records[key] = record
+            record = RunRecord.read(folder)
+            command = record.command
+            run = finished(record, catalogue)
+            key = (run.task, record.experiment, run.group, record.seed)
+            if key in runs:
+                raise ValueError(f"the same experiment and seed as {runs[key].record.folder}")
+            runs[key] = run
         except ValueError as error:
-            skipped.append(Skipped(folder, str(error), _command(folder)))
-    return list(records.values()), skipped
+            skipped.append(Skipped(folder, str(error).removeprefix(f"{folder}: "), command))
+    return list(runs.values()), skipped
 
 
-def _command(folder: Path) -> str:
-    """The command of a run that cannot be used, as far as it can be read."""
-    try:
-        return read_about(folder)["command"]
-    except ValueError:
-        return ""
-
-
-def curves(record: RunRecord, metric: str) -> Iterator[tuple[float, float]]:
+def curves(run: FinishedRun, metric: str) -> Iterator[tuple[float, float]]:
     """Epochs and a figure after each that has it."""
-    for row in record.rows:
+    for row in run.rows:
         if (value := number(row, metric)) is not None:
             yield float(row["epoch"]), value

@@ -17,7 +17,7 @@ from reporting.results import CellView, decided
 from reporting.summary import KINDS
 
 _HERE = Path(__file__).parent
-_FOLDERS = [_HERE / "templates", _HERE.parent / "lab" / "templates"]  # pages share base and style
+_FOLDERS = [_HERE / "templates", _HERE.parent / "previewing" / "templates"]  # base and style
 
 
 def mean(value: Estimate) -> str:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from reporting import plots
 from reporting.catalogue import is_keep, plain_twins
 from reporting.content import FigureView, PartView, Report, SmallView, TableView
-from reporting.folders import Group, RunRecord, curves
+from reporting.folders import FinishedRun, Group, curves
 from reporting.plots import Bar, Dot, Series
 from reporting.results import CellView, Results
 from reporting.summary import Line
@@ -133,13 +133,13 @@ def families(results: Results, task: str) -> dict[str, list[str]]:
     return {plain: sorted(names, key=lambda n: n != plain) for plain, names in found.items()}
 
 
-def _mean_curve(records: Iterable[RunRecord], metric: str) -> list[tuple[float, float]]:
+def _mean_curve(runs: Iterable[FinishedRun], metric: str) -> list[tuple[float, float]]:
     """The mean over seeds after each epoch that all of them have."""
     by_epoch: dict[float, list[float]] = {}
     count = 0
-    for record in records:
+    for run in runs:
         count += 1
-        for epoch, value in curves(record, metric):
+        for epoch, value in curves(run, metric):
             by_epoch.setdefault(epoch, []).append(value)
     whole = {e: v for e, v in sorted(by_epoch.items()) if len(v) == count}
     return [(epoch, sum(values) / count) for epoch, values in whole.items()]
@@ -172,7 +172,7 @@ def time_plots(results: Results) -> list[Markup]:
         places: dict[tuple[str, str, str], list] = {}
         for name, each in package.experiments.items():
             for group, runs in results.groups(task, name).items():
-                seconds = [s for record in runs.values() if (s := record.total_seconds())]
+                seconds = [s for run in runs.values() if (s := run.total_seconds())]
                 measured = [m for m in results.measured(task, name) if m.budget == group.label]
                 if not seconds or not measured or len(measured[0].hardware) > 1:
                     continue

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from reporting.catalogue import Catalogue
 from reporting.claims import Claim, Contrast
 from reporting.evidence import TOO_LITTLE, Estimate, Verdict, estimate, judge, overall
-from reporting.folders import SMALL, Group, RunRecord
+from reporting.folders import SMALL, FinishedRun, Group
 from reporting.published import Cell
 
 
@@ -102,14 +102,14 @@ class Results:
         runs: by task and experiment, by group and by seed.
     """
 
-    def __init__(self, catalogue: Catalogue, records: Iterable[RunRecord]) -> None:
+    def __init__(self, catalogue: Catalogue, runs: Iterable[FinishedRun]) -> None:
         self.catalogue = catalogue
-        self.runs: dict[tuple[str, str], dict[Group, dict[int, RunRecord]]] = {}
-        for record in records:
-            groups = self.runs.setdefault((record.task, record.experiment), {})
-            groups.setdefault(record.group, {})[record.seed] = record
+        self.runs: dict[tuple[str, str], dict[Group, dict[int, FinishedRun]]] = {}
+        for run in runs:
+            groups = self.runs.setdefault((run.task, run.record.experiment), {})
+            groups.setdefault(run.group, {})[run.record.seed] = run
 
-    def groups(self, task: str, experiment: str) -> dict[Group, dict[int, RunRecord]]:
+    def groups(self, task: str, experiment: str) -> dict[Group, dict[int, FinishedRun]]:
         """An experiment's runs: full budgets first, then by name."""
         found = self.runs.get((task, experiment), {})
         return dict(sorted(found.items(), key=lambda item: (not item[0].full, item[0].label)))
@@ -178,21 +178,22 @@ def _judge(values: Sequence[float], contrast: Contrast) -> Verdict:
     return judge(values, claimed=contrast.claimed, no_drop=contrast.no_drop)
 
 
-def _measure(group: Group, records: list[RunRecord], metric: str) -> Measured | None:
+def _measure(group: Group, runs: list[FinishedRun], metric: str) -> Measured | None:
     """A group's figure over its seeds; None if no run has it."""
-    pairs = [(each, value) for each in records if (value := each.value(metric)) is not None]
+    pairs = [(each, value) for each in runs if (value := each.value(metric)) is not None]
     if not pairs:
         return None
     best = [value for each, _ in pairs if (value := each.best(metric)) is not None]
+    records = [each.record for each, _ in pairs]
     return Measured(
         budget=group.label,
         full=group.full,
         value=estimate([value for _, value in pairs]),
         best=sum(best) / len(best) if best else None,
-        seeds=tuple(each.seed for each, _ in pairs),
-        hardware=_unique(each.hardware for each, _ in pairs),
-        commits=_unique(each.commit for each, _ in pairs),
-        commands=tuple(each.command for each, _ in pairs),
+        seeds=tuple(each.seed for each in records),
+        hardware=_unique(each.hardware for each in records),
+        commits=_unique(each.commit for each in records),
+        commands=tuple(each.command for each in records),
     )
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,8 +24,8 @@ from classification.config import Config
 from classification.train import Trainer
 from keepaugment import GradientSaliency, SampleDraws
 from keepbench.accuracy import label_ranks
-from keepbench.run import read_rows
-from lab.runs import read_run
+from keepbench.images import Batch
+from previewing.runs import ClassificationRun, read_run
 
 
 class Method(NamedTuple):
@@ -134,7 +133,7 @@ def right_answers(
         saliency = GradientSaliency(trainer.model, config.scale, trainer.head)
         augment = Augmentation(
             config, trainer.data, trainer.model, saliency, None, (draws, draws, draws), device,
-            lambda part: nullcontext(),
+            trainer.clock,
         )  # fmt: skip
     right = []
     trainer.tested.eval()
@@ -145,7 +144,7 @@ def right_answers(
         if augment is None:
             inputs = trainer.augment.inputs(pixels)
         else:
-            batch = augment(0, 0, index, pixels, labels)
+            batch = augment(0, 0, Batch(index, pixels, labels))
             inputs, changed = batch.inputs, changed + float(batch.changed) * len(labels)
         right.append(label_ranks(trainer.tested(inputs).float(), labels) == 0)
         seen += len(labels)
@@ -177,43 +176,43 @@ def measure(trainer: Trainer, arms: list[Config], law: Method, seed: int, limit:
     return rows
 
 
-def final_loss(folder: Path, epochs: int) -> float:
+def final_loss(run: ClassificationRun) -> float:
     """A run's training loss in its last epoch.
 
     Raises:
         ValueError: The run has not got there.
     """
-    rows = read_rows(folder / "metrics.jsonl")
-    if not rows or rows[-1]["epoch"] != epochs:
-        done = rows[-1]["epoch"] if rows else 0
-        raise ValueError(f"{folder} has trained {done} of its {epochs} epochs")
-    return float(rows[-1]["train_loss"])
+    last: dict[str, Any] = run.record.rows[-1] if run.record.rows else {}
+    done, epochs = last.get("epoch", 0), run.config.epochs
+    if done != epochs or not isinstance(last.get("train_loss"), float):
+        raise ValueError(f"{run.record.folder} has trained {done} of its {epochs} epochs")
+    return last["train_loss"]
 
 
 def with_diversity(
-    rows: list[Row], arms: list[Config], clean: Path, folders: list[Path]
+    rows: list[Row], arms: list[Config], clean: ClassificationRun, folders: list[Path]
 ) -> tuple[list[Row], list[str]]:
     """Rows with the diversity of the runs that trained with them, and notes on runs left out.
 
     A run belongs to an arm if its augmentation is the arm's, apart from crop and flip, and it has
     the clean run's network and epochs. Several seeds are averaged.
     """
-    about = read_run(clean)
-    reference = final_loss(about.folder, about.config.epochs)
+
+    def budget(config: Config) -> tuple[str, int, str]:
+        return config.arch, config.epochs, config.dataset
+
+    reference = final_loss(clean)
     losses: dict[int, list[float]] = {}
     notes = []
     for folder in folders:
-        run = read_run(folder).config
-        wanted = replace(run, jitter=False)
-        places = [n for n, a in enumerate(arms) if augmentation_of(a) == augmentation_of(wanted)]
-        fair = (run.arch, run.epochs, run.dataset) == (
-            about.config.arch, about.config.epochs, about.config.dataset,
-        )  # fmt: skip
-        if not places or not fair:
+        run = read_run(folder)
+        wanted = augmentation_of(replace(run.config, jitter=False))
+        places = [n for n, arm in enumerate(arms) if augmentation_of(arm) == wanted]
+        if not places or budget(run.config) != budget(clean.config):
             why = "its augmentation is none of these" if not places else "another network or budget"
             notes.append(f"{folder} was left out: {why}.")
             continue
-        losses.setdefault(places[0], []).append(final_loss(folder, run.epochs))
+        losses.setdefault(places[0], []).append(final_loss(run))
     known = {place: sum(values) / len(values) / reference for place, values in losses.items()}
     return [replace(row, diversity=known.get(n)) for n, row in enumerate(rows)], notes
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from keepaugment import AutoAugment, RandAugment
 from keepaugment.no_trace import no_trace
-from lab.images import Pictures, as_uri, packed_bits, packed_map
-from lab.networks import Network
+from previewing.images import Pictures, as_uri, packed_bits, packed_map
+from previewing.networks import Network
 
 MAGNITUDES = (6, 12, 18, 24)  # of Table 3
 DRAWS = 3

@@ -21,9 +21,9 @@ import torch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from classification.benchmark.methods import random_data
-from classification.benchmark.timing import Arm
 from classification.config import Config
+from costing.methods import random_data
+from costing.timing import Arm
 from keepbench.machine import find_device, hardware
 
 Row = dict[str, Any]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from checkup.subject import Subject
 from classification.auto_map import Choice, Stage
+from diagnosing.subject import Subject
 
 FAILED = """
 CHECKS FAILED, see above. A map runs the model as in evaluation; only the outermost module keeps its

@@ -16,7 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from reporting.jobs import Job
+from queueing.jobs import Job
 
 POLL_SECONDS = 1.0
 STOPPED = 75  # exit code of a run that a signal stopped; --resume goes on with it

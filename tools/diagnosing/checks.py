@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from checkup.traces import same, state_of, trace_of
+from diagnosing.traces import same, state_of, trace_of
 from keepaugment import EarlyHead, GradientSaliency, Saliency, saliency_map
 from keepaugment.no_trace import Forward
 

@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from keepbench.run import RunRecord
 from keepbench.settings import nearest, parse
 from reporting.catalogue import Catalogue, Package, plain, tables
-from reporting.folders import read_about, read_progress
+from reporting.folders import progress
 from reporting.published_more import COSTS
 
 TOOLS = Path(__file__).resolve().parents[1]
@@ -40,28 +41,25 @@ class Job:
     def progress(self) -> tuple[float, float]:
         """How far the job is and how far it goes; nothing is done if another run is there."""
         if self.settings is None:
-            return (1.0 if self.finished() else 0.0), 1.0
+            return float(self.out.exists()), 1.0
         total = float(self.settings.get("epochs") or self.settings.get("iterations") or 1)
-        done, whole = read_progress(self.out)
+        try:
+            done, whole = progress(RunRecord.read(self.out))
+        except ValueError:
+            return 0.0, total
         return total * min(1.0, done / whole), total
 
     def finished(self) -> bool:
         """Whether there is nothing left to do."""
-        if self.settings is None:
-            return self.out.exists()
-        done, total = read_progress(self.out)
-        return done >= total and self._same()
+        done, total = self.progress()
+        return done >= total and (self.settings is None or self._same(self.settings))
 
-    def _same(self) -> bool:
-        """Whether the run in the folder has this job's settings."""
-        try:
-            then = read_about(self.out)["settings"]
-        except ValueError:
-            return False
-        assert self.settings is not None
+    def _same(self, settings: dict[str, Any]) -> bool:
+        """Whether the run in the folder has these settings."""
+        then = RunRecord.read(self.out).settings
         return all(
             name in self.free or then.get(name) == plain("", value)
-            for name, value in self.settings.items()
+            for name, value in settings.items()
         )
 
 

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from classification.config import Config
 from classification.data import open_data
 from classification.train import Trainer
 from keepbench.processes import Processes
+from keepbench.run import RunRecord
 from keepbench.weights import load_checkpoint
 
 
-class RunRecord(NamedTuple):
-    """A run's folder and what its `run.json` says.
+class ClassificationRun(NamedTuple):
+    """A run of classification.
 
     Attributes:
-        folder: of the run.
-        about: all of `run.json`.
+        record: its folder's.
         config: its settings.
     """
 
-    folder: Path
-    about: dict[str, Any]
+    record: RunRecord
     config: Config
 
 
@@ -34,28 +32,15 @@ def run_folder(place: Path) -> Path | None:
     return folder if (folder / "run.json").is_file() else None
 
 
-def read_run(place: Path, data: str | None = None) -> RunRecord:
+def read_run(place: Path, data: str | None = None) -> ClassificationRun:
     """Read a run's folder, or the one that a checkpoint lies in; `data` moves its data set.
 
     Raises:
         ValueError: No run is there, or it is no run of classification.
     """
-    folder = run_folder(place)
-    if folder is None:
-        raise ValueError(f"{place} is no run's folder: there is no run.json")
-    try:
-        about = json.loads((folder / "run.json").read_text())
-        settings = about["settings"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / 'run.json'} is damaged ({error})") from None
-    unknown = set(settings) - {field.name for field in fields(Config)}
-    if unknown:
-        raise ValueError(
-            f"{folder} is no run of tools/run_classification.py as it now is: "
-            f"unknown settings {sorted(unknown)[:5]}"
-        )
-    config = Config(**settings)
-    return RunRecord(folder, about, replace(config, data=data) if data else config)
+    record = RunRecord.read(run_folder(place) or place)
+    config = record.config(Config)
+    return ClassificationRun(record, replace(config, data=data) if data else config)
 
 
 def open_trainer(config: Config, processes: Processes) -> Trainer:
@@ -71,8 +56,10 @@ def open_trainer(config: Config, processes: Processes) -> Trainer:
     return Trainer(config, data, processes)
 
 
-def trained(run: RunRecord, processes: Processes, checkpoint: Path | None = None) -> Trainer:
+def trained(
+    run: ClassificationRun, processes: Processes, checkpoint: Path | None = None
+) -> Trainer:
     """A run's trainer as it was saved, from a checkpoint or the run's last."""
     trainer = open_trainer(run.config, processes)
-    trainer.load_state(load_checkpoint(checkpoint or run.folder / "last.pt"))
+    trainer.load_state(load_checkpoint(checkpoint or run.record.folder / "last.pt"))
     return trainer

@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from classification.data import Data
-from lab.affinity import Row
-from lab.images import as_uri, heat
-from lab.pages import render
-from lab.replay import Replayed
-from lab.runs import RunRecord
+from previewing.affinity import Row
+from previewing.images import as_uri, heat
+from previewing.pages import render
+from previewing.runs import ClassificationRun
+from replaying.replay import Replayed
 
 PLAIN, KEEP, GREY = "#c8552e", "#1d9a68", "#808080"  # readable on white and on black
 
@@ -47,7 +47,7 @@ def in_words(target: Tensor, names: list[str]) -> str:
     return ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
 
 
-def replay_facts(image: Replayed, run: RunRecord, names: list[str]) -> dict[str, str]:
+def replay_facts(image: Replayed, run: ClassificationRun, names: list[str]) -> dict[str, str]:
     """What is known of a replayed image, by name."""
     return {
         "class": names[image.label],
@@ -58,7 +58,7 @@ def replay_facts(image: Replayed, run: RunRecord, names: list[str]) -> dict[str,
     }
 
 
-def replay_page(image: Replayed, run: RunRecord, data: Data, epoch: int, index: int) -> str:
+def replay_page(image: Replayed, run: ClassificationRun, data: Data, epoch: int, index: int) -> str:
     """The page of a replayed training image."""
     panels = [_panel("stored" if not run.config.image_size else "its crop", image.stored)]
     for title, stage in image.stages.items():
@@ -68,7 +68,7 @@ def replay_page(image: Replayed, run: RunRecord, data: Data, epoch: int, index: 
         "replay.html",
         index=index,
         epoch=epoch,
-        experiment=run.about["experiment"],
+        experiment=run.record.experiment,
         label=data.classes[image.label],
         small=max(image.inputs.shape[1:]) <= 64,
         panels=panels,

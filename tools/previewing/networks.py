@@ -19,7 +19,7 @@ from keepaugment.cutting import per_channel
 from keepbench.images import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD
 from keepbench.processes import Processes
 from keepbench.weights import load_checkpoint
-from lab.runs import read_run, run_folder, trained
+from previewing.runs import read_run, run_folder, trained
 
 RANDOM = (
     "The network's weights are RANDOM. Its map says nothing about what matters in an image; the "
@@ -151,7 +151,7 @@ def _from_run(place: Path, data: str | None, device: torch.device) -> Network:
         trainer.data.mean,
         trainer.data.std,
         config.test_size or trainer.data.image_size[0],
-        f"{config.arch} of run {run.about['experiment']} after {trainer.epoch} epochs{kind}",
+        f"{config.arch} of run {run.record.experiment} after {trainer.epoch} epochs{kind}",
         trainer.data.classes,
         RANDOM if not trainer.epoch else "",
     )

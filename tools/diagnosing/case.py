@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from checkup.checks import reason_of
-from checkup.subject import Subject, predicted, read_images
 from classification.auto_map import Stage, early_stage, gradient_maps
+from diagnosing.checks import reason_of
+from diagnosing.subject import Subject, predicted, read_images
 from keepaugment import AttentionSaliency, EarlyHead, Saliency
 from keepaugment.no_trace import Forward
 from keepbench.machine import find_device
@@ -73,7 +73,7 @@ def possible_maps(
     return kinds
 
 
-def admit(words: argparse.Namespace) -> Case:
+def prepare_case(words: argparse.Namespace) -> Case:
     """Make the model of a command line, and read the images.
 
     Raises:

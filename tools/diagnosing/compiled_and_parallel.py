@@ -15,9 +15,9 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from checkup.checks import Finding, differ, reason_of, same_gradients, step_gradients
-from checkup.subject import Subject
-from checkup.traces import trace_of
+from diagnosing.checks import Finding, differ, reason_of, same_gradients, step_gradients
+from diagnosing.subject import Subject
+from diagnosing.traces import trace_of
 from keepaugment import saliency_map
 from keepaugment.no_trace import Forward
 

@@ -11,14 +11,14 @@ import numpy as np
 from keepbench.loop import exit_with_message
 from keepbench.machine import find_device
 from keepbench.processes import Processes, join_processes
-from lab.affinity import METHODS, make_arms, measure, trained_on, with_diversity
-from lab.images import read_pictures
-from lab.networks import load_network
-from lab.output import affinity_plots, replay_facts, replay_page, table_of
-from lab.pages import render
-from lab.panels import preview_data
-from lab.replay import replay
-from lab.runs import read_run, trained
+from previewing.affinity import METHODS, make_arms, measure, trained_on, with_diversity
+from previewing.images import read_pictures
+from previewing.networks import load_network
+from previewing.output import affinity_plots, replay_facts, replay_page, table_of
+from previewing.pages import render
+from previewing.panels import preview_data
+from previewing.runs import read_run, trained
+from replaying.replay import replay
 
 EXAMPLES = """
 examples:
@@ -153,7 +153,7 @@ def _affinity(arguments: argparse.Namespace) -> None:
     rows = measure(trainer, arms, law, arguments.seed, arguments.limit)
     notes: list[str] = []
     if arguments.diversity:
-        rows, notes = with_diversity(rows, arms, run.folder, arguments.diversity)
+        rows, notes = with_diversity(rows, arms, run, arguments.diversity)
     strength = "length" if law.strength == "size" else "magnitude"
     heads, table = table_of(rows, strength)
     clean = f"{rows[0].accuracy - rows[0].affinity:.2f} %"
@@ -164,7 +164,7 @@ def _affinity(arguments: argparse.Namespace) -> None:
     page = render(
         "affinity.html",
         method=arguments.method,
-        about=f"Run {run.about['experiment']} ({run.config.arch}) after {trainer.epoch} epochs",
+        about=f"Run {run.record.experiment} ({run.config.arch}) after {trainer.epoch} epochs",
         warnings=warnings,
         plots=affinity_plots(rows, strength),
         heads=heads,

@@ -14,10 +14,10 @@ from collections.abc import Callable
 
 import torch
 
-from classification.benchmark.memory import Peak
-from classification.benchmark.methods import epoch_shares
 from classification.config import Config
 from classification.train import Trainer
+from costing.memory import Peak
+from costing.methods import epoch_shares
 from keepbench.images import Batch
 from keepbench.processes import Processes
 from keepbench.small_images import StoredData

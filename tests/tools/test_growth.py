@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from classification.benchmark import growth
+from costing import growth
 
 ROWS = [
     {"series": series, "number": number, **{part: 3.0 * number**2 for part in growth.PARTS}}

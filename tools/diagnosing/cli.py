@@ -11,9 +11,10 @@ from pathlib import Path
 
 import torch
 
-from checkup.advice import FAILED, remarks, training_loop
-from checkup.case import Case, admit
-from checkup.checks import (
+from classification.auto_map import EARLY_SHARES, KINDS, LEAST, Choice, choose, stages
+from diagnosing.advice import FAILED, remarks, training_loop
+from diagnosing.case import Case, prepare_case
+from diagnosing.checks import (
     Finding,
     check_aspects,
     check_head,
@@ -21,8 +22,7 @@ from checkup.checks import (
     check_training,
     step_gradients,
 )
-from checkup.wrapped import check_compiled, check_distributed
-from classification.auto_map import EARLY_SHARES, KINDS, LEAST, Choice, choose, stages
+from diagnosing.compiled_and_parallel import check_compiled, check_distributed
 from keepbench.machine import hardware
 
 _SLOW = ("compile", "ddp")
@@ -117,7 +117,7 @@ def examine(words: argparse.Namespace) -> bool:
     Raises:
         ValueError: A model or images that cannot be used.
     """
-    case = admit(words)
+    case = prepare_case(words)
     size = case.images.shape[3]
     million = sum(parameter.numel() for parameter in case.model.parameters()) / 1e6
     print(

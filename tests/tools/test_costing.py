@@ -14,9 +14,10 @@ import pytest
 import torch
 from torch import nn
 
-from classification.benchmark import main
-from classification.benchmark.memory import Peak
-from classification.benchmark.methods import (
+from classification.models import create_model
+from costing.cli import main
+from costing.memory import Peak
+from costing.methods import (
     METHODS,
     Setting,
     count_flops,
@@ -24,9 +25,8 @@ from classification.benchmark.methods import (
     method_config,
     random_data,
 )
-from classification.benchmark.report import PAPER, paper_ratio, paper_tables
-from classification.benchmark.timing import Arm, medians, take_turns
-from classification.models import create_model
+from costing.report import PAPER, paper_ratio, paper_tables
+from costing.timing import Arm, medians, take_turns
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reporting.jobs import Job
-from reporting.local import Outcome, follow
+from queueing.jobs import Job
+from queueing.local import Outcome, follow
 
 NAMES = ("slurm", "local", "debug")
 """submitit's clusters: SLURM, processes of this machine, and this process."""

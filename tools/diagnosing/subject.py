@@ -18,7 +18,7 @@ from keepaugment.cutting import per_channel
 from keepaugment.no_trace import Forward, no_trace
 from keepbench.images import IMAGENET_MEAN, IMAGENET_STD
 from keepbench.weights import load_checkpoint
-from lab.images import SAMPLE, read_pictures
+from previewing.images import SAMPLE, read_pictures
 
 _ELSEWHERE = ("hf-hub:", "hf_hub:", "local-dir:")  # timm's names with a colon
 

@@ -19,16 +19,16 @@ import torch
 from torch import _dynamo as dynamo
 from tqdm import tqdm
 
-from classification.benchmark.methods import (
+from classification.config import Config
+from costing.methods import (
     METHODS,
     Setting,
     count_flops,
     method_config,
     random_data,
 )
-from classification.benchmark.report import Row, model_table, paper_ratio, paper_tables
-from classification.benchmark.timing import WARM_UP, Arm, medians, take_turns
-from classification.config import Config
+from costing.report import Row, model_table, paper_ratio, paper_tables
+from costing.timing import WARM_UP, Arm, medians, take_turns
 from keepbench.machine import find_device, hardware
 
 STEPS = {"cpu": 1}  # of a turn; elsewhere 20, so that the host may run ahead as in training

@@ -1,1 +1,0 @@
-"""The preview lab: KeepAugment on one's own images, a training image as it was, affinity."""

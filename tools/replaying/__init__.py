@@ -1,0 +1,1 @@
+"""A training image exactly as the network saw it."""
