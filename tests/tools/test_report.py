@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from classification.experiments import EXPERIMENTS
+from keepbench.paper import Cell
 from reporting.catalogue import TASKS, load
 from reporting.claims import CLAIMS
 from reporting.evidence import SUPPORTED, TOO_LITTLE
 from reporting.folders import Group, read_all
-from reporting.published import Cell
 from reporting.report import main
 from reporting.results import Results
 from reporting.summary import summarise

@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from keepbench.paper import COSTS
 from keepbench.settings import nearest, parse
 from reporting.catalogue import Catalogue, Package, plain, tables
 from reporting.folders import read_about, read_progress
-from reporting.published_more import COSTS
 
 TOOLS = Path(__file__).resolve().parents[1]
 
