@@ -9,7 +9,7 @@ import pytest
 
 from detection.cli import cost
 from detection.config import Config
-from detection.experiments import BUDGETS, EXPERIMENTS, NOTES, PUBLISHED
+from detection.experiments import BUDGETS, EXPERIMENTS, NOTES
 from detection.export import export, settings_text
 from detection.export_cli import main as export_main
 from detection.pickles import write_weights
@@ -31,14 +31,14 @@ def test_table_11_is_whole() -> None:
         (each.config.detector, each.config.depth, each.config.backbone, each.config.smooth_l1_beta)
         for each in table.values()
     }
-    assert len(table) == len(cells) == (4 + 2 * 2) * 3
-    assert {(cell[0], cell[1], cell[3]) for cell in cells} == {row[:3] for row in PUBLISHED}
+    assert len(table) == len(cells) == 2 * 4 * 3  # depths, detectors, backbones
     base = EXPERIMENTS["coco-faster_rcnn_c4-r101-torchvision"]
     kept = EXPERIMENTS["coco-faster_rcnn_c4-r101-keepcutmix"]
     assert (base.paper, kept.paper) == ("41.1", "42.2")
     old = EXPERIMENTS["coco-retinanet-r50-torchvision-beta0.1"]
     new = EXPERIMENTS["coco-retinanet-r50-torchvision-beta0.0"]
     assert (old.paper, new.paper) == ("37.9", "38.7*")
+    assert EXPERIMENTS["coco-retinanet-r101-keepcutmix-beta0.0"].paper == "41.2?"
 
 
 def test_the_arms_of_a_detector_differ_in_the_backbone_alone() -> None:

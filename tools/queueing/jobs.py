@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from keepbench.paper import COSTS
 from keepbench.run import RunRecord
 from keepbench.settings import nearest, parse
 from reporting.catalogue import Catalogue, Package, plain, tables
 from reporting.folders import progress
-from reporting.published_more import COSTS
 
 TOOLS = Path(__file__).resolve().parents[1]
 
