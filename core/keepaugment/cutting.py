@@ -42,10 +42,10 @@ def per_channel(values: Sequence[float], images: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def _map_source(model: Forward | None, saliency: Saliency | None, validate: bool) -> Saliency:
+def _map_source(model: Forward | None, saliency: Saliency | None) -> Saliency:
     if (model is None) == (saliency is None):
         raise ValueError("give either a model, for its gradient map, or saliency=, a map of yours")
-    return saliency or GradientSaliency(model, validate=validate)  # type: ignore[arg-type]
+    return saliency or GradientSaliency(model)  # type: ignore[arg-type]
 
 
 class _Cut:
@@ -54,7 +54,6 @@ class _Cut:
     saliency: Saliency | None = None  # None: every candidate is allowed
     tau = 1.0
     match_area = False
-    validate = False
 
     def __init__(self, p: float, border: Border, fill: Fill, generator: Source) -> None:
         if not 0.0 <= p <= 1.0:
@@ -72,14 +71,12 @@ class _Cut:
         saliency: Saliency | None,
         tau: float,
         match_area: bool,
-        validate: bool,
     ) -> None:
         """The one difference between a plain method and its Keep arm."""
         check_tau(tau)
-        self.saliency = _map_source(model, saliency, validate)
+        self.saliency = _map_source(model, saliency)
         self.tau = tau
         self.match_area = match_area
-        self.validate = validate
 
     def _region(self, images: Tensor, labels: Tensor | None, size: Size) -> Tensor:
         """A mask (B, 1, H, W) of one region of `size` per image."""
@@ -92,7 +89,6 @@ class _Cut:
             border=self.border,
             match_area=self.match_area,
             generator=self.generator,
-            validate=self.validate,
         )
 
 
@@ -172,7 +168,6 @@ class KeepCutout(Cutout):
             `GradientSaliency(model, scale=0.5, head=head)`.
         match_area: keep plain Cutout's law of the cut area. Without it sums favour the small boxes
             that the border clips, and at tau 0.6 a sixth less is cut even for a random map.
-        validate: check values on a GPU too, at the price of a synchronisation.
         p: probability that an image is cut.
         border: as in `Cutout`.
         fill: as in `Cutout`.
@@ -187,14 +182,13 @@ class KeepCutout(Cutout):
         *,
         saliency: Saliency | None = None,
         match_area: bool = False,
-        validate: bool = False,
         p: float = 1.0,
         border: Border = "clip",
         fill: Fill = 0.0,
         generator: Source = None,
     ) -> None:
         super().__init__(size, p=p, border=border, fill=fill, generator=generator)
-        self._keep(model, saliency, tau, match_area, validate)
+        self._keep(model, saliency, tau, match_area)
 
 
 class RandomErasing(_Erase):
@@ -254,7 +248,6 @@ class KeepRandomErasing(RandomErasing):
         tau: float = 0.6,
         *,
         saliency: Saliency | None = None,
-        validate: bool = False,
         p: float = 0.5,
         scale: tuple[float, float] = (0.02, 0.4),
         ratio: tuple[float, float] = (0.3, 1 / 0.3),
@@ -263,7 +256,7 @@ class KeepRandomErasing(RandomErasing):
         generator: Source = None,
     ) -> None:
         super().__init__(p, scale, ratio, log_ratio=log_ratio, fill=fill, generator=generator)
-        self._keep(model, saliency, tau, False, validate)
+        self._keep(model, saliency, tau, False)
 
 
 class CutMix(_Cut):
@@ -314,7 +307,7 @@ class CutMix(_Cut):
         permutation of the batch. `mask` may have been drawn before.
         """
         check_images(images)
-        check_labels(labels, len(images), self.num_classes, self.validate)
+        check_labels(labels, len(images), self.num_classes)
         mask = self.mask(images, labels) if mask is None else mask
         partner = uniform(self.generator, (len(images), 1), images.device)[:, 0].argsort()
         lam = 1.0 - mask.float().mean((2, 3))
@@ -338,13 +331,12 @@ class KeepCutMix(CutMix):
         *,
         saliency: Saliency | None = None,
         match_area: bool = False,
-        validate: bool = False,
         p: float = 1.0,
         border: Border = "clip",
         generator: Source = None,
     ) -> None:
         super().__init__(num_classes, alpha, p=p, border=border, generator=generator)
-        self._keep(model, saliency, tau, match_area, validate)
+        self._keep(model, saliency, tau, match_area)
 
 
 class KeepPaste:
@@ -363,7 +355,6 @@ class KeepPaste:
             random region.
         saliency: a map of your choice instead of the model.
         generator: where random numbers come from.
-        validate: check values on a GPU too, at the price of a synchronisation.
     """
 
     def __init__(
@@ -374,14 +365,12 @@ class KeepPaste:
         *,
         saliency: Saliency | None = None,
         generator: Source = None,
-        validate: bool = False,
     ) -> None:
         check_tau(tau)
-        self.saliency = _map_source(model, saliency, validate)
+        self.saliency = _map_source(model, saliency)
         self.size = size
         self.tau = tau
         self.generator = generator
-        self.validate = validate
 
     def __call__(self, images: Tensor, augmented: Tensor, labels: Tensor | None = None) -> Tensor:
         """Paste regions of images (B, C, H, W) on augmented; labels None: by the largest logit."""
@@ -393,5 +382,4 @@ class KeepPaste:
             size=self.size,
             tau=self.tau,
             generator=self.generator,
-            validate=self.validate,
         )
