@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -42,18 +43,35 @@ def per_channel(values: Sequence[float], images: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def _map_source(model: Forward | None, saliency: Saliency | None) -> Saliency:
-    if (model is None) == (saliency is None):
-        raise ValueError("give either a model, for its gradient map, or saliency=, a map of yours")
-    return saliency or GradientSaliency(model)  # type: ignore[arg-type]
+@dataclass(frozen=True)
+class Keep:
+    """What a Keep method has and its plain one has not: a map, and how it limits the choice."""
+
+    saliency: Saliency
+    tau: float
+    match_area: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        model: Forward | None,
+        saliency: Saliency | None,
+        tau: float,
+        match_area: bool = False,
+    ) -> Keep:
+        """The gradient map of `model`, or the map `saliency`; exactly one is given."""
+        check_tau(tau)
+        if (model is None) == (saliency is None):
+            raise ValueError(
+                "give either a model, for its gradient map, or saliency=, your own map"
+            )
+        return cls(saliency or GradientSaliency(model), tau, match_area)  # type: ignore[arg-type]
 
 
 class _Cut:
     """What all cutting methods share: how a region is chosen and what it becomes."""
 
-    saliency: Saliency | None = None  # None: every candidate is allowed
-    tau = 1.0
-    match_area = False
+    keep: Keep | None = None  # the one difference between a plain method and its Keep arm
 
     def __init__(self, p: float, border: Border, fill: Fill, generator: Source) -> None:
         if not 0.0 <= p <= 1.0:
@@ -65,29 +83,17 @@ class _Cut:
         self.fill: float | Sequence[float] | None = None if isinstance(fill, str) else fill
         self.generator = generator
 
-    def _keep(
-        self,
-        model: Forward | None,
-        saliency: Saliency | None,
-        tau: float,
-        match_area: bool,
-    ) -> None:
-        """The one difference between a plain method and its Keep arm."""
-        check_tau(tau)
-        self.saliency = _map_source(model, saliency)
-        self.tau = tau
-        self.match_area = match_area
-
     def _region(self, images: Tensor, labels: Tensor | None, size: Size) -> Tensor:
         """A mask (B, 1, H, W) of one region of `size` per image."""
+        keep = self.keep
         return choose_region(
-            None if self.saliency is None else self.saliency(images, labels),
+            None if keep is None else keep.saliency(images, labels),
             images,
             size,
             side="low",
-            tau=self.tau,
+            tau=1.0 if keep is None else keep.tau,
             border=self.border,
-            match_area=self.match_area,
+            match_area=keep is not None and keep.match_area,
             generator=self.generator,
         )
 
@@ -188,7 +194,7 @@ class KeepCutout(Cutout):
         generator: Source = None,
     ) -> None:
         super().__init__(size, p=p, border=border, fill=fill, generator=generator)
-        self._keep(model, saliency, tau, match_area)
+        self.keep = Keep.of(model, saliency, tau, match_area)
 
 
 class RandomErasing(_Erase):
@@ -256,7 +262,7 @@ class KeepRandomErasing(RandomErasing):
         generator: Source = None,
     ) -> None:
         super().__init__(p, scale, ratio, log_ratio=log_ratio, fill=fill, generator=generator)
-        self._keep(model, saliency, tau, False)
+        self.keep = Keep.of(model, saliency, tau)
 
 
 class CutMix(_Cut):
@@ -336,7 +342,7 @@ class KeepCutMix(CutMix):
         generator: Source = None,
     ) -> None:
         super().__init__(num_classes, alpha, p=p, border=border, generator=generator)
-        self._keep(model, saliency, tau, match_area)
+        self.keep = Keep.of(model, saliency, tau, match_area)
 
 
 class KeepPaste:
@@ -366,10 +372,8 @@ class KeepPaste:
         saliency: Saliency | None = None,
         generator: Source = None,
     ) -> None:
-        check_tau(tau)
-        self.saliency = _map_source(model, saliency)
+        self.keep = Keep.of(model, saliency, tau)
         self.size = size
-        self.tau = tau
         self.generator = generator
 
     def __call__(self, images: Tensor, augmented: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -378,8 +382,8 @@ class KeepPaste:
         return selective_paste(
             images,
             augmented,
-            self.saliency(images, labels),
+            self.keep.saliency(images, labels),
             size=self.size,
-            tau=self.tau,
+            tau=self.keep.tau,
             generator=self.generator,
         )

@@ -318,7 +318,7 @@ def test_alpha(alpha: float) -> None:
 
 
 def test_a_map_comes_from_a_model_or_from_a_function() -> None:
-    message = "give either a model, for its gradient map, or saliency=, a map of yours"
+    message = "give either a model, for its gradient map, or saliency=, your own map"
     for method in (KeepCutout, KeepRandomErasing, KeepPaste):
         fails(message, method)
         fails(message, method, MODEL, saliency=a_map)

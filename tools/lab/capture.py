@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -63,7 +64,8 @@ class UntilStep:
             name = augment.config.policy
             augment.policy = self._noted(augment.policy, "after crop and flip", f"after {name}")
         for method in (augment.cut, augment.paste, *augment.mixings):
-            if getattr(method, "saliency", None) is not None:
-                method.saliency = self._noted(method.saliency, "what the map was taken of", "map")
+            if keep := getattr(method, "keep", None):
+                noted = self._noted(keep.saliency, "what the map was taken of", "map")
+                method.keep = replace(keep, saliency=noted)
             if hasattr(method, "mask"):
                 method.mask = self._noted(method.mask, "before the cut", "where it was cut")
