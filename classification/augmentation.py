@@ -1,14 +1,13 @@
 """The augmentation of a run: from bytes to the network's inputs and targets, a batch at a time.
 
-Crop and flip, then an image-level policy, colour, a region-level cut, the paste of what is
-important, and a mix of labels, each if the settings name it. A baseline and its Keep arm differ in
-the setting `keep` alone.
+`make_pipeline` lists the stages: crop and flip, an image-level policy, colours, a region-level cut,
+the paste of what is important, and a mix of labels, each if the settings name it. A baseline and
+its Keep arm differ in the setting `keep` alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,33 +21,32 @@ from classification.config import Config
 from classification.data import Data
 from classification.models import create_model
 from keepaugment import (
-    AugMix,
-    AutoAugment,
     CachedSaliency,
-    CentreSaliency,
     CutMix,
     Cutout,
-    InvertedSaliency,
     KeepCutMix,
     KeepCutout,
     KeepPaste,
     KeepRandomErasing,
-    RandAugment,
     RandomErasing,
-    RandomSaliency,
     Saliency,
     SampleDraws,
     ScaledView,
-    ShuffledSaliency,
-    TrivialAugment,
     View,
 )
 from keepaugment.draws import Source
+from keepbench.clock import Clock
+from keepbench.images import Batch, Normalise
+from keepbench.methods import make_policy
+from keepbench.network import compiled
 from keepbench.order import mixed_seed
+from keepbench.pipeline import Listener, Pipeline, Stage, TimedMap, Values, cutting
 from keepbench.views import draw_view, show
-from keepbench.weights import load_checkpoint
+from keepbench.weights import load_weights, read_weights
 
 Mixing = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+REGIONS = ("cut", "paste", "mix")
+"""Stages that choose regions."""
 
 
 class Augmented(NamedTuple):
@@ -63,48 +61,6 @@ class Augmented(NamedTuple):
     inputs: Tensor
     targets: Tensor
     changed: Tensor
-
-
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function compiled for each shape of its arguments.
-
-    An epoch's last batch is smaller. Code for any size would serve the others from then on, too.
-    """
-    return torch.compile(function, dynamic=False)
-
-
-def make_saliency(config: Config, gradient: Saliency, generator: Source) -> Saliency:
-    """The map of a config: the model's gradient, fresh or stored, or a control in its place."""
-    controls: dict[str, Callable[[], Saliency]] = {
-        "gradient": lambda: gradient,
-        "auto": lambda: gradient,
-        "random": lambda: RandomSaliency(generator),
-        "shuffled": lambda: ShuffledSaliency(gradient, generator),
-        "inverted": lambda: InvertedSaliency(gradient),
-        "centre": CentreSaliency,
-    }
-    return controls[config.saliency]()
-
-
-def make_policy(
-    config: Config, mean: tuple[float, ...], generator: Source
-) -> Callable[[Tensor], Tensor] | None:
-    """The image-level augmentation of bytes; what comes in from outside has the mean colour."""
-    fill = [round(255 * value) for value in mean]
-    magnitude = config.magnitude if config.magnitude >= 0 else None
-    space: Any = config.policy_space
-    if config.policy == "autoaugment":
-        return AutoAugment(
-            config.policy_set, magnitudes=space, magnitude=magnitude, fill=fill, generator=generator
-        )
-    if config.policy == "randaugment":
-        strength = 9 if magnitude is None else magnitude
-        return RandAugment(config.num_ops, strength, space=space, fill=fill, generator=generator)
-    if config.policy == "trivialaugment":
-        return TrivialAugment(fill=fill, generator=generator)
-    if config.policy == "augmix":
-        return AugMix(fill=fill, generator=generator)
-    return None
 
 
 def make_cut(
@@ -135,7 +91,7 @@ def _attention(config: Config, data: Data, device: torch.device) -> Callable[[Te
     if config.attention != "pretrained":
         network = create_model("resnet50", 1000).to(device)
         if config.attention != "random":
-            network.load_state_dict(load_checkpoint(Path(config.attention)))
+            load_weights(network, read_weights(Path(config.attention)))
     elif not config.download:
         raise ValueError(
             "Attentive CutMix needs a network trained on ImageNet: --download fetches timm's "
@@ -193,11 +149,16 @@ class Augmentation:
         config: the run's settings.
         data: what it trains on, for classes and colours.
         model: what maps are taken of.
-        saliency: the map, possibly timed.
+        saliency: the map.
         cache: the stored maps that it reads, which must know each batch's views; or None.
-        sources: random numbers of images, of colours and of the saliency's own.
+        sources: random numbers of images, of colours and of the map's own.
         device: where batches are.
-        watch: counts the time of a named part; "boxes" is choosing regions, maps included.
+        clock: counts the time of each stage by its name, of maps as "map".
+
+    Attributes:
+        pipeline: the stages, by name.
+        map: the map; `map.last` is that of the last batch, None if none was taken.
+        inputs: what the network sees of images (B, C, H, W) uint8 when nothing is changed.
     """
 
     def __init__(
@@ -209,129 +170,119 @@ class Augmentation:
         cache: CachedSaliency | None,
         sources: tuple[SampleDraws, SampleDraws, SampleDraws],
         device: torch.device,
-        watch: Callable[[str], AbstractContextManager[None]],
+        clock: Clock,
     ) -> None:
         self.config = config
-        self.watch = watch
         self.data = data
         self.cache = cache
         self.sources = sources
+        self.inputs = Normalise(data.mean, data.std, channels_last=config.channels_last)
+        self.map = TimedMap(saliency, clock)
         draws, colours, _ = sources
-        self.policy = make_policy(config, data.mean, draws)
         self.colour = (ColorJitter(generator=colours), Lighting(generator=colours))
-        self.cut = make_cut(config, saliency, draws)
-        self.paste: Callable[..., Tensor] | None = None
+        self.mixings = make_mix(config, self.map, data, model, device, draws)
+        self.cutmix = compiled(_cutmix) if config.compile else _cutmix
+        self.pipeline = Pipeline(self._stages(), clock, compile=config.compile)
+
+    def _stages(self) -> Iterator[Stage]:
+        """The way of a batch; each method says what its values are."""
+        config, draws = self.config, self.sources[0]
+        yield Stage("view", self._view, ("pixels", "frames"), ("pixels", "view"))
+        changed = "pixels"
+        policy = make_policy(
+            config.policy, self.data.mean, draws, num_ops=config.num_ops,
+            magnitude=config.magnitude, policy_set=config.policy_set, space=config.policy_space,
+        )  # fmt: skip
+        if policy:  # compiled, an operation on bytes rounds a few of them to the next one
+            changed = "augmented"
+            yield Stage("policy", policy, ("pixels",), ("augmented",), compiles=False)
+        yield Stage("colour", self._coloured, (changed,), ("inputs",))
         if config.keep == "paste":
-            self.paste = KeepPaste(
-                size=config.paste_size, tau=config.tau, saliency=saliency, generator=draws
+            yield Stage("clean", self._coloured, ("pixels",), ("clean",))
+        if self.cache is not None:
+            yield Stage("views", self.cache.at, ("epoch", "numbers", "view"), compiles=False)
+        cut = make_cut(config, self.map, draws)
+        if isinstance(cut, GridMask):  # its ramp is for 300 epochs
+            share = 300 / config.epochs
+            yield Stage("ramp", lambda epoch: cut.set_epoch(share * epoch), ("epoch",))
+        if cut is not None:
+            compiles = not isinstance(cut, GridMask)  # the ramp would compile anew in each epoch
+            gives = ("inputs", "changed", "mask")
+            yield Stage("cut", cutting(cut), ("inputs", "labels"), gives, compiles)
+        if config.keep == "paste":
+            paste = KeepPaste(
+                size=config.paste_size, tau=config.tau, saliency=self.map, generator=draws
             )
-        self.mixings = make_mix(config, saliency, data, model, device, draws)
-        self.views, self.cut_out, self.mixed = self._views, self._cut_out, self._mixed
-        if config.compile:
-            self.views, self.mixed = compiled(self._views), compiled(self._mixed)
-            if not isinstance(self.cut, GridMask):  # whose ramp would compile anew in each epoch
-                self.cut_out = compiled(self._cut_out)
-            self.paste = compiled(self.paste) if self.paste else None
-            # Compiled, an operation on bytes rounds a few of them to the next one.
-            self.policy = torch.compiler.disable(self.policy) if self.policy else None
-
-    def inputs(self, pixels: Tensor) -> Tensor:
-        """What the network sees of images (B, C, H, W) uint8, without colour changes."""
-        return self._normalised(pixels.float() / 255)
-
-    def _normalised(self, images: Tensor) -> Tensor:
-        layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
-        return self.data.normalise(images).contiguous(memory_format=layout)
-
-    def _coloured(self, pixels: Tensor) -> Tensor:
-        """The same for training; two views of one image get the same colours."""
-        if not self.config.jitter:
-            return self.inputs(pixels)
-        self.sources[1].again()
-        images = pixels.float() / 255
-        for change in self.colour:
-            images = change(images)
-        return self._normalised(images)
+            yield Stage("paste", paste, ("clean", "inputs", "labels"), ("inputs",))
+        if self.mixings:
+            takes = ("epoch", "step", "inputs", "labels", "changed")
+            yield Stage("mix", self._mix, takes, ("inputs", "targets", "changed"), compiles=False)
 
     def __call__(
-        self,
-        epoch: int,
-        step: int,
-        index: Tensor,
-        pixels: Tensor,
-        labels: Tensor,
-        frames: Tensor | None = None,
+        self, epoch: int, step: int, batch: Batch, listen: Listener | None = None
     ) -> Augmented:
         """Augment a step's samples.
 
         Args:
             epoch: from 0.
             step: of the epoch, from 0; the same in all processes.
-            index: (B,), the samples' numbers in the training set.
-            pixels: (B, C, H, W) uint8.
-            labels: (B,).
-            frames: (B, 5), of crops that were made before (see `classification.image_trees`).
+            batch: of this process.
+            listen: called after each stage with its name and the values so far, to look at a batch
+                on its way.
         """
+        self.map.last = None
         for source in self.sources:
-            source.at(epoch, index)
-        clean, inputs, view = self.views(pixels, frames)
-        if self.cache is not None:
-            self.cache.at(epoch, index, view)
-        with self.watch("boxes"):
-            return self._regions(epoch, step, clean, inputs, labels)
+            source.at(epoch, batch.numbers)
+        values: Values = {
+            "epoch": epoch,
+            "step": step,
+            "numbers": batch.numbers,
+            "pixels": batch.images,
+            "labels": batch.labels,
+            "targets": batch.labels,
+            "frames": batch.frames,
+            "changed": torch.zeros((), device=batch.images.device),
+        }
+        values = self.pipeline(values, listen)
+        return Augmented(values["inputs"], values["targets"], values["changed"])
 
-    def _views(
+    def _view(
         self, pixels: Tensor, frames: Tensor | None
-    ) -> tuple[Tensor, Tensor, View | ScaledView | None]:
-        """A clean view and what the network shall see of it before regions change, and its place.
-
-        Without a paste both are the same.
-        """
-        view: View | ScaledView | None = None
-        if frames is not None:
-            view = scaled_view(frames, self.data.image_size)
-        elif not self.config.image_size:
-            pixels, view = self._cropped(pixels)
-        inputs = self._coloured(self.policy(pixels) if self.policy else pixels)
-        return self._coloured(pixels) if self.paste else inputs, inputs, view
-
-    def _cropped(self, pixels: Tensor) -> tuple[Tensor, View]:
+    ) -> tuple[Tensor, View | ScaledView | None]:
+        """Crop and flip small images; of larger ones, which workers crop, only where they lie."""
         config = self.config
+        if frames is not None:
+            return pixels, scaled_view(frames, self.data.image_size)
+        if config.image_size:
+            return pixels, None
         view = draw_view(
             len(pixels), pixels.device,
             padding=config.padding, flip=config.flip, generator=self.sources[0],
         )  # fmt: skip
         return show(pixels, view, config.padding), view
 
-    def _regions(
-        self, epoch: int, step: int, clean: Tensor, inputs: Tensor, labels: Tensor
-    ) -> Augmented:
-        """Cut, paste back from the clean view, and mix, each if the settings name it."""
-        config = self.config
-        changed = inputs.new_zeros((), dtype=torch.float32)
-        if self.cut is not None:
-            if isinstance(self.cut, GridMask):
-                self.cut.set_epoch(300 * epoch / config.epochs)  # its ramp is for 300 epochs
-            inputs, changed = self.cut_out(inputs, labels)
-        if self.paste is not None:
-            inputs = self.paste(clean, inputs, labels)
-        if not self.mixings:
-            return Augmented(inputs, labels, changed)
-        coin = mixed_seed(config.seed, epoch, step)  # on the host: the GPU need not be asked
+    def _coloured(self, pixels: Tensor) -> Tensor:
+        """Normalise bytes; with `jitter` two views of one image get the same change of colours."""
+        if not self.config.jitter:
+            return self.inputs(pixels)
+        self.sources[1].again()
+        images = pixels.float() / 255
+        for change in self.colour:
+            images = change(images)
+        return self.inputs.images(images)
+
+    def _mix(
+        self, epoch: int, step: int, inputs: Tensor, labels: Tensor, changed: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Mix images and labels by one of the methods, the same in all processes."""
+        coin = mixed_seed(self.config.seed, epoch, step)  # on the host: the GPU need not be asked
         mixing = self.mixings[coin % len(self.mixings)]
         if isinstance(mixing, CutMix):
-            return self.mixed(mixing, inputs, labels)
-        return Augmented(*mixing(inputs, labels), changed)
+            return self.cutmix(mixing, inputs, labels)
+        return *mixing(inputs, labels), changed
 
-    def _cut_out(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Cut images, and the mean share that was cut."""
-        assert self.cut is not None
-        mask = self.cut.mask(inputs, labels)
-        return self.cut(inputs, mask=mask), mask.float().mean()
 
-    @staticmethod
-    def _mixed(mixing: CutMix, inputs: Tensor, labels: Tensor) -> Augmented:
-        """Mix images and labels by regions."""
-        mask = mixing.mask(inputs, labels)
-        inputs, targets = mixing(inputs, labels, mask=mask)
-        return Augmented(inputs, targets, mask.float().mean())
+def _cutmix(mixing: CutMix, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mixed images and labels, and the mean share that was replaced."""
+    mask = mixing.mask(inputs, labels)
+    return *mixing(inputs, labels, mask=mask), mask.float().mean()

@@ -27,8 +27,8 @@ from torch.utils.flop_counter import flop_registry
 from classification.data import Data
 from keepaugment import EarlyHead, GradientSaliency, RandomSaliency, Saliency, box_agreement
 from keepaugment.no_trace import Forward, innermost, no_trace
+from keepbench.images import Batch
 from keepbench.order import EpochBatches
-from keepbench.small_images import Batch
 
 KINDS = {
     "full": (1.0, False),
@@ -223,17 +223,18 @@ class Choice:
 
     Attributes:
         kind: one of `KINDS`.
-        least: the agreement that was asked for.
+        min_agreement: the agreement that was asked for.
         rows: as `measure` gives them, with `cost` in plain steps.
     """
 
     kind: str
-    least: float
+    min_agreement: float
     rows: list[Row]
 
     def table(self) -> Iterator[str]:
         """Lines: each map's cost and agreement, the cheapest first."""
-        yield f"{'map':10s} {'step':>7s} {'map_ms':>8s}  agreement, of {self.least} asked for"
+        head = f"{'map':10s} {'step':>7s} {'map_ms':>8s}"
+        yield f"{head}  agreement, of {self.min_agreement} asked for"
         for row in self.rows:
             if "why" in row:
                 yield f"{row['map']:10s} {'-':>7s} {'-':>8s}  not possible: {row['why']}"
@@ -245,7 +246,7 @@ class Choice:
             )
 
 
-def due(epochs: int) -> bool:
+def choice_due(epochs: int) -> bool:
     """Whether to choose anew after so many epochs: 1, 2, 4, 8, ..."""
     return epochs > 0 and epochs & (epochs - 1) == 0
 
@@ -268,7 +269,7 @@ def choose(
     labels: Tensor,
     *,
     boxes: Mapping[str, Any],
-    least: float = LEAST,
+    min_agreement: float = LEAST,
     others: Mapping[str, Saliency] | None = None,
 ) -> Choice:
     """Take the cheapest map whose boxes agree with full maps' as far as is asked for.
@@ -282,14 +283,14 @@ def choose(
         images: training images (B, C, H, W), as the model takes them.
         labels: (B,).
         boxes: the method's own, as `classification.caching.compared_boxes` gives them.
-        least: agreement asked for, in [0, 1]; 1 takes full maps.
+        min_agreement: agreement asked for, in [0, 1]; 1 takes full maps.
         others: more maps to measure, by name, that are not chosen from.
 
     Raises:
         ValueError: An agreement that is none.
     """
-    if not 0.0 <= least <= 1.0:
-        raise ValueError(f"the agreement asked for must be in [0, 1], found {least}")
+    if not 0.0 <= min_agreement <= 1.0:
+        raise ValueError(f"the agreement asked for must be in [0, 1], found {min_agreement}")
     maps = gradient_maps(model, head)
 
     def mirrored(images: Tensor, labels: Tensor | None) -> Tensor:
@@ -302,5 +303,7 @@ def choose(
     for row in rows:
         row["cost"] = 1 + row.get("gflop", float("inf")) / step
     rows.sort(key=lambda row: (row["map"] not in maps, row["cost"]))
-    kind = next(row["map"] for row in rows if row["agreement"] >= least and row["map"] in maps)
-    return Choice(kind, least, rows)
+    kind = next(
+        row["map"] for row in rows if row["agreement"] >= min_agreement and row["map"] in maps
+    )
+    return Choice(kind, min_agreement, rows)

@@ -11,7 +11,7 @@ from classification.config import Config
 from classification.data import Data
 from keepaugment import CachedSaliency, Saliency, ScaledView, View, box_agreement
 from keepaugment.cached import whole
-from keepbench.small_images import Batch
+from keepbench.images import Batch
 
 PROBE = 64  # training images on which stored and fresh maps are compared
 

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+
 from classification.config import Config
 from classification.experiments import BUDGETS, EXPERIMENTS
+from classification.models import GFLOPS
 from classification.train import train
-from keepbench.loop import exit_with_message
+from keepbench.loop import PREEMPTED, exit_with_message
 from keepbench.processes import join_processes
 from keepbench.run import read_rows
 from keepbench.settings import parse
 
-GFLOPS = {
-    "resnet8": 0.024,
-    "resnet20": 0.081,
-    "resnet18": 1.11,
-    "resnet110": 0.51,
-    "wrn28_10": 10.5,
-    "shake_shake_26_2x96d": 7.55,
-    "pyramidnet272_a200_shakedrop": 8.98,
-    "resnet50": 8.18,
-    "resnet101": 15.6,
-}
-"""Of one forward pass of an image, 32 or 224 pixels a side, counted with torch's FLOP counter."""
 IMAGES = {"cifar10": 50_000, "images": 1_281_167, "digits": 1_437}
 
 
@@ -48,9 +39,11 @@ def main(argv: list[str] | None = None) -> None:
         EXPERIMENTS, "Train a classifier with KeepAugment.", argv, budgets=BUDGETS, cost=cost
     )
     with exit_with_message(), join_processes(arguments.device) as processes:
-        train(
+        trainer = train(
             name, config, arguments.out, processes, resume=arguments.resume, budget=arguments.budget
         )
+    if trainer is None:
+        sys.exit(PREEMPTED)
     if processes.first:
         rows = read_rows(arguments.out / "metrics.jsonl")
         accuracies = [row["test_accuracy"] for row in rows if "test_accuracy" in row]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from keepbench.methods import POLICIES, SALIENCIES
 from keepbench.settings import setting
 
 DATASETS = ["cifar10", "cifar100", "digits", "folder", "images"]
 """Small images (CIFAR, digits, a class-folder tree), or "images": a tree of large ones."""
-POLICIES = ["", "autoaugment", "randaugment", "trivialaugment", "augmix"]
 CUTS = ["", "cutout", "random_erasing", "gridmask"]
 MIXES = ["", "cutmix", "mixup", "mixup_or_cutmix", "manifold_mixup", "attentive_cutmix"]
 KEEPS = ["", "cut", "paste", "mix"]
-SALIENCIES = ["gradient", "random", "shuffled", "inverted", "centre"]
 REGULARISERS = ["", "dropout", "droppath", "dropblock"]
 
 

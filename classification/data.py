@@ -11,9 +11,9 @@ from torch import Tensor
 
 from classification.config import Config
 from classification.image_trees import FolderData, load_folders
-from keepbench.images import IMAGENET_MEAN, IMAGENET_STD, Normalised
+from keepbench.images import IMAGENET_MEAN, IMAGENET_STD, Batch
 from keepbench.order import EpochBatches
-from keepbench.small_images import TEST_BATCH, Batch, load_data
+from keepbench.small_images import TEST_BATCH, load_data
 
 
 class Data(Protocol):
@@ -56,12 +56,9 @@ class Data(Protocol):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's share of the test set: images (B, C, H, W) uint8 and labels (B,)."""
 
-    def normalise(self, images: Tensor) -> Tensor:
-        """Shift and scale images (B, C, H, W) in [0, 1] to mean 0 and deviation 1 over the set."""
-
 
 @dataclass(frozen=True)
-class TreeData(Normalised):
+class TreeData:
     """Images of any size in a tree, read by worker processes."""
 
     folders: FolderData

@@ -26,9 +26,8 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import horizontal_flip
 
-from keepbench.images import read_or_error
+from keepbench.images import Batch, read_or_error
 from keepbench.order import EpochBatches, check_split, even_subset, mixed_seed
-from keepbench.small_images import Batch
 
 CROP_SCALE = (0.08, 1.0)  # range of a training crop's share of the image's area
 

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from classification.augmentation import make_saliency
 from keepaugment import KeepRandomErasing, RandomErasing, Saliency, SampleDraws
-from keepaugment.cutting import Fill, per_channel
+from keepaugment.cutting import Fill
 from keepaugment.draws import Source
-from keepbench.images import IMAGENET_MEAN, IMAGENET_STD
+from keepbench.clock import Clock
+from keepbench.images import IMAGENET_MEAN, IMAGENET_STD, Normalise
+from keepbench.methods import make_saliency
+from keepbench.pipeline import Pipeline, Stage, TimedMap, cutting
 from keepbench.processes import Processes
 from keepbench.views import draw_view, show
 from reid.config import Config
@@ -41,7 +43,7 @@ def make_erasing(
     """
     keep: dict[str, Any] = {}
     if config.keep:
-        saliency = make_saliency(config, gradient, noise)  # type: ignore[arg-type]
+        saliency = make_saliency(config.saliency, gradient, noise)
         keep = {"saliency": saliency, "tau": config.tau}
     kind = KeepRandomErasing if keep else RandomErasing
     return kind(p=config.erase_p, fill=_FILLS[config.erase_fill], generator=generator, **keep)
@@ -50,43 +52,48 @@ def make_erasing(
 class Augmentation:
     """Everything between the stored bytes and the network.
 
+    The order is Bag of Tricks': pad with black, crop, mirror, normalise, erase.
+
     Args:
         config: the run's settings.
         data: what it trains on.
         gradient: the map of the model.
         processes: this process among those of the run.
+        clock: counts the time of each stage by its name, of maps as "map".
     """
 
     def __init__(
-        self, config: Config, data: Data, gradient: Saliency, processes: Processes
+        self, config: Config, data: Data, gradient: Saliency, processes: Processes, clock: Clock
     ) -> None:
         self.config, self.data, self.processes = config, data, processes
-        self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.sources = (SampleDraws(config.seed), SampleDraws(config.seed + 1_000_003))
-        self.erase = make_erasing(config, gradient, *self.sources)
+        self.inputs = Normalise(IMAGENET_MEAN, IMAGENET_STD, channels_last=config.channels_last)
+        erase = make_erasing(config, TimedMap(gradient, clock), *self.sources)
+        stages = [
+            Stage("view", self._view, ("pixels",), ("pixels",)),
+            Stage("colour", self.inputs, ("pixels",), ("inputs",)),
+            Stage("cut", cutting(erase), ("inputs", "labels"), ("inputs", "changed", "mask")),
+        ]
+        self.pipeline = Pipeline(stages, clock)
 
-    def inputs(self, pixels: Tensor) -> Tensor:
-        """What the network sees of images (B, 3, H, W) uint8."""
-        images = pixels.float() / 255
-        mean, std = (per_channel(values, images) for values in (IMAGENET_MEAN, IMAGENET_STD))
-        return ((images - mean) / std).contiguous(memory_format=self.layout)
+    def _view(self, pixels: Tensor) -> Tensor:
+        config = self.config
+        view = draw_view(
+            len(pixels), pixels.device,
+            padding=config.padding, flip=config.flip, generator=self.sources[0],
+        )  # fmt: skip
+        return show(pixels, view, config.padding)
 
     def __call__(self, epoch: int, step: int, index: Tensor) -> tuple[Tensor, Tensor]:
         """This process's images of a step by number (b,), and the share of pixels erased.
 
-        The order is Bag of Tricks': pad with black, crop, mirror, normalise, erase. Random numbers
-        follow from the place in the epoch, since the sampler takes an image twice where people have
-        few.
+        Random numbers follow from the place in the epoch, since the sampler takes an image twice
+        where people have few.
         """
-        config, device = self.config, self.processes.device
-        first = step * config.batch_size + self.processes.rank * len(index)
-        places = torch.arange(first, first + len(index), device=device)
+        first = step * self.config.batch_size + self.processes.rank * len(index)
+        places = torch.arange(first, first + len(index), device=self.processes.device)
         for source in self.sources:
             source.at(epoch, places)
-        view = draw_view(
-            len(index), device,
-            padding=config.padding, flip=config.flip, generator=self.sources[0],
-        )  # fmt: skip
-        inputs = self.inputs(show(self.data.images[index], view, config.padding))
-        mask = self.erase.mask(inputs, self.data.labels[index])
-        return self.erase(inputs, mask=mask), mask.float().mean()
+        images, labels = self.data.images[index], self.data.labels[index]
+        values = self.pipeline({"pixels": images, "labels": labels})
+        return values["inputs"], values["changed"]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
-from keepbench.loop import exit_with_message
+from keepbench.loop import PREEMPTED, exit_with_message
 from keepbench.processes import join_processes
 from keepbench.run import read_rows
 from keepbench.settings import parse
@@ -76,6 +77,8 @@ def main(argv: list[str] | None = None) -> None:
         trainer = train(
             name, config, arguments.out, processes, resume=arguments.resume, budget=arguments.budget
         )
+    if trainer is None:
+        sys.exit(PREEMPTED)
     if processes.first:
         rows = read_rows(arguments.out / "metrics.jsonl")
         print("\n".join(closing(name, trainer, rows, arguments.out)))

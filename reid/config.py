@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from classification.config import SALIENCIES
+from keepbench.methods import SALIENCIES
 from keepbench.settings import setting
 
 DATASETS = ["market", "toy"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from classification.cli import GFLOPS
-from keepbench.loop import exit_with_message
+from classification.models import GFLOPS
+from keepbench.loop import PREEMPTED, exit_with_message
 from keepbench.processes import join_processes
 from keepbench.run import read_rows
 from keepbench.settings import parse
@@ -44,9 +44,11 @@ def main(argv: list[str] | None = None) -> None:
         EXPERIMENTS, "Train a classifier with few labels.", argv, budgets=BUDGETS, cost=cost
     )
     with exit_with_message(), join_processes(arguments.device) as processes:
-        train(
+        trainer = train(
             name, config, arguments.out, processes, resume=arguments.resume, budget=arguments.budget
         )
+    if trainer is None:
+        sys.exit(PREEMPTED)
     if processes.first:
         rows = read_rows(arguments.out / "metrics.jsonl")
         accuracies = [row["test_accuracy"] for row in rows]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-from classification.config import SALIENCIES
-from classification.config import Config as Settings
+from keepbench.methods import SALIENCIES
 from keepbench.settings import setting
 
 DATASETS = ["cifar10", "cifar100", "digits", "folder"]
@@ -94,9 +93,3 @@ class Config:
     def total_steps(self) -> int:
         """Steps of the whole run."""
         return self.epochs * self.steps
-
-
-def shared(config: Config) -> Settings:
-    """The settings that a run has in common with `classification`, for its functions."""
-    names = {each.name for each in fields(Settings)} & {each.name for each in fields(config)}
-    return Settings(**{name: getattr(config, name) for name in names})

@@ -13,11 +13,10 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
-from classification.data import open_data
 from keepbench.images import read_image
 from keepbench.order import even_subset
-from keepbench.small_images import StoredData
-from semisup_uda.config import Config, shared
+from keepbench.small_images import StoredData, load_data
+from semisup_uda.config import Config
 
 RECORD = "split.json"
 
@@ -106,14 +105,29 @@ def read_unlabelled(folder: Path, shape: tuple[int, ...]) -> Tensor:
     return torch.stack(images)
 
 
+def open_data(config: Config, device: torch.device) -> StoredData:
+    """The whole training set and the test set of a config, on the device.
+
+    Raises:
+        ValueError: Data that cannot be used (see `keepbench.small_images.load_data`).
+    """
+    return load_data(
+        config.dataset,
+        config.data,
+        download=config.download,
+        subset=config.subset,
+        test_subset=config.test_subset,
+        seed=config.seed,
+    ).to(device)
+
+
 def open_images(config: Config, device: torch.device) -> Images:
     """The images of a config on the device.
 
     Raises:
         ValueError: Data that cannot be used (see `keepbench.small_images.load_data` and above).
     """
-    data = open_data(shared(config), device)
-    assert isinstance(data, StoredData)  # a config names no trees of large images
+    data = open_data(config, device)
     chosen = choose_labelled(
         data.train.labels.tolist(),
         data.classes,

@@ -11,27 +11,25 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
-from classification.data import open_data
-from classification.train import make_model
+from classification.models import create_model
 from keepbench.accuracy import EvaluationSums
+from keepbench.images import Normalise
 from keepbench.loop import exit_with_message
 from keepbench.machine import find_device
 from keepbench.processes import Processes
 from keepbench.small_images import StoredData
-from keepbench.weights import load_checkpoint
-from semisup_uda.config import Config, shared
+from keepbench.weights import load_weights, read_weights
+from semisup_uda.config import Config
+from semisup_uda.data import open_data
 
 
-def _layout(config: Config) -> torch.memory_format:
-    return torch.channels_last if config.channels_last else torch.contiguous_format
-
-
-def new_model(config: Config, data: StoredData, device: torch.device) -> nn.Module:
+def make_model(config: Config, data: StoredData, device: torch.device) -> nn.Module:
     """The classifier of a config on the device, freshly initialised by its seed."""
-    model = make_model(shared(config), len(data.classes), data.channels)
-    return model.to(device).to(memory_format=_layout(config))
+    torch.manual_seed(config.seed)
+    model = create_model(config.arch, len(data.classes), in_chans=data.channels)
+    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    return model.to(device).to(memory_format=layout)
 
 
 @torch.no_grad()
@@ -50,13 +48,13 @@ def evaluate(
         "test_loss", "test_accuracy" and "test_top5" in %, "test_ece" in [0, 1].
     """
     sums, training = EvaluationSums.zeros(len(data.classes), processes.device), model.training
+    inputs = Normalise(data.mean, data.std, channels_last=config.channels_last)
     model.eval()
     for pixels, labels in data.test_batches(
         processes.device, 0, processes.rank, processes.world_size
     ):
-        inputs = data.normalise(pixels.float() / 255).contiguous(memory_format=_layout(config))
         with torch.autocast(processes.device.type, torch.bfloat16, enabled=config.bf16):
-            logits = model(inputs)
+            logits = model(inputs(pixels))
         sums.update(logits.float(), labels)
     model.train(training)
     return {f"test_{name}": value for name, value in sums.result().items()}
@@ -72,16 +70,9 @@ def evaluate_run(folder: Path, device: torch.device) -> dict[str, float]:
     if not record.exists():
         raise ValueError(f"there is no run in {folder}: {record.name} is missing")
     config = Config(**json.loads(record.read_text())["settings"])
-    data = open_data(shared(config), device)
-    assert isinstance(data, StoredData)
-    state = load_checkpoint(folder / "last.pt")
-    model = new_model(config, data, device)
-    if config.ema:
-        average = AveragedModel(model)
-        average.load_state_dict(state["average"])
-        model = average.module
-    else:
-        model.load_state_dict(state["model"])
+    data = open_data(config, device)
+    model = make_model(config, data, device)
+    load_weights(model, read_weights(folder / "last.pt"))
     return evaluate(model, data, Processes(device), config)
 
 

@@ -6,17 +6,20 @@ one fits in the other (KeepAugment, Eq. 3). UDA crops its two views apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from classification.augmentation import make_policy
 from keepaugment import Cutout, KeepPaste, Saliency, SampleDraws
 from keepaugment.draws import Source
+from keepbench.clock import Clock
+from keepbench.images import Normalise
+from keepbench.methods import make_policy
+from keepbench.pipeline import Pipeline, Stage, TimedMap, Values
 from keepbench.small_images import StoredData
 from keepbench.views import draw_view, reflect_crop
-from semisup_uda.config import Config, shared
+from semisup_uda.config import Config
 from semisup_uda.policy import UDARandAugment
 
 
@@ -26,7 +29,9 @@ def strong_policy(
     """The image-level part of the strong view; beyond an image lies the mean colour."""
     if config.policy == "uda":
         return UDARandAugment(fill=[round(255 * value) for value in mean], generator=generator)
-    return make_policy(shared(config), mean, generator)
+    return make_policy(
+        config.policy, mean, generator, num_ops=config.num_ops, magnitude=config.magnitude
+    )
 
 
 class Views:
@@ -41,6 +46,7 @@ class Views:
         saliency: the map, asked without labels: it explains the largest logit (section 4.3).
         draws: random numbers of images.
         noise: those of the map itself, for the controls that have any.
+        clock: counts the time of each stage by its name, of maps as "map".
 
     Raises:
         ValueError: Lengths that do not fit in the images.
@@ -53,57 +59,80 @@ class Views:
         saliency: Saliency,
         draws: SampleDraws,
         noise: SampleDraws,
+        clock: Clock,
     ) -> None:
         check_lengths(config, data.image_size)
         self.config = config
-        self.data = data
         self.draws, self.noise = draws, noise
-        self.policy = strong_policy(config, data.mean, draws)
-        self.cutout = Cutout(config.cutout, generator=draws) if config.cutout else None
-        self.paste = None
+        self.inputs = Normalise(data.mean, data.std, channels_last=config.channels_last)
+        weak = [
+            Stage("view", self._crop, ("pixels",), ("weak",)),
+            Stage("clean", self.inputs, ("weak",), ("clean",)),
+        ]
+        strong = self._strong_stages(data.mean, TimedMap(saliency, clock))
+        self._weak, self._strong = Pipeline(weak, clock), Pipeline([*weak, *strong], clock)
+
+    def _strong_stages(self, mean: tuple[float, ...], saliency: Saliency) -> Iterator[Stage]:
+        config, draws = self.config, self.draws
+        if policy := strong_policy(config, mean, draws):
+            yield Stage("policy", policy, ("weak",), ("augmented",))
+            yield Stage("colour", self.inputs, ("augmented",), ("strong",))
+        else:
+            yield Stage("colour", lambda clean: clean, ("clean",), ("strong",))
+        if config.cutout:
+            cutout = Cutout(config.cutout, generator=draws)
+            yield Stage("cut", cutout, ("strong",), ("strong",))
         if config.keep:
-            self.paste = KeepPaste(
+            paste = KeepPaste(
                 size=config.paste_size, tau=config.tau, saliency=saliency, generator=draws
             )
+            yield Stage("paste", _pasting(paste), ("clean", "strong"), ("strong", "pasted"))
 
-    def inputs(self, pixels: Tensor) -> Tensor:
-        """What the network sees of images (B, C, H, W) uint8."""
-        layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
-        return self.data.normalise(pixels.float() / 255).contiguous(memory_format=layout)
-
-    def weak(self, pixels: Tensor, stream: int, positions: Tensor) -> Tensor:
-        """Crop images (B, C, H, W) uint8 padded by reflection, and mirror half of them.
-
-        Args:
-            pixels: of the samples.
-            stream: they belong to.
-            positions: (B,), theirs in it.
-        """
-        for source in (self.draws, self.noise):
-            source.at(stream, positions)
-        padding, flip = self.config.padding, self.config.flip
+    def _crop(self, pixels: Tensor) -> Tensor:
+        """Crop images padded by reflection, and mirror half of them."""
         view = draw_view(
-            len(pixels), pixels.device, padding=padding, flip=flip, generator=self.draws
-        )
+            len(pixels), pixels.device,
+            padding=self.config.padding, flip=self.config.flip, generator=self.draws,
+        )  # fmt: skip
         return reflect_crop(pixels, view)
 
-    def strong(self, weak: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
-        """Augment weak views; call right after `weak`.
+    def _start(self, pixels: Tensor, stream: int, positions: Tensor) -> Values:
+        for source in (self.draws, self.noise):
+            source.at(stream, positions)
+        return {"pixels": pixels}
+
+    def weak(self, pixels: Tensor, stream: int, positions: Tensor) -> Values:
+        """Crop and mirror images.
 
         Args:
-            weak: (B, C, H, W) uint8.
-            clean: the same, normalised.
+            pixels: (B, C, H, W) uint8.
+            stream: they belong to.
+            positions: (B,), theirs in it.
 
         Returns:
-            (B, C, H, W), normalised, and the share of pixels that the paste has changed.
+            "weak", the views in bytes, and "clean", the same normalised.
         """
-        strong = self.inputs(self.policy(weak)) if self.policy else clean
-        if self.cutout:
-            strong = self.cutout(strong)
-        if self.paste is None:
-            return strong, strong.new_zeros((), dtype=torch.float32)
-        pasted = self.paste(clean, strong, None)
+        return self._weak(self._start(pixels, stream, positions))
+
+    def strong(self, pixels: Tensor, stream: int, positions: Tensor) -> Values:
+        """Crop, mirror and augment images; arguments as in `weak`.
+
+        Returns:
+            "weak" and "clean" as in `weak`; "strong", the augmented view, normalised; "pasted", the
+            share of pixels that the paste has changed.
+        """
+        values = self._start(pixels, stream, positions)
+        return self._strong(values | {"pasted": torch.zeros((), device=pixels.device)})
+
+
+def _pasting(paste: KeepPaste) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """A stage's function that pastes from clean views on strong ones."""
+
+    def run(clean: Tensor, strong: Tensor) -> tuple[Tensor, Tensor]:
+        pasted = paste(clean, strong, None)
         return pasted, (pasted != strong).any(1).float().mean()
+
+    return run
 
 
 def check_lengths(config: Config, image_size: tuple[int, int]) -> None:

@@ -69,3 +69,17 @@ def create_model(name: str, num_classes: int, *, in_chans: int = 3, **options: A
         )
         raise ValueError(f"unknown model {name!r}; nearest of ours: {ours}; of timm's: {timms}")
     return timm.create_model(name, num_classes=num_classes, in_chans=in_chans, **options)
+
+
+GFLOPS = {
+    "resnet8": 0.024,
+    "resnet20": 0.081,
+    "resnet18": 1.11,
+    "resnet110": 0.51,
+    "wrn28_10": 10.5,
+    "shake_shake_26_2x96d": 7.55,
+    "pyramidnet272_a200_shakedrop": 8.98,
+    "resnet50": 8.18,
+    "resnet101": 15.6,
+}
+"""Of one forward pass of an image, 32 or 224 pixels a side, counted with torch's FLOP counter."""

@@ -1,4 +1,4 @@
-"""Time spent in named parts of a step."""
+"""Time spent in the named parts of a step."""
 
 from __future__ import annotations
 
@@ -11,26 +11,38 @@ from typing import Any
 import torch
 
 
-class Stopwatch:
-    """Seconds spent in the parts of a step; on a GPU by events, so that the step does not wait."""
+class Clock:
+    """Seconds spent in the parts of a step; on a GPU by events, so that the step never waits.
+
+    A part within another stops the outer one's time, so the parts of a step add up to it.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
+        self.running: list[str] = []  # parts within parts, the innermost last
+        self.since: Any = None
         self.spans: dict[str, list[tuple[Any, Any]]] = defaultdict(list)
 
-    def _now(self) -> Any:
-        if not self.cuda:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
+    def _mark(self) -> None:
+        """End the span of the part that runs, and begin the next."""
+        now: Any = time.perf_counter()
+        if self.cuda:
+            now = torch.cuda.Event(enable_timing=True)
+            now.record()
+        if self.running:
+            self.spans[self.running[-1]].append((self.since, now))
+        self.since = now
 
     @contextmanager
     def __call__(self, part: str) -> Iterator[None]:
         """Count the time within to `part`."""
-        start = self._now()
-        yield
-        self.spans[part].append((start, self._now()))
+        self._mark()
+        self.running.append(part)
+        try:
+            yield
+        finally:
+            self._mark()
+            self.running.pop()
 
     def seconds(self) -> dict[str, float]:
         """Seconds by part since the last call."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,24 +18,9 @@ from torchvision.datasets.folder import default_loader
 from torchvision.transforms.functional import pil_to_tensor
 from tqdm import tqdm
 
-from keepbench.images import CIFAR_MEAN, CIFAR_STD, Normalised
+from keepbench.images import CIFAR_MEAN, CIFAR_STD, Batch
 from keepbench.order import EpochBatches, even_subset
 from keepbench.settings import nearest
-
-
-class Batch(NamedTuple):
-    """A batch of images with their numbers in the set."""
-
-    numbers: Tensor  # (B,) int64
-    images: Tensor  # (B, C, H, W) uint8
-    labels: Tensor  # (B,) int64
-    frames: Tensor | None = None  # (B, 5), each training crop's Frame; None if they are not cropped
-
-    def to(self, device: torch.device) -> Batch:
-        """The same on a device, which need not be waited for."""
-        moved = (each if each is None else each.to(device, non_blocking=True) for each in self)
-        return Batch(*moved)  # type: ignore[arg-type]
-
 
 DATASETS = ["cifar10", "cifar100", "digits", "folder"]
 TEST_BATCH = 500
@@ -58,7 +43,7 @@ class ImageSet:
 
 
 @dataclass(frozen=True)
-class StoredData(Normalised):
+class StoredData:
     """Small images, held whole on the device."""
 
     train: ImageSet

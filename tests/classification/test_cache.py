@@ -17,10 +17,10 @@ from classification.config import Config
 from classification.data import open_data
 from classification.train import Trainer, train
 from keepaugment import GradientSaliency
+from keepbench.images import Batch
 from keepbench.order import EpochBatches
 from keepbench.processes import Processes
 from keepbench.run import Run, read_rows
-from keepbench.small_images import Batch
 from keepbench.views import draw_view, show
 
 CPU = Processes(torch.device("cpu"))

@@ -14,8 +14,8 @@ from classification.auto_map import (
     KINDS,
     PART,
     Flops,
+    choice_due,
     choose,
-    due,
     early_stage,
     gradient_maps,
     measure,
@@ -159,8 +159,8 @@ def test_a_full_map_takes_two_thirds_of_a_step() -> None:
 def test_what_is_asked_for_decides() -> None:
     model, head = small()
 
-    def kind(least: float) -> str:
-        return choose(model, head, IMAGES, LABELS, boxes=BOXES, least=least).kind
+    def kind(min_agreement: float) -> str:
+        return choose(model, head, IMAGES, LABELS, boxes=BOXES, min_agreement=min_agreement).kind
 
     rows = choose(model, head, IMAGES, LABELS, boxes=BOXES).rows
     agreements = {row["map"]: row["agreement"] for row in rows}
@@ -171,21 +171,21 @@ def test_what_is_asked_for_decides() -> None:
 
 
 def test_without_a_head_there_are_two_kinds() -> None:
-    choice = choose(blocks(4), None, IMAGES, LABELS, boxes=BOXES, least=0.0)
+    choice = choose(blocks(4), None, IMAGES, LABELS, boxes=BOXES, min_agreement=0.0)
     assert [row["map"] for row in choice.rows] == ["low", "full", "random", "mirrored"]
     assert choice.kind == "low"
 
 
 def test_maps_that_only_measure_are_never_taken() -> None:
     others = {"centre": CentreSaliency(), "free": RandomSaliency()}
-    choice = choose(blocks(4), None, IMAGES, LABELS, boxes=BOXES, least=0.0, others=others)
+    choice = choose(blocks(4), None, IMAGES, LABELS, boxes=BOXES, min_agreement=0.0, others=others)
     assert choice.kind == "low"
     assert {"centre", "free"} <= {row["map"] for row in choice.rows}
 
 
 def test_a_model_of_one_size_takes_full_maps() -> None:
     model = nn.Sequential(blocks(2)[0], nn.Flatten(), nn.Linear(3 * 16 * 16, 5))
-    choice = choose(model, None, IMAGES, LABELS, boxes=BOXES, least=0.0)
+    choice = choose(model, None, IMAGES, LABELS, boxes=BOXES, min_agreement=0.0)
     assert choice.kind == "full"
     (low,) = (row for row in choice.rows if row["map"] == "low")
     assert "shapes cannot be multiplied" in low["why"] and low["agreement"] == 0.0
@@ -197,10 +197,10 @@ def test_a_model_that_fails_altogether_is_not_hidden() -> None:
         choose(nn.Conv2d(1, 1, 1), None, IMAGES, LABELS, boxes=BOXES)
 
 
-@pytest.mark.parametrize("least", [-0.1, 1.1])
-def test_an_agreement_outside_is_refused(least: float) -> None:
+@pytest.mark.parametrize("min_agreement", [-0.1, 1.1])
+def test_an_agreement_outside_is_refused(min_agreement: float) -> None:
     with pytest.raises(ValueError, match=r"in \[0, 1\], found"):
-        choose(blocks(2), None, IMAGES, LABELS, boxes=BOXES, least=least)
+        choose(blocks(2), None, IMAGES, LABELS, boxes=BOXES, min_agreement=min_agreement)
 
 
 def test_choosing_leaves_no_trace_and_repeats_itself() -> None:
@@ -220,7 +220,7 @@ def test_choosing_leaves_no_trace_and_repeats_itself() -> None:
 
 def test_the_table_marks_what_was_taken() -> None:
     model, head = small()
-    choice = choose(model, head, IMAGES, LABELS, boxes=BOXES, least=1.0)
+    choice = choose(model, head, IMAGES, LABELS, boxes=BOXES, min_agreement=1.0)
     lines = list(choice.table())
     assert "1.0 asked for" in lines[0] and len(lines) == 7
     assert [line.split()[0] for line in lines if "<- taken" in line] == ["full"]
@@ -230,7 +230,7 @@ def test_the_table_marks_what_was_taken() -> None:
 
 
 def test_a_run_chooses_ever_more_rarely() -> None:
-    assert [epochs for epochs in range(40) if due(epochs)] == [1, 2, 4, 8, 16, 32]
+    assert [epochs for epochs in range(40) if choice_due(epochs)] == [1, 2, 4, 8, 16, 32]
 
 
 @pytest.mark.parametrize("number", [10, 10_000])
@@ -266,12 +266,14 @@ AUTO = Config(
 ALONE = Processes(CPU)
 
 
-@pytest.mark.parametrize(("least", "kinds"), [(0.0, ["low_early"] * 3), (1.0, ["full"] * 3)])
+@pytest.mark.parametrize(
+    ("min_agreement", "kinds"), [(0.0, ["low_early"] * 3), (1.0, ["full"] * 3)]
+)
 def test_a_run_takes_what_it_chose(
-    least: float, kinds: list[str], capsys: pytest.CaptureFixture[str]
+    min_agreement: float, kinds: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The first epoch takes full maps; nothing is chosen after the third."""
-    config = replace(AUTO, agreement=least)
+    config = replace(AUTO, agreement=min_agreement)
     trainer = Trainer(config, open_data(config, CPU), ALONE)
     rows = [trainer.train_epoch() for _ in range(4)]
     assert [row["map"] for row in rows] == ["full", *kinds]

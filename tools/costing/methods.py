@@ -13,9 +13,9 @@ from classification.config import Config
 from classification.models import MODELS, create_model
 from classification.train import Trainer
 from keepaugment import CachedSaliency, CentreSaliency
-from keepbench.images import IMAGENET_MEAN, IMAGENET_STD
+from keepbench.images import IMAGENET_MEAN, IMAGENET_STD, Batch
 from keepbench.processes import Processes
-from keepbench.small_images import Batch, ImageSet, StoredData
+from keepbench.small_images import ImageSet, StoredData
 
 METHODS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -140,6 +140,6 @@ def count_flops(config: Config, length: int) -> float:
     for epoch, share in epoch_shares(config).items():
         trainer.epoch = epoch
         with Flops() as counter:
-            trainer.train_step(0, samples)
+            trainer.train_step(samples)
         total += share * counter.total / 2
     return total

@@ -18,8 +18,9 @@ from classification.config import Config
 from classification.train import Trainer
 from costing.memory import Peak
 from costing.methods import epoch_shares
+from keepbench.images import Batch
 from keepbench.processes import Processes
-from keepbench.small_images import Batch, StoredData
+from keepbench.small_images import StoredData
 
 WARM_UP = 3  # turns that are not counted
 _PARTS = ("map", "boxes", "step", "total")
@@ -55,21 +56,20 @@ class Arm:
     def step(self, epoch: int) -> None:
         """Train on the samples once."""
         self.trainer.epoch = epoch
-        self.trainer.train_step(0, self.samples)
+        self.trainer.train_step(self.samples)
 
     def turn(self, steps: int) -> dict[str, float]:
         """Milliseconds of a mean step: map, boxes, step (of the network) and total."""
         mean = dict.fromkeys(_PARTS, 0.0)
         for epoch, share in self.shares.items():
-            self.trainer.watch.seconds()  # what came before does not count
+            self.trainer.part_seconds()  # what came before does not count
             synchronise(self.device)
             start = time.perf_counter()
             for _ in range(steps):
                 self.step(epoch)
             synchronise(self.device)
             total = time.perf_counter() - start
-            parts = {"map": 0.0, **self.trainer.watch.seconds(), "total": total}
-            parts["boxes"] -= parts["map"]
+            parts = {**self.trainer.part_seconds(), "total": total}
             for part in _PARTS:
                 mean[part] += share * 1000 * parts[part] / steps
         return mean

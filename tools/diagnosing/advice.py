@@ -64,7 +64,8 @@ def training_loop(
 def remarks(choice: Choice, stage: Stage | None) -> list[str]:
     """What the table does not say by itself."""
     lines = [
-        f"Of these the cheapest that agrees to {choice.least} with full maps is {choice.kind}; the "
+        f"Of these the cheapest that agrees to {choice.min_agreement} with full maps is "
+        f"{choice.kind}; the "
         "code below takes it. Random weights agree otherwise than trained ones: give --weights "
         "and --images of your own."
     ]

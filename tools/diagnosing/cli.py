@@ -106,7 +106,7 @@ def _priced(case: Case, box: int, min_agreement: float) -> Choice:
         case.images,
         case.labels,
         boxes={"size": box},
-        least=min_agreement,
+        min_agreement=min_agreement,
         others=others,
     )
 

@@ -13,7 +13,7 @@ from classification.models import MODELS, create_model
 from keepaugment.cutting import per_channel
 from keepaugment.no_trace import Forward, no_trace
 from keepbench.images import IMAGENET_MEAN, IMAGENET_STD
-from keepbench.networks import is_function, make_network
+from keepbench.own_network import is_function, make_network
 from keepbench.weights import load_weights, read_weights
 from previewing.images import SAMPLE, read_pictures
 

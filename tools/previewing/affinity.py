@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +24,8 @@ from classification.config import Config
 from classification.train import Trainer
 from keepaugment import GradientSaliency, SampleDraws
 from keepbench.accuracy import label_ranks
+from keepbench.clock import Clock
+from keepbench.images import Batch
 from previewing.runs import ClassificationRun, read_run
 
 
@@ -133,7 +134,7 @@ def right_answers(
         saliency = GradientSaliency(trainer.model, config.scale, trainer.head)
         augment = Augmentation(
             config, trainer.data, trainer.model, saliency, None, (draws, draws, draws), device,
-            lambda part: nullcontext(),
+            Clock(device),
         )  # fmt: skip
     right = []
     trainer.tested.eval()
@@ -144,7 +145,7 @@ def right_answers(
         if augment is None:
             inputs = trainer.augment.inputs(pixels)
         else:
-            batch = augment(0, 0, index, pixels, labels)
+            batch = augment(0, 0, Batch(index, pixels, labels))
             inputs, changed = batch.inputs, changed + float(batch.changed) * len(labels)
         right.append(label_ranks(trainer.tested(inputs).float(), labels) == 0)
         seen += len(labels)

@@ -15,7 +15,7 @@ from classification.models import MODELS, create_model
 from keepaugment import GradientSaliency, Saliency
 from keepaugment.cutting import per_channel
 from keepbench.images import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD
-from keepbench.networks import is_function, make_network
+from keepbench.own_network import is_function, make_network
 from keepbench.processes import Processes
 from keepbench.weights import load_weights, read_weights
 from previewing.runs import read_run, run_folder, trained

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from keepbench.networks import is_function, make_network
+from keepbench.own_network import is_function, make_network
 
 SOURCE = """
 from dataclasses import dataclass

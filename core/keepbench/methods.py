@@ -1,0 +1,73 @@
+"""Maps and policies by the names that settings give them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from keepaugment import (
+    AugMix,
+    AutoAugment,
+    CentreSaliency,
+    InvertedSaliency,
+    RandAugment,
+    RandomSaliency,
+    Saliency,
+    ShuffledSaliency,
+    TrivialAugment,
+)
+from keepaugment.draws import Source
+
+SALIENCIES = ["gradient", "random", "shuffled", "inverted", "centre"]
+POLICIES = ["", "autoaugment", "randaugment", "trivialaugment", "augmix"]
+
+
+def make_saliency(kind: str, gradient: Saliency, generator: Source) -> Saliency:
+    """One of `SALIENCIES`: the model's gradient, or a control in its place."""
+    if kind == "random":
+        return RandomSaliency(generator)
+    if kind == "shuffled":
+        return ShuffledSaliency(gradient, generator)
+    if kind == "inverted":
+        return InvertedSaliency(gradient)
+    if kind == "centre":
+        return CentreSaliency()
+    return gradient
+
+
+def make_policy(
+    name: str,
+    mean: tuple[float, ...],
+    generator: Source,
+    *,
+    num_ops: int,
+    magnitude: int = -1,
+    policy_set: str = "cifar10",
+    space: str = "torchvision",
+) -> Callable[[Tensor], Tensor] | None:
+    """One of `POLICIES` on bytes; what comes in from outside has the mean colour.
+
+    Args:
+        name: of the policy; "" is none.
+        mean: of each channel, in [0, 1].
+        generator: where random numbers come from.
+        num_ops: RandAugment's operations in a row.
+        magnitude: strength of RandAugment and AutoAugment, 0 to 30; -1 is their own.
+        policy_set: AutoAugment's sub-policies.
+        space: the operations and their magnitudes, as in `keepaugment.RandAugment`.
+    """
+    common: dict[str, Any] = {"fill": [round(255 * value) for value in mean]}
+    common["generator"] = generator
+    strength = None if magnitude < 0 else magnitude
+    known: Any = space
+    if name == "autoaugment":
+        return AutoAugment(policy_set, magnitudes=known, magnitude=strength, **common)
+    if name == "randaugment":
+        return RandAugment(num_ops, 9 if strength is None else strength, space=known, **common)
+    if name == "trivialaugment":
+        return TrivialAugment(**common)
+    if name == "augmix":
+        return AugMix(**common)
+    return None

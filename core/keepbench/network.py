@@ -1,0 +1,95 @@
+"""A network as a run needs it: checked, compiled, averaged, with its optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from timm.optim import create_optimizer_v2
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from keepaugment.no_trace import no_trace
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function compiled for each shape of its arguments.
+
+    An epoch's last batch is smaller. Code for any size would serve the others from then on, too.
+    """
+    return torch.compile(function, dynamic=False)
+
+
+class Joined(nn.Module):
+    """A model, with a module that trains beside it for DistributedDataParallel to see."""
+
+    def __init__(self, model: nn.Module, beside: nn.Module | None) -> None:
+        super().__init__()
+        self.model = model
+        self.beside = beside
+
+    def forward(self, images: Tensor) -> Any:  # noqa: D102
+        return self.model(images)
+
+
+@torch.no_grad()
+def check_logits(
+    model: nn.Module,
+    name: str,
+    *,
+    channels: int,
+    image_size: tuple[int, int],
+    num_classes: int,
+    scales: Iterable[float] = (1.0,),
+) -> None:
+    """Raise ValueError unless a model gives logits for images, and for scaled copies of them."""
+    device = next(model.parameters()).device
+    for scale in sorted({1.0, *scales}, reverse=True):
+        size = [max(1, round(side * scale)) for side in image_size]
+        image = torch.zeros(1, channels, *size, device=device)
+        try:
+            with no_trace(model, device):
+                logits = model(image)
+        except Exception as error:  # models refuse sizes in many ways
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"{name} does not take images of {size[0]}x{size[1]} pixels: {reason}"
+            ) from error
+        if logits.shape != (1, num_classes):
+            raise ValueError(f"{name} gives {tuple(logits.shape)}, not logits (1, {num_classes})")
+
+
+def make_optimizer(
+    modules: Iterable[nn.Module],
+    *,
+    kind: str = "sgd",
+    lr: float,
+    momentum: float = 0.9,
+    weight_decay: float,
+    norm_decay: bool = True,
+) -> torch.optim.Optimizer:
+    """An optimiser of the parameters of `modules`.
+
+    Args:
+        modules: what is trained.
+        kind: "sgd" (Nesterov), or any of timm's.
+        lr: the learning rate.
+        momentum: of SGD.
+        weight_decay: of weights.
+        norm_decay: decay biases and normalisation layers, too.
+    """
+    parameters = [p for module in modules for p in module.parameters()]
+    rest = weight_decay if norm_decay else 0.0
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": rest},
+    ]
+    if kind == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
+    return create_optimizer_v2(groups, kind, lr=lr, weight_decay=weight_decay)
+
+
+def make_average(model: nn.Module, decay: float) -> AveragedModel:
+    """An exponential moving average of a model's weights and buffers."""
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
