@@ -17,9 +17,9 @@ from efficientnet_lite_pytorch import EfficientNet
 from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 
-from classification.pictures import draw_panels, tint
 from keepaugment import RandAugment, allowed_regions, saliency_map, selective_cut, selective_paste
 from keepbench.images import IMAGENET_MEAN, IMAGENET_STD
+from previewing.pictures import draw_panels, tint
 
 SIZE, BOX = 224, 96
 

@@ -24,6 +24,7 @@ from classification.config import Config
 from classification.train import Trainer
 from keepaugment import GradientSaliency, SampleDraws
 from keepbench.accuracy import label_ranks
+from keepbench.clock import Clock
 from keepbench.images import Batch
 from previewing.runs import ClassificationRun, read_run
 
@@ -133,7 +134,7 @@ def right_answers(
         saliency = GradientSaliency(trainer.model, config.scale, trainer.head)
         augment = Augmentation(
             config, trainer.data, trainer.model, saliency, None, (draws, draws, draws), device,
-            trainer.clock,
+            Clock(device),
         )  # fmt: skip
     right = []
     trainer.tested.eval()
