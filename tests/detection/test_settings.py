@@ -12,7 +12,7 @@ from detection.config import Config
 from detection.experiments import BUDGETS, EXPERIMENTS, NOTES
 from detection.export import export, settings_text
 from detection.export_cli import main as export_main
-from detection.pickles import write_weights
+from detection.pickles import write_pickle
 from detection.settings import NONE, open_backbone
 from detection.sources import open_source
 from detection.train import metrics_row
@@ -161,7 +161,7 @@ def test_a_backbone_that_does_not_fit_is_refused(exported: Path, tmp_path: Path)
 def test_foreign_weights_are_refused(exported: Path) -> None:
     import torch
 
-    write_weights(exported, {"stem.conv1.weight": torch.ones(64, 3, 3, 3)})
+    write_pickle(exported, {"stem.conv1.weight": torch.ones(64, 3, 3, 3)})
     exported.with_suffix(".json").unlink()
     with pytest.raises(ValueError, match=r"missing.*stem.conv1.weight \(64, 3, 3, 3\)"):
         open_backbone(Config(backbone=str(exported), depth=18))
