@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import torch
@@ -68,8 +69,9 @@ def picture(trainer: Trainer, path: Path, rows: int = 5) -> None:
     draw_panels(columns, names).savefig(path, dpi=150)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Run the quickstart; a second call shows the same runs again."""
+    argparse.ArgumentParser(description=__doc__).parse_args(argv)
     folders = {name: FOLDER / name for name in (PLAIN, KEEP)}
     for name, folder in folders.items():
         trainer = train(name, EXPERIMENTS[name].config, folder, Processes(CPU), resume=True)

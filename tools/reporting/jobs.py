@@ -60,7 +60,7 @@ class Job:
             return False
         assert self.settings is not None
         return all(
-            name in self.free or then.get(name) == plain("", value)
+            name in self.free or then.get(name) == plain(value)
             for name, value in self.settings.items()
         )
 
