@@ -47,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     group = parser.add_argument_group("look at images")
     add = group.add_argument
-    add("--model", help="name, run folder, checkpoint, state dict file, or MODULE:FUNCTION")
+    add("--model", help="name, run folder, checkpoint, file of weights, or MODULE:FUNCTION")
     add("--arch", help="the model that a state dict file belongs to")
     add("--pretrained", action="store_true", help="fetch timm's weights")
     add("--image-size", type=int, help="side of the images in pixels; the network's own if not")
