@@ -85,8 +85,8 @@ class Toy(Training):
         return {"test": self.tested(self.images).mean().item()}
 
 
-def run(folder: Path, config: Config = Config(), resume: bool = False, **options: Any) -> bool:
-    return fit(Toy(config, **options), "toy", folder, resume=resume)
+def run(folder: Path, config: Config | None = None, resume: bool = False, **options: Any) -> bool:
+    return fit(Toy(config or Config(), **options), "toy", folder, resume=resume)
 
 
 def fail(error: Exception) -> Callable[[], None]:

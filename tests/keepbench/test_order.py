@@ -28,7 +28,11 @@ def test_a_subset_is_even_and_of_its_seed() -> None:
     labels = [0] * 20 + [1] * 3 + [2] * 5
     chosen = even_subset(labels, 7, seed=0)
     assert chosen == sorted(set(chosen)) == even_subset(labels, 7, seed=0)
-    assert sorted([labels[index] for index in chosen].count(label) for label in range(3)) == [2, 2, 3]
+    assert sorted([labels[index] for index in chosen].count(label) for label in range(3)) == [
+        2,
+        2,
+        3,
+    ]
     assert chosen != even_subset(labels, 7, seed=1)
     assert even_subset(labels, 0, seed=0) == list(range(28))
     with pytest.raises(ValueError, match="29 images was asked for, the set has 28"):

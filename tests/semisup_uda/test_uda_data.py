@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from semisup_uda.config import Config, shared
+from semisup_uda.config import Config
 from semisup_uda.data import choose_labelled, keep_record, open_images, split_record
 
 CPU = torch.device("cpu")

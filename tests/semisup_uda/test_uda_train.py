@@ -56,7 +56,8 @@ def test_a_signal_saves_and_leaves_with_its_own_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["digits-uda-keep_randaugment-20", "--subset", "60", "--test-subset", "30", "--epochs",
-             "2", "--steps", "3", "--batch-size", "4", "--device", "cpu", "--out", str(tmp_path)]  # fmt: skip
+             "2", "--steps", "3", "--batch-size", "4", "--device", "cpu"]  # fmt: skip
+    words += ["--out", str(tmp_path)]
     train_step = Trainer.train_step
 
     def asking(self: Trainer, batch: Any) -> torch.Tensor:
