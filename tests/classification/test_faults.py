@@ -18,7 +18,7 @@ import torch
 from classification.config import Config
 from classification.data import open_data
 from classification.train import Trainer, train
-from keepbench.loop import PREEMPTED, exit_with_message
+from keepbench.leaving import PREEMPTED, exit_with_message
 from keepbench.processes import Processes
 from keepbench.run import read_rows
 from keepbench.weights import load_checkpoint
@@ -200,7 +200,7 @@ FAILING = """
 import sys
 from pathlib import Path
 from classification.config import Config
-from keepbench.loop import exit_with_message
+from keepbench.leaving import exit_with_message
 from keepbench.processes import join_processes
 from classification.train import Trainer, train
 

@@ -22,7 +22,8 @@ from classification.config import Config
 from classification.data import open_data
 from classification.train import Trainer, train
 from keepbench import images
-from keepbench.loop import PREEMPTED, Interrupted, LossWatch, Progress, exit_with_message, fit
+from keepbench.leaving import PREEMPTED, exit_with_message
+from keepbench.loop import Interrupted, LossWatch, Progress, fit
 from keepbench.processes import Processes
 from keepbench.run import read_rows
 from keepbench.weights import load_checkpoint

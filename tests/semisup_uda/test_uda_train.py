@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from keepbench.loop import PREEMPTED, Interrupted
+from keepbench.leaving import PREEMPTED
+from keepbench.loop import Interrupted
 from keepbench.processes import Processes
 from keepbench.run import Run, read_rows
 from keepbench.weights import load_checkpoint

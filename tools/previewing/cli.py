@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keepbench.loop import exit_with_message
+from keepbench.leaving import exit_with_message
 from keepbench.machine import find_device
 from keepbench.processes import Processes, join_processes
 from previewing.affinity import METHODS, make_arms, measure, trained_on, with_diversity
