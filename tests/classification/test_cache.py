@@ -172,7 +172,6 @@ def test_the_boxes_that_are_compared() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"cache": -1}, "cache must be 0 or"),
         ({"keep": ""}, "has no map to store"),
         ({"saliency": "random"}, "has no map to store"),
         ({"policy": "randaugment"}, "not what randaugment does .* keep=cut needs --cache 0"),
