@@ -215,8 +215,10 @@ class Augmentation:
             )
             yield Stage("paste", paste, ("clean", "inputs", "labels"), ("inputs",))
         if self.mixings:
-            takes = ("epoch", "step", "inputs", "labels", "changed")
-            yield Stage("mix", self._mix, takes, ("inputs", "targets", "changed"), compiles=False)
+            yield Stage(
+                "mix", self._mix, ("epoch", "step", "inputs", "labels", "changed"),
+                ("inputs", "targets", "changed", "mask"), compiles=False,
+            )  # fmt: skip
 
     def __call__(
         self, epoch: int, step: int, batch: Batch, listen: Listener | None = None
@@ -273,16 +275,18 @@ class Augmentation:
 
     def _mix(
         self, epoch: int, step: int, inputs: Tensor, labels: Tensor, changed: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Mix images and labels by one of the methods, the same in all processes."""
         coin = mixed_seed(self.config.seed, epoch, step)  # on the host: the GPU need not be asked
         mixing = self.mixings[coin % len(self.mixings)]
         if isinstance(mixing, CutMix):
             return self.cutmix(mixing, inputs, labels)
-        return *mixing(inputs, labels), changed
+        return *mixing(inputs, labels), changed, None
 
 
-def _cutmix(mixing: CutMix, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mixed images and labels, and the mean share that was replaced."""
+def _cutmix(
+    mixing: CutMix, inputs: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mixed images and labels, the mean share that was replaced, and the mask."""
     mask = mixing.mask(inputs, labels)
-    return *mixing(inputs, labels, mask=mask), mask.float().mean()
+    return *mixing(inputs, labels, mask=mask), mask.float().mean(), mask

@@ -7,6 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 from classification.config import Config
+from keepbench.paper import (
+    MAGNITUDES,
+    cutout,
+    figure_of,
+    keep20,
+    paste8,
+    randaugment,
+    tables_of,
+)
 from keepbench.settings import Experiment
 
 CHEAP: dict[str, dict[str, Any]] = {
@@ -59,6 +68,11 @@ SMALL = replace(  # three minutes on a CPU core
 Table = dict[str, Experiment]
 
 
+def _experiment(name: str, config: Config, table: str = "", trials: int = 1) -> Experiment:
+    """An experiment with the paper's figure; `table` is of one that the paper leaves out."""
+    return Experiment(config, tables_of(name) or table, figure_of(name), trials)
+
+
 def _arms(
     prefix: str,
     plain: Config,
@@ -66,61 +80,34 @@ def _arms(
     keep: str,
     cheap: list[str],
     *,
-    table: str,
-    paper: list[str],
+    table: str = "",
     trials: int,
 ) -> Table:
-    """A plain method and its Keep arms, `cheap` ones as well; `paper` has a figure for each."""
+    """A plain method and its Keep arms, `cheap` ones as well."""
     configs = {f"{prefix}-{name}": plain}
     for way in cheap:
         configs[f"{prefix}-keep_{name}{way}"] = replace(plain, keep=keep, **CHEAP[way])
-    figures = [*paper, *[""] * len(configs)]
-    return {
-        key: Experiment(config, table, figures[number], trials)
-        for number, (key, config) in enumerate(configs.items())
-    }
+    return {key: _experiment(key, config, table, trials) for key, config in configs.items()}
 
 
 def _table1() -> Table:
-    published = {
-        "resnet18": ["95.6", "96.1", "96.2", "96.0"],
-        "resnet110": ["94.8", "95.5", "95.5", "95.3"],
-        "wrn28_10": ["96.9", "97.3", "97.3", "97.2"],
-    }
     rows: Table = {}
     for arch, change in CIFAR_ARCHS.items():
         plain = replace(CIFAR, cut="cutout", **change)
-        rows |= _arms(
-            f"cifar10-{arch}", plain, "cutout", "cut", list(CHEAP),
-            table="1", paper=published[arch], trials=3,
-        )  # fmt: skip
-    published = {
-        "wrn28_10": ["97.3", "97.8", "97.8", "97.8"],
-        "shake_shake": ["97.4", "97.8", "97.9", "97.7"],
-        "pyramidnet": ["98.5", "98.7", "98.7", "98.6"],
-    }
+        rows |= _arms(f"cifar10-{arch}", plain, "cutout", "cut", list(CHEAP), table="1", trials=3)
     for arch, change in AUTO_ARCHS.items():
         rows |= _arms(
             f"cifar10-{arch}", replace(AUTO, **change), "autoaugment", "paste", list(CHEAP),
-            table="1", paper=published[arch], trials=1 if arch == "pyramidnet" else 3,
+            table="1", trials=1 if arch == "pyramidnet" else 3,
         )  # fmt: skip
     return rows
 
 
 def _table2() -> Table:
-    published = {
-        8: ["95.3", "95.1"],
-        12: ["95.4", "95.5"],
-        20: ["95.5", "96.0"],
-        24: ["94.9", "95.6"],
-    }
     rows: Table = {}
-    for length, figures in published.items():
+    for length in (8, 12, 20, 24):
         plain = replace(CIFAR, cut="cutout", size=length)
-        rows |= _arms(
-            "cifar10-resnet18", plain, f"cutout{length}", "cut", [""],
-            table="2", paper=figures, trials=5,
-        )  # fmt: skip
+        rows |= _arms("cifar10-resnet18", plain, f"cutout{length}", "cut", [""], trials=5)
     return rows
 
 
@@ -130,98 +117,81 @@ def _rand(magnitude: int) -> Config:
 
 
 def _table3() -> Table:
-    published = {
-        6: ["96.9", "97.3"],
-        12: ["97.1", "97.5"],
-        18: ["97.1", "97.6"],
-        24: ["97.3", "97.8"],
-    }
     rows: Table = {}
-    for magnitude, figures in published.items():
+    for magnitude in MAGNITUDES:
         rows |= _arms(
             "cifar10-wrn28_10", _rand(magnitude), f"randaugment_m{magnitude}", "paste",
-            ["", "_low"], table="3", paper=figures, trials=5,
+            ["", "_low"], table="3", trials=5,
         )  # fmt: skip
     return rows
 
 
 def _table4() -> Table:
-    published = {"wrn28_10": ["97.5", "97.5", "97.3"], "shake_shake": ["97.4", "97.5", "97.4"]}
     changes: dict[str, dict[str, Any]] = {
         "gridmask": {"policy": "", "cut": "gridmask"},
         "augmix": {"policy": "augmix", "cut": ""},
         "attentive_cutmix": {"policy": "", "cut": "", "mix": "attentive_cutmix"},
     }
-    rows: Table = {}
-    for arch, figures in published.items():
-        base = replace(AUTO, **AUTO_ARCHS[arch])
-        for (name, change), figure in zip(changes.items(), figures, strict=True):
-            rows[f"cifar10-{arch}-{name}"] = Experiment(replace(base, **change), "4", figure, 5)
-    return rows
+    configs = {
+        f"cifar10-{arch}-{name}": replace(replace(AUTO, **AUTO_ARCHS[arch]), **change)
+        for arch in ("wrn28_10", "shake_shake")
+        for name, change in changes.items()
+    }
+    return {name: _experiment(name, config, trials=5) for name, config in configs.items()}
 
 
 def _table5() -> Table:
-    plain: dict[str, tuple[dict[str, Any], str, str]] = {
-        "vanilla": ({}, "76.3", "77.4"),
-        "dropout": ({"regulariser": "dropout"}, "76.8", "77.7"),
-        "droppath": ({"regulariser": "droppath"}, "77.1", ""),
-        "manifold_mixup": ({"mix": "manifold_mixup"}, "77.5", ""),
-        "mixup": ({"mix": "mixup", "mix_alpha": 0.2}, "77.9", "79.2"),
-        "dropblock": ({"regulariser": "dropblock", "smoothing": 0.1}, "78.3", "79.0"),
-        "randaugment": ({"policy": "randaugment", "num_ops": 2, "magnitude": 9}, "77.6", "79.2"),
-        "random_erasing": ({"cut": "random_erasing", "cut_p": 0.5}, "77.3", "79.6"),
+    plain: dict[str, dict[str, Any]] = {
+        "vanilla": {},
+        "dropout": {"regulariser": "dropout"},
+        "droppath": {"regulariser": "droppath"},
+        "manifold_mixup": {"mix": "manifold_mixup"},
+        "mixup": {"mix": "mixup", "mix_alpha": 0.2},
+        "dropblock": {"regulariser": "dropblock", "smoothing": 0.1},
+        "randaugment": {"policy": "randaugment", "num_ops": 2, "magnitude": 9},
+        "random_erasing": {"cut": "random_erasing", "cut_p": 0.5},
     }
-    kept: dict[str, tuple[dict[str, Any], str, list[str], list[str]]] = {
-        "autoaugment": ({"policy": "autoaugment"}, "paste", ["77.6", "78.0", "78.1", "77.9"],
-                        ["79.3", "79.7", "79.7", "79.6"]),
-        "cutmix": ({"mix": "cutmix"}, "mix", ["78.6", "79.0", "79.1", "79.0"],
-                   ["79.9", "80.3", "80.3", "80.2"]),
-    }  # fmt: skip
+    kept: dict[str, tuple[dict[str, Any], str]] = {
+        "autoaugment": ({"policy": "autoaugment"}, "paste"),
+        "cutmix": ({"mix": "cutmix"}, "mix"),
+    }
     rows: Table = {}
-    for column, arch in enumerate(("resnet50", "resnet101")):
+    for arch in ("resnet50", "resnet101"):
         base = replace(IMAGENET, arch=arch)
-        for name, (change, *figures) in plain.items():
-            if figures[column]:
-                config = replace(base, **change)
-                rows[f"imagenet-{arch}-{name}"] = Experiment(config, "5", figures[column], 1)
-        for name, (change, keep, *published) in kept.items():
+        for method, change in plain.items():
+            name = f"imagenet-{arch}-{method}"
+            if figure_of(name):  # two are ResNet-50's alone
+                rows[name] = _experiment(name, replace(base, **change))
+        for method, (change, keep) in kept.items():
             rows |= _arms(
-                f"imagenet-{arch}", replace(base, **change), name, keep, list(CHEAP),
-                table="5", paper=published[column], trials=1,
+                f"imagenet-{arch}", replace(base, **change), method, keep, list(CHEAP),
+                table="5", trials=1,
             )  # fmt: skip
     return rows
 
 
 def _table8() -> Table:
     base = replace(IMAGENET, epochs=360)
-    return {
-        "imagenet-resnet50-cutmix-360": Experiment(replace(base, mix="cutmix"), "8", "78.72", 1),
-        "imagenet-resnet50-autoaugment-360": Experiment(
-            replace(base, policy="autoaugment"), "8", "77.63", 1
-        ),
+    configs = {
+        "imagenet-resnet50-cutmix-360": replace(base, mix="cutmix"),
+        "imagenet-resnet50-autoaugment-360": replace(base, policy="autoaugment"),
     }
+    return {name: _experiment(name, config) for name, config in configs.items()}
 
 
 def _figures() -> Table:
     """The sweeps of Figures 2 and 3, whose values stand only in the pictures."""
     wide = replace(CIFAR, cut="cutout", **CIFAR_ARCHS["wrn28_10"])
-    rows: Table = {}
+    configs: dict[str, Config] = {}
     for length in (0, 4, 8, 12, 20, 24):
-        rows[f"cifar10-wrn28_10-cutout{length}"] = Experiment(
-            replace(wide, size=length), "2a", "", 1
-        )
+        configs[cutout("wrn28_10", length)] = replace(wide, size=length)
     for magnitude in (3, 9, 15, 21):
-        rows[f"cifar10-wrn28_10-randaugment_m{magnitude}"] = Experiment(
-            _rand(magnitude), "2b", "", 1
-        )
+        configs[randaugment(magnitude)] = _rand(magnitude)
     for tau in (0.2, 0.4, 0.6, 0.8):
-        config = replace(wide, size=20, keep="cut", tau=tau)
-        rows[f"cifar10-wrn28_10-keep_cutout20_tau{tau}"] = Experiment(config, "3a")
+        configs[keep20(tau)] = replace(wide, size=20, keep="cut", tau=tau)
     for tau in (0.0, 0.2, 0.4, 0.6, 0.8):
-        config = replace(_rand(15), keep="paste", paste_size=8, tau=tau)
-        name = f"cifar10-wrn28_10-keep_randaugment_m15_paste8_tau{tau}"
-        rows[name] = Experiment(config, "3b", "97.3" if tau == 0 else "", 1)
-    return rows
+        configs[paste8(tau)] = replace(_rand(15), keep="paste", paste_size=8, tau=tau)
+    return {name: _experiment(name, config) for name, config in configs.items()}
 
 
 def _controls() -> Table:
@@ -245,11 +215,11 @@ def _controls() -> Table:
 
 def _small() -> Table:
     """Is it the saliency? The same question where a CPU can answer it with several seeds."""
-    cutout = replace(SMALL, cut="cutout")
-    keep = replace(cutout, keep="cut", **CHEAP["_low_early"])
+    plain = replace(SMALL, cut="cutout")
+    keep = replace(plain, keep="cut", **CHEAP["_low_early"])
     arms = {
         "none": SMALL,
-        "cutout": cutout,
+        "cutout": plain,
         "keep_cutout_low_early": keep,
         "keep_cutout_low_early-match_area": replace(keep, match_area=True),
         "keep_cutout_low_early-random": replace(keep, saliency="random"),
@@ -276,7 +246,7 @@ def _beyond() -> Table:
         for name, (change, keep) in methods.items():
             rows |= _arms(
                 f"cifar10-{arch}", replace(base, **change), name, keep, list(CHEAP),
-                table="", paper=[], trials=3,
+                trials=3,
             )  # fmt: skip
         rows[f"cifar10-{arch}-none"] = Experiment(base, "", "", 3)
     stored = replace(CIFAR, cut="cutout", keep="cut", scale=0.5, cache=20)
@@ -285,8 +255,9 @@ def _beyond() -> Table:
     rows["cifar10-resnet18-keep_cutout_auto"] = Experiment(auto, "", "", 3)
     modern = {"v2": V2, "a3": A3}
     for name, config in modern.items():
-        rows |= _arms("imagenet-resnet50", config, name, "mix", ["", "_low", "_low_early"],
-                      table="", paper=[], trials=1)  # fmt: skip
+        rows |= _arms(
+            "imagenet-resnet50", config, name, "mix", ["", "_low", "_low_early"], trials=1
+        )
     digits: dict[str, tuple[dict[str, Any], str]] = {
         "cutout": ({"cut": "cutout"}, "cut"),
         "cutmix": ({"mix": "cutmix"}, "mix"),
@@ -294,7 +265,7 @@ def _beyond() -> Table:
     for name, (change, keep) in digits.items():
         rows |= _arms(
             "digits-resnet8", replace(DIGITS, **change), name, keep, list(CHEAP),
-            table="", paper=[], trials=1,
+            trials=1,
         )  # fmt: skip
     rows["digits-resnet8-none"] = Experiment(DIGITS)
     auto = replace(DIGITS, cut="cutout", keep="cut", saliency="auto", early_head="layer1")
@@ -315,21 +286,10 @@ A3 = replace(  # ResNet strikes back (Wightman et al., 2021), procedure A3
     image_size=160, test_size=224,
 )  # fmt: skip
 
-_ALSO = {
-    "cifar10-resnet18-cutout": "1, 2",
-    "cifar10-resnet18-keep_cutout": "1, 2",
-    "cifar10-wrn28_10-cutout": "1, 2a",
-    "cifar10-wrn28_10-cutout20": "2a, 3a",
-    "cifar10-wrn28_10-randaugment_m15": "2b, 3b",
-    **{f"cifar10-wrn28_10-randaugment_m{m}": "3, 2b" for m in (6, 12, 18, 24)},
-    **{f"cifar10-{arch}-keep_autoaugment_low": "1, 4" for arch in ("wrn28_10", "shake_shake")},
-}
-
 
 def _all() -> Table:
     rows = {**_small(), **_beyond(), **_figures(), **_controls(), **_table8(), **_table5()}
-    rows |= {**_table4(), **_table3(), **_table2(), **_table1()}
-    return rows | {name: replace(rows[name], table=tables) for name, tables in _ALSO.items()}
+    return rows | {**_table4(), **_table3(), **_table2(), **_table1()}
 
 
 EXPERIMENTS = _all()

@@ -106,6 +106,7 @@ class Trainer(Training):
     def __init__(self, config: Config, data: Data, processes: Processes) -> None:
         super().__init__(config, processes, figures=5)
         self.data = data
+        config.check_image_size(data.image_size)
         device, classes = self.device, len(data.classes)
         self.model = make_model(config, classes, data.channels).to(device)
         if config.channels_last:

@@ -13,13 +13,10 @@ from torch import Tensor
 from detection.names import depth_of, is_left_out
 from keepbench.images import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD
 from keepbench.run import RunRecord
-from keepbench.weights import load_checkpoint
+from keepbench.weights import Use, read_weights
 
 Triple = Sequence[float]
 
-AVERAGED = ("average", "ema", "state_dict_ema", "model_ema")
-TRAINED = ("model", "state_dict")
-_PREFIXES = ("module.", "_orig_mod.", "model.")  # of DataParallel, of torch.compile, of a wrapper
 _STATISTICS: dict[str, tuple[Triple, Triple]] = {
     "images": (IMAGENET_MEAN, IMAGENET_STD),
     "cifar10": (CIFAR_MEAN, CIFAR_STD),
@@ -33,8 +30,8 @@ class Source:
     Attributes:
         weights: by torchvision's names, classifier included.
         depth: of the residual network.
-        mean: of the RGB images that it was trained on, in [0, 1], which it was given less.
-        std: that they were then divided by.
+        mean: per channel, in [0, 1]; subtracted from the input.
+        std: per channel; divides the input after that.
         record: the file, its checksum, the weights taken, and the run they are of, if one of ours.
     """
 
@@ -48,67 +45,6 @@ class Source:
 def sha256(path: Path) -> str:
     """The checksum of a file, in hexadecimal digits."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _is_weights(value: Any) -> bool:
-    return (
-        isinstance(value, Mapping)
-        and len(value) > 0
-        and all(isinstance(each, Tensor) for each in value.values())
-    )
-
-
-def pick_weights(content: Mapping[str, Any], use: str = "auto") -> tuple[str, dict[str, Tensor]]:
-    """The weights of a checkpoint's content, and their key in it ("" if it is they).
-
-    Args:
-        content: of the file.
-        use: "average" takes the moving average, "model" the trained weights, "auto" the average if
-            there is one, since it is what is tested.
-
-    Raises:
-        ValueError: There are none.
-    """
-    keys = {"average": AVERAGED, "model": TRAINED, "auto": AVERAGED + TRAINED}[use]
-    for key in keys:
-        if _is_weights(content.get(key)):
-            return key, plain_names(content[key])
-    if use != "average" and _is_weights(content):
-        return "", plain_names(content)
-    raise ValueError(
-        f"no weights for {use!r} in it: looked for {', '.join(keys)}, "
-        f"found {', '.join(map(str, list(content)[:8]))}"
-    )
-
-
-def plain_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights by the model's own names, without what wrappers put before them."""
-    stripped: dict[str, Tensor] = {}
-    for name, value in weights.items():
-        plain = name
-        while plain.startswith(_PREFIXES):
-            plain = plain[plain.index(".") + 1 :]
-        if plain in stripped:
-            raise ValueError(f"two weights are called {plain} once wrappers' prefixes are off")
-        stripped[plain] = value
-    return stripped
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    """The content of a checkpoint; tensors, numbers and text only."""
-    if not path.is_file():
-        raise ValueError(f"no checkpoint {path}")
-    if path.suffix != ".safetensors":
-        return load_checkpoint(path)
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError:
-        raise ValueError(f"{path} needs the package safetensors") from None
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
 
 
 def _about(path: Path) -> dict[str, Any]:
@@ -142,7 +78,7 @@ def _check_arch(arch: str, depth: int) -> None:
 def open_source(
     path: Path,
     *,
-    use: str = "auto",
+    use: Use = "auto",
     arch: str = "",
     mean: Triple | None = None,
     std: Triple | None = None,
@@ -151,7 +87,7 @@ def open_source(
 
     Args:
         path: the folder or file.
-        use: which weights of it, as in `pick_weights`.
+        use: which weights of it, as in `keepbench.weights`.
         arch: the network's name, if it is to be checked; a run of ours knows its own. timm's
             resnetblur50 and resnetaa50 have the very weights of resnet50, and only the name tells.
         mean: of RGB in [0, 1], if not ImageNet's or the run's own.
@@ -161,8 +97,8 @@ def open_source(
         ValueError: It cannot be read, or is no plain ResNet-18, 34, 50, 101 or 152.
     """
     file = path / "last.pt" if path.is_dir() else path
+    key, weights = read_weights(file, use)
     try:
-        key, weights = pick_weights(_read(file), use)
         depth = depth_of([name for name in weights if not is_left_out(name)])
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None

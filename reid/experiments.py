@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from keepbench.paper import figure_of
 from keepbench.settings import Experiment
 from reid.config import Config
 
@@ -26,7 +27,6 @@ CONTROLS: dict[str, dict[str, Any]] = {
     "inverted": {"saliency": "inverted"},
     "centre": {"saliency": "centre", "scale": 1.0},
 }
-PAPER = {"baseline": "88.1/74.6", "bag_of_tricks": "94.5/87.1", "keep_erasing_low": "95.0/87.4"}
 TOY: dict[str, Any] = {
     "dataset": "toy",
     "data": "data/toy_pedestrians",
@@ -63,10 +63,10 @@ def _toy(arm: Config) -> Config:
 def _market() -> dict[str, Experiment]:
     rows: dict[str, Experiment] = {}
     for arch in ("resnet101", "resnet50"):
-        for name, config in ARMS.items():
-            paper = PAPER.get(name, "") if arch == "resnet101" else ""
-            table = "10" if arch == "resnet101" else ""
-            rows[f"market-{arch}-{name}"] = Experiment(replace(config, arch=arch), table, paper, 3)
+        for arm, config in ARMS.items():
+            name, table = f"market-{arch}-{arm}", "10" if arch == "resnet101" else ""
+            paper = "/".join(filter(None, (figure_of(name, "rank1"), figure_of(name))))
+            rows[name] = Experiment(replace(config, arch=arch), table, paper, 3)
     for name, change in CONTROLS.items():
         config = replace(ARMS["keep_erasing_low"], **change)
         rows[f"market-resnet50-keep_erasing_low-{name}"] = Experiment(config, "control", "", 3)

@@ -12,12 +12,11 @@ from urllib.error import URLError
 import timm
 import torch
 import torchvision
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import ResNet
 
+from keepbench import weights as files
 from keepbench.settings import nearest
-from keepbench.weights import load_checkpoint
 from reid.config import ARCHS
 
 Weights = dict[str, Tensor]
@@ -120,10 +119,7 @@ def read_weights(source: str, arch: str, *, download: bool = False) -> Weights:
             return timm.create_model(name, pretrained=True).state_dict()
         except Exception as error:  # huggingface_hub raises many kinds
             raise _unreachable(f"timm's {name}", error) from None
-    path = Path(source).expanduser()
-    if path.suffix == ".safetensors" and path.is_file():
-        return load_file(path)
-    return _of_checkpoint(load_checkpoint(path))
+    return files.read_weights(Path(source).expanduser()).tensors
 
 
 def _not_here(what: str) -> ValueError:
@@ -135,35 +131,17 @@ def _unreachable(what: str, error: Exception) -> ValueError:
     return ValueError(f"{what} cannot be had ({reason}); give --weights FILE or --weights none")
 
 
-def _of_checkpoint(state: dict) -> Weights:
-    """The network's weights in a state dict, or in a checkpoint that holds one."""
-    for name in ("average", "model", "state_dict"):
-        if state.get(name):
-            state = state[name]
-            break
-    weights = {name.removeprefix("module."): value for name, value in state.items()}
-    return {name: value for name, value in weights.items() if isinstance(value, Tensor)}
-
-
 def load_backbone(model: ReidModel, weights: Weights) -> None:
     """Put pretrained weights into the backbone, their classifier left out.
 
     Raises:
         ValueError: A weight is missing, has another shape, or has no place.
     """
-    own = model.backbone.state_dict()
-    given = {
-        name: value
-        for name, value in weights.items()
-        if not name.startswith("fc.") and name != "n_averaged"
-    }
-    missing = sorted(own.keys() - given.keys())
-    strange = sorted(given.keys() - own.keys())
-    shapes = sorted(n for n in own.keys() & given.keys() if own[n].shape != given[n].shape)
-    if missing or strange or shapes:
+    given = {name: value for name, value in weights.items() if not name.startswith("fc.")}
+    try:
+        files.load_weights(model.backbone, files.Weights("", given))
+    except ValueError as error:
         raise ValueError(
-            f"the weights are not the backbone's: {len(missing)} are missing {missing[:3]}, "
-            f"{len(strange)} have no place {strange[:3]}, {len(shapes)} have another shape "
-            f"{shapes[:3]}; is --arch the network they were trained in, at ImageNet's size?"
-        )
-    model.backbone.load_state_dict(given)
+            f"the weights are not the backbone's: {error}; is --arch the network they were trained "
+            "in, at ImageNet's size?"
+        ) from None

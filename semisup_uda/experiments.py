@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from keepbench.paper import figure_of, tables_of
 from keepbench.settings import Experiment
 from semisup_uda.config import Config
 
@@ -25,9 +26,6 @@ FIXMATCH = replace(UDA, method="fixmatch", confidence=0.95)
 SUPERVISED = replace(UDA, method="supervised")
 
 Table = dict[str, Experiment]
-
-PUBLISHED = {4000: ("95.1", "95.4"), 2500: ("91.2", "92.4"), 250: ("91.2", "92.4")}
-"""Table 9, plain and Keep, by labels. 250 quotes the column "2500" too (see `cli.NOTE`)."""
 
 
 def _labels(base: Config, number: int) -> Config:
@@ -41,12 +39,10 @@ def _table9() -> Table:
     for number in (4000, 2500, 250, 40):
         for method, base in (("uda", UDA), ("fixmatch", FIXMATCH)):
             plain = _labels(base, number)
-            paper = PUBLISHED.get(number, ("", "")) if method == "uda" else ("", "")
-            table = "9" if paper[0] else ""
-            for arm, keep, figure in (("", "", paper[0]), ("keep_", "paste", paper[1])):
-                rows[f"cifar10-{method}-{arm}randaugment-{number}"] = Experiment(
-                    replace(plain, keep=keep), table, figure, 3
-                )
+            for arm, keep in (("", ""), ("keep_", "paste")):
+                name = f"cifar10-{method}-{arm}randaugment-{number}"
+                config = replace(plain, keep=keep)
+                rows[name] = Experiment(config, tables_of(name), figure_of(name), 3)
         rows[f"cifar10-supervised-{number}"] = Experiment(_labels(SUPERVISED, number), trials=3)
     return rows
 

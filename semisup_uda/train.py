@@ -49,6 +49,7 @@ class Trainer(Training):
         super().__init__(config, processes, figures=len(SUMS))
         self.images = images
         data = images.data
+        config.check_image_size(data.image_size)
         self.model = make_model(config, data, self.device)
         check_logits(
             self.model, config.arch,

@@ -8,7 +8,7 @@ Needs a network that knows ImageNet and comes from PyPI:
 
 from __future__ import annotations
 
-import sys
+import argparse
 
 import torch
 import torch.nn.functional as F
@@ -74,4 +74,6 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    parser = argparse.ArgumentParser(description="Draw the README's picture.")
+    parser.add_argument("path", help="picture to write")
+    main(parser.parse_args().path)

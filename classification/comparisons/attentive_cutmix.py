@@ -94,7 +94,6 @@ class AttentiveCutMix:
         num_classes: length of the targets.
         cells: in a row and in a column.
         top: cells that are pasted, 6 in the paper.
-        validate: check values on a GPU too, at the price of a synchronisation.
         generator: where random numbers come from.
     """
 
@@ -105,7 +104,6 @@ class AttentiveCutMix:
         cells: int = 7,
         top: int = 6,
         *,
-        validate: bool = False,
         generator: Source = None,
     ) -> None:
         if not 1 <= top <= cells**2:
@@ -114,7 +112,6 @@ class AttentiveCutMix:
         self.num_classes = num_classes
         self.cells = cells
         self.top = top
-        self.validate = validate
         self.generator = generator
 
     def mask(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -125,7 +122,7 @@ class AttentiveCutMix:
         """
         check_images(images)
         importance, cells = self.map_source(images), self.cells
-        check_saliency(importance, self.validate)
+        check_saliency(importance)
         if importance.shape != (len(images), cells, cells):
             raise ValueError(
                 f"map_source must give ({len(images)}, {cells}, {cells}) for images of shape "
@@ -145,7 +142,7 @@ class AttentiveCutMix:
         before.
         """
         check_images(images)
-        check_labels(labels, len(images), self.num_classes, self.validate)
+        check_labels(labels, len(images), self.num_classes)
         mask = self.mask(images, labels) if mask is None else mask
         partner = uniform(self.generator, (len(images), 1), images.device)[:, 0].argsort()
         pasted = mask[partner]

@@ -76,7 +76,6 @@ class ManifoldMixup:
             The published code takes the first two.
         num_classes: length of the targets.
         alpha: of the Beta distribution; 2 is the paper's for CIFAR-10, 1 CutMix's for ImageNet.
-        validate: check values on a GPU too, at the price of a synchronisation.
         generator: where random numbers come from.
     """
 
@@ -87,7 +86,6 @@ class ManifoldMixup:
         num_classes: int,
         alpha: float = 1.0,
         *,
-        validate: bool = False,
         generator: Source = None,
     ) -> None:
         check_mixup(num_classes, alpha)
@@ -95,7 +93,6 @@ class ManifoldMixup:
             raise ValueError(f"layers must be a sequence of names, found {layers!r}")
         self.num_classes = num_classes
         self.alpha = alpha
-        self.validate = validate
         self.generator = generator
         self.plan = _Plan()
         stages = [find_layer(model, layer) for layer in layers]
@@ -115,7 +112,7 @@ class ManifoldMixup:
         The images are mixed if the input was drawn, else as they were.
         """
         check_images(images)
-        check_labels(labels, len(images), self.num_classes, self.validate)
+        check_labels(labels, len(images), self.num_classes)
         u = uniform(self.generator, (len(images), 4), images.device)
         weight = 1.0 - symmetric_beta(self.alpha, u[:1, 0], u[:1, 1])  # (1,), the batch's draw
         partner = u[:, 3].argsort()

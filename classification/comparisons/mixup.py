@@ -42,7 +42,6 @@ class Mixup:
     Args:
         num_classes: length of the targets.
         alpha: of the Beta distribution; 0.2 is the paper's for ImageNet, 1 for CIFAR-10.
-        validate: check values on a GPU too, at the price of a synchronisation.
         generator: where random numbers come from.
     """
 
@@ -51,19 +50,17 @@ class Mixup:
         num_classes: int,
         alpha: float = 0.2,
         *,
-        validate: bool = False,
         generator: Source = None,
     ) -> None:
         check_mixup(num_classes, alpha)
         self.num_classes = num_classes
         self.alpha = alpha
-        self.validate = validate
         self.generator = generator
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mix images (B, C, H, W) and labels (B,): new images and targets (B, num_classes)."""
         check_images(images)
-        check_labels(labels, len(images), self.num_classes, self.validate)
+        check_labels(labels, len(images), self.num_classes)
         u = uniform(self.generator, (len(images), 3), images.device)
         weight = 1.0 - symmetric_beta(self.alpha, u[:1, 0], u[:1, 1])  # (1,), the batch's draw
         partner = u[:, 2].argsort()

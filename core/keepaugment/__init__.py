@@ -16,6 +16,7 @@ from keepaugment.cutting import (
 )
 from keepaugment.draws import SampleDraws
 from keepaugment.early_head import EarlyHead
+from keepaugment.no_trace import computing_map
 from keepaugment.policies import AugMix, AutoAugment, RandAugment, TrivialAugment
 from keepaugment.regions import region_scores
 from keepaugment.saliency import (
@@ -55,6 +56,7 @@ __all__ = [
     "View",
     "allowed_regions",
     "box_agreement",
+    "computing_map",
     "region_scores",
     "saliency_map",
     "selective_cut",

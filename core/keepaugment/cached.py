@@ -152,13 +152,13 @@ class CachedSaliency:
         self.index: Tensor | None = None
         self.view: View | ScaledView | None = None
 
-    def due(self, epoch: int) -> bool:
+    def refresh_due(self, epoch: int) -> bool:
         """Whether maps are computed in an epoch, from 0, instead of read."""
         return epoch % self.every == 0 or (epoch < self.every and epoch & (epoch - 1) == 0)
 
     def at(self, epoch: int, index: Tensor, view: View | ScaledView | None = None) -> None:
         """Go to the images numbered `index` (B,) of an epoch, in these views; None: whole."""
-        self.refreshing = self.due(epoch)
+        self.refreshing = self.refresh_due(epoch)
         self.index = index
         self.view = whole(len(index), index.device) if view is None else view
 

@@ -1,4 +1,7 @@
-"""What may enter the public functions. Every error says what was found and what to do."""
+"""Checks of what enters the public functions. Every error says what was found and what to do.
+
+Values are only looked at where that costs no synchronisation: on a CPU, outside a compiler.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,9 @@ Size = int | Sequence[int] | Tensor
 """Height and width in pixels: an int, (height, width), or a (B, 2) tensor with a size per image."""
 
 
-def readable(tensor: Tensor, validate: bool) -> bool:
+def readable(tensor: Tensor) -> bool:
     """Whether the values of `tensor` may be looked at without stalling a GPU or a compiler."""
-    return not torch.compiler.is_compiling() and (validate or tensor.device.type == "cpu")
+    return not torch.compiler.is_compiling() and tensor.device.type == "cpu"
 
 
 def check_images(images: Tensor) -> None:
@@ -26,20 +29,20 @@ def check_images(images: Tensor) -> None:
         )
 
 
-def check_labels(labels: Tensor, batch: int, num_classes: int, validate: bool) -> None:
+def check_labels(labels: Tensor, batch: int, num_classes: int) -> None:
     """Raise ValueError unless `labels` are (B,) whole numbers in [0, num_classes)."""
     if labels.shape != (batch,) or labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(
             f"labels must be ({batch},) class numbers, "
             f"found {labels.dtype} of shape {tuple(labels.shape)}"
         )
-    if batch and readable(labels, validate):
+    if batch and readable(labels):
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= num_classes:
             raise ValueError(f"labels must be in [0, {num_classes}), found {low} to {high}")
 
 
-def check_saliency(saliency: Tensor, validate: bool, images: Tensor | None = None) -> None:
+def check_saliency(saliency: Tensor, images: Tensor | None = None) -> None:
     """Raise ValueError unless `saliency` is a finite (B, H, W), the images' own B, H and W."""
     if saliency.ndim != 3:
         raise ValueError(f"saliency must be (B, H, W), found shape {tuple(saliency.shape)}")
@@ -48,7 +51,7 @@ def check_saliency(saliency: Tensor, validate: bool, images: Tensor | None = Non
             f"saliency of shape {tuple(saliency.shape)} does not fit images of shape "
             f"{tuple(images.shape)}"
         )
-    if readable(saliency, validate) and not bool(saliency.isfinite().all()):
+    if readable(saliency) and not bool(saliency.isfinite().all()):
         raise ValueError("saliency holds NaN or infinite values; has the model diverged?")
 
 
@@ -64,7 +67,7 @@ def check_scale(scale: float) -> None:
         raise ValueError(f"scale must be in (0, 1], found {scale}")
 
 
-def check_size(size: Size, batch: int, image_size: tuple[int, int], validate: bool) -> None:
+def check_size(size: Size, batch: int, image_size: tuple[int, int]) -> None:
     """Raise ValueError unless boxes of `size` fit in images of `image_size` (H, W)."""
     if isinstance(size, Tensor):
         if size.shape != (batch, 2) or size.is_floating_point():
@@ -72,7 +75,7 @@ def check_size(size: Size, batch: int, image_size: tuple[int, int], validate: bo
                 f"size must be an int, (h, w) or a ({batch}, 2) tensor of whole pixels, "
                 f"found {size.dtype} of shape {tuple(size.shape)}"
             )
-        if batch and readable(size, validate):
+        if batch and readable(size):
             low, high = size.amin(0).tolist(), size.amax(0).tolist()
             if min(low) < 0 or high[0] > image_size[0] or high[1] > image_size[1]:
                 raise ValueError(f"sizes from {low} to {high} do not fit in images of {image_size}")

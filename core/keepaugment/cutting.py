@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -42,19 +43,35 @@ def per_channel(values: Sequence[float], images: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def _map_source(model: Forward | None, saliency: Saliency | None, validate: bool) -> Saliency:
-    if (model is None) == (saliency is None):
-        raise ValueError("give either a model, for its gradient map, or saliency=, a map of yours")
-    return saliency or GradientSaliency(model, validate=validate)  # type: ignore[arg-type]
+@dataclass(frozen=True)
+class Keep:
+    """What a Keep method has and its plain one has not: a map, and how it limits the choice."""
+
+    saliency: Saliency
+    tau: float
+    match_area: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        model: Forward | None,
+        saliency: Saliency | None,
+        tau: float,
+        match_area: bool = False,
+    ) -> Keep:
+        """The gradient map of `model`, or the map `saliency`; exactly one is given."""
+        check_tau(tau)
+        if (model is None) == (saliency is None):
+            raise ValueError(
+                "give either a model, for its gradient map, or saliency=, your own map"
+            )
+        return cls(saliency or GradientSaliency(model), tau, match_area)  # type: ignore[arg-type]
 
 
 class _Cut:
     """What all cutting methods share: how a region is chosen and what it becomes."""
 
-    saliency: Saliency | None = None  # None: every candidate is allowed
-    tau = 1.0
-    match_area = False
-    validate = False
+    keep: Keep | None = None  # the one difference between a plain method and its Keep arm
 
     def __init__(self, p: float, border: Border, fill: Fill, generator: Source) -> None:
         if not 0.0 <= p <= 1.0:
@@ -66,33 +83,18 @@ class _Cut:
         self.fill: float | Sequence[float] | None = None if isinstance(fill, str) else fill
         self.generator = generator
 
-    def _keep(
-        self,
-        model: Forward | None,
-        saliency: Saliency | None,
-        tau: float,
-        match_area: bool,
-        validate: bool,
-    ) -> None:
-        """The one difference between a plain method and its Keep arm."""
-        check_tau(tau)
-        self.saliency = _map_source(model, saliency, validate)
-        self.tau = tau
-        self.match_area = match_area
-        self.validate = validate
-
     def _region(self, images: Tensor, labels: Tensor | None, size: Size) -> Tensor:
         """A mask (B, 1, H, W) of one region of `size` per image."""
+        keep = self.keep
         return choose_region(
-            None if self.saliency is None else self.saliency(images, labels),
+            None if keep is None else keep.saliency(images, labels),
             images,
             size,
             side="low",
-            tau=self.tau,
+            tau=1.0 if keep is None else keep.tau,
             border=self.border,
-            match_area=self.match_area,
+            match_area=keep is not None and keep.match_area,
             generator=self.generator,
-            validate=self.validate,
         )
 
 
@@ -172,7 +174,6 @@ class KeepCutout(Cutout):
             `GradientSaliency(model, scale=0.5, head=head)`.
         match_area: keep plain Cutout's law of the cut area. Without it sums favour the small boxes
             that the border clips, and at tau 0.6 a sixth less is cut even for a random map.
-        validate: check values on a GPU too, at the price of a synchronisation.
         p: probability that an image is cut.
         border: as in `Cutout`.
         fill: as in `Cutout`.
@@ -187,14 +188,13 @@ class KeepCutout(Cutout):
         *,
         saliency: Saliency | None = None,
         match_area: bool = False,
-        validate: bool = False,
         p: float = 1.0,
         border: Border = "clip",
         fill: Fill = 0.0,
         generator: Source = None,
     ) -> None:
         super().__init__(size, p=p, border=border, fill=fill, generator=generator)
-        self._keep(model, saliency, tau, match_area, validate)
+        self.keep = Keep.of(model, saliency, tau, match_area)
 
 
 class RandomErasing(_Erase):
@@ -254,7 +254,6 @@ class KeepRandomErasing(RandomErasing):
         tau: float = 0.6,
         *,
         saliency: Saliency | None = None,
-        validate: bool = False,
         p: float = 0.5,
         scale: tuple[float, float] = (0.02, 0.4),
         ratio: tuple[float, float] = (0.3, 1 / 0.3),
@@ -263,7 +262,7 @@ class KeepRandomErasing(RandomErasing):
         generator: Source = None,
     ) -> None:
         super().__init__(p, scale, ratio, log_ratio=log_ratio, fill=fill, generator=generator)
-        self._keep(model, saliency, tau, False, validate)
+        self.keep = Keep.of(model, saliency, tau)
 
 
 class CutMix(_Cut):
@@ -314,7 +313,7 @@ class CutMix(_Cut):
         permutation of the batch. `mask` may have been drawn before.
         """
         check_images(images)
-        check_labels(labels, len(images), self.num_classes, self.validate)
+        check_labels(labels, len(images), self.num_classes)
         mask = self.mask(images, labels) if mask is None else mask
         partner = uniform(self.generator, (len(images), 1), images.device)[:, 0].argsort()
         lam = 1.0 - mask.float().mean((2, 3))
@@ -338,13 +337,12 @@ class KeepCutMix(CutMix):
         *,
         saliency: Saliency | None = None,
         match_area: bool = False,
-        validate: bool = False,
         p: float = 1.0,
         border: Border = "clip",
         generator: Source = None,
     ) -> None:
         super().__init__(num_classes, alpha, p=p, border=border, generator=generator)
-        self._keep(model, saliency, tau, match_area, validate)
+        self.keep = Keep.of(model, saliency, tau, match_area)
 
 
 class KeepPaste:
@@ -363,7 +361,6 @@ class KeepPaste:
             random region.
         saliency: a map of your choice instead of the model.
         generator: where random numbers come from.
-        validate: check values on a GPU too, at the price of a synchronisation.
     """
 
     def __init__(
@@ -374,14 +371,10 @@ class KeepPaste:
         *,
         saliency: Saliency | None = None,
         generator: Source = None,
-        validate: bool = False,
     ) -> None:
-        check_tau(tau)
-        self.saliency = _map_source(model, saliency, validate)
+        self.keep = Keep.of(model, saliency, tau)
         self.size = size
-        self.tau = tau
         self.generator = generator
-        self.validate = validate
 
     def __call__(self, images: Tensor, augmented: Tensor, labels: Tensor | None = None) -> Tensor:
         """Paste regions of images (B, C, H, W) on augmented; labels None: by the largest logit."""
@@ -389,9 +382,8 @@ class KeepPaste:
         return selective_paste(
             images,
             augmented,
-            self.saliency(images, labels),
+            self.keep.saliency(images, labels),
             size=self.size,
-            tau=self.tau,
+            tau=self.keep.tau,
             generator=self.generator,
-            validate=self.validate,
         )

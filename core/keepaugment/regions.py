@@ -115,9 +115,7 @@ def score_boxes(saliency: Tensor, boxes: Boxes) -> Tensor:
     return (sums.float() * unit).masked_fill(~fits, torch.nan)
 
 
-def region_scores(
-    saliency: Tensor, size: Size, *, border: Border = "inside", validate: bool = False
-) -> Tensor:
+def region_scores(saliency: Tensor, size: Size, *, border: Border = "inside") -> Tensor:
     """Eq. 1 for every candidate box: the sum of saliency inside it.
 
     Args:
@@ -125,7 +123,6 @@ def region_scores(
         size: of the boxes, in pixels: an int, (h, w), or a (B, 2) tensor with a size per image.
         border: "inside" scores the boxes wholly inside the image, "clip" a box around every pixel,
             clipped at the border (Cutout's law).
-        validate: look at the values on a GPU too (on a CPU they are always checked).
 
     Returns:
         (B, H - h + 1, W - w + 1) by top-left pixel for "inside", (B, H, W) by centre for "clip",
@@ -134,9 +131,9 @@ def region_scores(
     Raises:
         ValueError: A size that does not fit in the image, or a map that is not finite (B, H, W).
     """
-    check_saliency(saliency, validate)
+    check_saliency(saliency)
     image_size = (saliency.shape[1], saliency.shape[2])
-    check_size(size, len(saliency), image_size, validate)
+    check_size(size, len(saliency), image_size)
     boxes = candidate_boxes(size, image_size, border=border, device=saliency.device)
     return score_boxes(saliency, boxes)
 

@@ -32,7 +32,7 @@ def _copy(images: Tensor, scale: float) -> Tensor:
     return images.requires_grad_()
 
 
-def _chosen_logits(logits: Tensor, labels: Tensor | None, batch: int, validate: bool) -> Tensor:
+def _chosen_logits(logits: Tensor, labels: Tensor | None, batch: int) -> Tensor:
     """The logit that each image's map explains: its label's, or without labels its largest."""
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != batch:
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -45,7 +45,7 @@ def _chosen_logits(logits: Tensor, labels: Tensor | None, batch: int, validate: 
     if labels is None:
         labels = logits.argmax(1)
     else:
-        check_labels(labels, batch, logits.shape[1], validate)
+        check_labels(labels, batch, logits.shape[1])
     index = labels.long().clone()  # autograd saves no tensor that was made in inference mode
     return logits.gather(1, index[:, None])
 
@@ -56,7 +56,6 @@ def saliency_map(
     labels: Tensor | None = None,
     *,
     scale: float = 1.0,
-    validate: bool = False,
 ) -> Tensor:
     """The absolute gradient of each image's label logit, its maximum over channels (section 3).
 
@@ -72,7 +71,6 @@ def saliency_map(
         labels: (B,) class numbers; None explains each image's largest logit (section 4.3).
         scale: below 1, the map is that of a bicubic copy `scale` times as high and wide, brought
             back by nearest neighbours (section 3.1, "low resolution").
-        validate: check values on a GPU too, at the price of a synchronisation.
 
     Returns:
         (B, H, W) float32, not negative.
@@ -87,7 +85,7 @@ def saliency_map(
         return images.new_zeros(0, *images.shape[2:], dtype=torch.float32)
     with no_trace(model, images.device), torch.inference_mode(False), torch.enable_grad():
         inputs = _copy(images, scale)
-        logits = _chosen_logits(model(inputs), labels, len(images), validate)
+        logits = _chosen_logits(model(inputs), labels, len(images))
         (gradient,) = torch.autograd.grad(logits.sum(), inputs)
     saliency = gradient.abs().amax(1, keepdim=True).float()
     if scale != 1.0:
@@ -103,7 +101,6 @@ class GradientSaliency:
         scale: 0.5 for the paper's "low resolution".
         head: an `EarlyHead` of the same model for the paper's "early loss": the network runs only
             up to the head's stage. Combines with `scale`.
-        validate: check values on a GPU too.
     """
 
     def __init__(
@@ -111,19 +108,16 @@ class GradientSaliency:
         model: Forward,
         scale: float = 1.0,
         head: EarlyHead | None = None,
-        *,
-        validate: bool = False,
     ) -> None:
         check_scale(scale)
         self.model = model
         self.scale = scale
         self.head = head
-        self.validate = validate
 
     def __call__(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Map images (B, C, H, W) and labels (B,) or None to saliency (B, H, W)."""
         model = self.model if self.head is None else self.head.early_logits
-        return saliency_map(model, images, labels, scale=self.scale, validate=self.validate)
+        return saliency_map(model, images, labels, scale=self.scale)
 
 
 class RandomSaliency:

@@ -41,7 +41,6 @@ def allowed_regions(
     border: Border = "inside",
     match_area: bool = False,
     u: Tensor | None = None,
-    validate: bool = False,
 ) -> tuple[Tensor, Boxes]:
     """Decide which boxes may be chosen: the candidates and, for each, whether it is allowed.
 
@@ -56,19 +55,18 @@ def allowed_regions(
             clipped size, by the quantile among these. The cut area then follows exactly the plain
             method's law; otherwise sums favour the smaller boxes that the border clips.
         u: (B,) uniform numbers for the draw of `match_area`.
-        validate: look at values on a GPU too.
 
     Returns:
         (B, P, Q) bool and the candidates' edges.
     """
     image_size = (images.shape[2], images.shape[3])
-    check_size(size, len(images), image_size, validate)
+    check_size(size, len(images), image_size)
     check_tau(tau)
     boxes = candidate_boxes(size, image_size, border=border, device=images.device)
     if saliency is None:
         rows, columns = boxes.bottom <= image_size[0], boxes.right <= image_size[1]
         return (rows[:, :, None] & columns[:, None, :]).expand(len(images), -1, -1), boxes
-    check_saliency(saliency, validate, images)
+    check_saliency(saliency, images)
     scores = score_boxes(saliency, boxes)
     if match_area:
         if u is None:
@@ -88,7 +86,6 @@ def choose_region(
     border: Border = "inside",
     match_area: bool = False,
     generator: Source = None,
-    validate: bool = False,
 ) -> Tensor:
     """Draw one region per image, uniformly among its allowed boxes: a (B, 1, H, W) bool mask.
 
@@ -104,7 +101,6 @@ def choose_region(
         border=border,
         match_area=match_area,
         u=u[:, 1],
-        validate=validate,
     )
     return boxes.select(draw_index(allowed, u[:, 0])).mask((images.shape[2], images.shape[3]))
 
@@ -119,7 +115,6 @@ def selective_cut(
     fill: float | Tensor = 0.0,
     match_area: bool = False,
     generator: Source = None,
-    validate: bool = False,
 ) -> Tensor:
     """Cut one region per image that is not important (Algorithm 1a, Eq. 2).
 
@@ -133,7 +128,6 @@ def selective_cut(
         fill: what the region becomes: a number or a tensor that broadcasts to the images.
         match_area: keep the plain method's law of the cut area (see `allowed_regions`).
         generator: where the draw comes from (see `keepaugment.draws.Source`).
-        validate: check values on a GPU too, at the price of a synchronisation.
 
     Returns:
         (B, C, H, W): new images.
@@ -152,7 +146,6 @@ def selective_cut(
         border=border,
         match_area=match_area,
         generator=generator,
-        validate=validate,
     )
     fill = fill.to(images.dtype) if isinstance(fill, Tensor) else fill
     return torch.where(mask, fill, images)
@@ -166,7 +159,6 @@ def selective_paste(
     size: Size,
     tau: float = 0.6,
     generator: Source = None,
-    validate: bool = False,
 ) -> Tensor:
     """Paste an important region of each image on its augmented version (Algorithm 1b, Eq. 3).
 
@@ -178,7 +170,6 @@ def selective_paste(
         tau: the region's score is at or above this quantile of the scores of all candidates of its
             image; 0 pastes a random region.
         generator: where the draw comes from.
-        validate: check values on a GPU too, at the price of a synchronisation.
 
     Returns:
         (B, C, H, W): new images.
@@ -192,7 +183,5 @@ def selective_paste(
             f"images {tuple(images.shape)} and augmented {tuple(augmented.shape)} must be "
             "views of the same size"
         )
-    mask = choose_region(
-        saliency, images, size, side="high", tau=tau, generator=generator, validate=validate
-    )
+    mask = choose_region(saliency, images, size, side="high", tau=tau, generator=generator)
     return torch.where(mask, images, augmented)

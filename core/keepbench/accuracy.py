@@ -25,7 +25,7 @@ def _check_scores(scores: Tensor, labels: Tensor) -> None:
         raise ValueError(
             f"logits must be floating point (B, K), found {scores.dtype} of {tuple(scores.shape)}"
         )
-    check_labels(labels, len(scores), scores.shape[1], validate=False)
+    check_labels(labels, len(scores), scores.shape[1])
 
 
 def label_ranks(scores: Tensor, labels: Tensor) -> Tensor:

@@ -2,27 +2,99 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from keepaugment.cutting import per_channel
 
-CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+_GREY_16 = ("PNG", "PPM")  # formats whose 16-bit grey Pillow may open as mode I
+
+
+class ImageFiles(NamedTuple):
+    """The image files of a folder.
+
+    Attributes:
+        paths: sorted by name.
+        left_out: how many other entries there are, by what they are.
+    """
+
+    paths: list[Path]
+    left_out: Counter[str]
+
+
+def list_images(folder: Path) -> ImageFiles:
+    """The image files right in a folder. No entry is opened.
+
+    Left out are hidden names, folders, whatever is no regular file, other endings than
+    `IMAGE_ENDINGS`, and links to a file that is listed already.
+    """
+    paths: dict[str, Path] = {}  # by the file that a name leads to
+    left_out: Counter[str] = Counter()
+    for path in sorted(folder.iterdir(), key=lambda path: (path.is_symlink(), path)):
+        ending, real = path.suffix.lower(), os.path.realpath(path)
+        if path.name.startswith("."):
+            left_out["hidden"] += 1
+        elif path.is_dir():
+            left_out["folder"] += 1
+        elif not path.is_file():
+            left_out["no regular file"] += 1
+        elif ending not in IMAGE_ENDINGS:
+            left_out[ending or "no ending"] += 1
+        elif real in paths:
+            left_out["link to another one"] += 1
+        else:
+            paths[real] = path
+    return ImageFiles(sorted(paths.values()), left_out)
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Read an image file of any colour mode as 8-bit RGB, turned as its EXIF orientation says.
+
+    Of 16-bit grey the high byte is taken, as Pillow does of 16-bit colour.
+
+    Raises:
+        ValueError: No regular file (a pipe would be waited for), or pixels without a known white:
+            32-bit integers and floating-point numbers.
+        Exception: What Pillow raises for a damaged file.
+    """
+    if not os.path.isfile(path):
+        raise ValueError(f"{path} is no regular file")
+    with Image.open(path) as image:
+        check_depth(image)
+        with suppress(Exception):  # damaged EXIF says nothing; damaged pixels raise below
+            ImageOps.exif_transpose(image, in_place=True)
+        if image.mode.startswith("I"):
+            wide = np.asarray(image).astype(np.int32) >> 8
+            return Image.fromarray(wide.astype(np.uint8)).convert("RGB")
+        if "transparency" in image.info:  # a palette with it cannot become RGB without a warning
+            return image.convert("RGBA").convert("RGB")
+        return image.convert("RGB")
+
+
+def check_depth(image: Image.Image) -> None:
+    """Raise ValueError if an image that is not yet decoded cannot be scaled to 8 bits."""
+    wide = image.mode.startswith("I;16") or (image.mode == "I" and image.format in _GREY_16)
+    if image.mode in ("I", "F") and not wide:
+        kind = "32-bit integers" if image.mode == "I" else "floating-point numbers"
+        raise ValueError(f"pixels are {kind}, whose white is not known; store 8 or 16 bits")
 
 
 def read_image(path: str | Path) -> Tensor:
-    """Read an image file of any colour mode as RGB: (3, H, W) uint8."""
-    with Image.open(path) as image:
-        if "transparency" in image.info:  # a palette with it cannot become RGB without a warning
-            return pil_to_tensor(image.convert("RGBA").convert("RGB"))
-        return pil_to_tensor(image.convert("RGB"))
+    """Read an image file as `open_image` does: (3, H, W) uint8."""
+    return pil_to_tensor(open_image(path))
 
 
 def read_or_error(path: str) -> Tensor | str:

@@ -51,16 +51,19 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of plain tensors, numbers and text onto the CPU.
 
     Raises:
-        ValueError: The file is damaged, or holds other objects (which are not loaded).
+        ValueError: The file is damaged, holds other objects (which are not loaded), or no dict.
     """
+    if not path.is_file():  # a pipe would be waited for
+        raise ValueError(f"there is no checkpoint {path}")
     try:
         _check_sums(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ValueError(f"there is no checkpoint {path}") from None
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"checkpoint {path} cannot be read: {reason}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is no checkpoint: it holds a {type(content).__name__}, no dict")
+    return content
 
 
 def _load_safetensors(path: Path) -> dict[str, Tensor]:
@@ -69,27 +72,20 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
         from safetensors.torch import load_file
     except ImportError:
         raise ValueError(f"{path} needs the package safetensors") from None
+    if not path.is_file():
+        raise ValueError(f"there is no checkpoint {path}")
     try:
         return load_file(path)
-    except FileNotFoundError:
-        raise ValueError(f"there is no checkpoint {path}") from None
     except (SafetensorError, OSError) as error:
         raise ValueError(f"checkpoint {path} cannot be read: {error}") from None
 
 
 def plain_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights by the network's own names, without what wrappers put before them.
-
-    Raises:
-        ValueError: Two weights have the same name then.
-    """
-    plain: dict[str, Tensor] = {}
-    for name, value in weights.items():
-        while name.startswith(_PREFIXES):
-            name = name.partition(".")[2]
-        if name in plain:
-            raise ValueError(f"two weights are called {name} once wrappers' prefixes are off")
-        plain[name] = value
+    """Weights by the network's own names: prefixes that wrappers put before *every* name go."""
+    plain = {name: value for name, value in weights.items() if name != _COUNTER}
+    for prefix in _PREFIXES:
+        if plain and all(isinstance(n, str) and n.startswith(prefix) for n in plain):
+            return plain_names({n.removeprefix(prefix): value for n, value in plain.items()})
     return plain
 
 
@@ -102,25 +98,38 @@ def _is_weights(value: Any) -> bool:
 
 
 def pick_weights(content: Any, use: Use = "auto") -> Weights:
-    """The weights of a checkpoint's content, by the names that it gives them.
+    """The weights in a checkpoint's content.
 
     Args:
-        content: of the file.
+        content: what the file holds.
         use: "average" takes the moving average, "model" the trained weights, "auto" the average if
             there is one.
 
     Raises:
-        ValueError: There are none.
+        ValueError: There are none, or one is NaN or infinite.
     """
     keys = {"average": AVERAGED, "model": TRAINED, "auto": AVERAGED + TRAINED}[use]
     held = content if isinstance(content, Mapping) else {}
-    for key in keys:
-        if _is_weights(held.get(key)):
-            return Weights(key, {k: v for k, v in held[key].items() if k != _COUNTER})
-    if use != "average" and _is_weights(held):
-        return Weights("", dict(held))
-    found = ", ".join(map(str, list(held)[:8])) or type(content).__name__
-    raise ValueError(f"no weights for {use!r} in it: looked for {', '.join(keys)}, found {found}")
+    key = next((key for key in keys if _is_weights(held.get(key))), None)
+    if key is None and (use == "average" or not _is_weights(held)):
+        found = ", ".join(map(str, list(held)[:8])) or f"a {type(content).__name__}"
+        raise ValueError(
+            f"no weights for {use!r} in it: looked for {', '.join(keys)}, found {found}"
+        )
+    tensors = plain_names(held if key is None else held[key])
+    check_finite(tensors)
+    return Weights(key or "", tensors)
+
+
+def check_finite(weights: Mapping[str, Tensor]) -> None:
+    """Raise ValueError if a weight is NaN or infinite, with the first names."""
+    wrong = [
+        name
+        for name, value in weights.items()
+        if value.is_floating_point() and not value.isfinite().all()
+    ]
+    if wrong:
+        raise ValueError(f"{len(wrong)} weights are NaN or infinite: {', '.join(wrong[:3])}")
 
 
 def read_weights(path: Path, use: Use = "auto") -> Weights:
@@ -135,31 +144,28 @@ def read_weights(path: Path, use: Use = "auto") -> Weights:
     """
     content = (_load_safetensors if path.suffix == ".safetensors" else load_checkpoint)(path)
     try:
-        key, tensors = pick_weights(content, use)
-        return Weights(key, plain_names(tensors))
+        return pick_weights(content, use)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
 def load_weights(model: nn.Module, weights: Weights) -> None:
-    """Put weights into a model, whose own names may begin as a wrapper's do.
+    """Put weights into a model, whose own names may begin like a wrapper's.
 
     Raises:
         ValueError: They are not the model's, with the first names and shapes that differ.
     """
-    own = model.state_dict()
-    plain = plain_names(own)
-    places = dict(zip(plain, own, strict=True))
-    missing = sorted(plain.keys() - weights.tensors.keys())
-    strange = sorted(weights.tensors.keys() - plain.keys())
+    own, given = model.state_dict(), plain_names(weights.tensors)
+    places = dict(zip(plain_names(own), (n for n in own if n != _COUNTER), strict=True))
+    missing, strange = sorted(places.keys() - given), sorted(given.keys() - places)
     shapes = [
-        f"{name} {tuple(weights.tensors[name].shape)}, not {tuple(value.shape)}"
-        for name, value in plain.items()
-        if name in weights.tensors and weights.tensors[name].shape != value.shape
+        f"{name} {tuple(value.shape)}, not {tuple(own[places[name]].shape)}"
+        for name, value in given.items()
+        if name in places and own[places[name]].shape != value.shape
     ]
     if missing or strange or shapes:
         raise ValueError(
             f"{len(missing)} weights are missing {missing[:3]}, {len(strange)} have no place "
             f"{strange[:3]}, {len(shapes)} have another shape {shapes[:3]}"
         )
-    model.load_state_dict({places[name]: value for name, value in weights.tensors.items()})
+    model.load_state_dict(own | {places[name]: value for name, value in given.items()})

@@ -226,8 +226,10 @@ def test_occlusion_lowers_accuracy(tmp_path: Path) -> None:
         ({"keep": "cut"}, "keep=cut has nothing to keep from"),
         ({"keep": "paste", "cut": "cutout"}, "keep=paste has nothing to keep from"),
         ({"keep": "mix", "mix": "mixup"}, "keep=mix has nothing to keep from"),
-        ({"epochs": 0}, "must be at least 1"),
+        ({"warmup": 3}, "warmup must be at most epochs=2, found 3"),
         ({"dataset": "images"}, "needs --image-size"),
+        ({"image_size": 64}, "image_size and test_size are for dataset='images'"),
+        ({"dataset": "images", "image_size": 8, "cut": "cutout"}, "size must be at most 8"),
     ],
 )
 def test_settings_that_contradict_each_other(change: dict, message: str) -> None:

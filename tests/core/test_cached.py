@@ -106,9 +106,9 @@ def test_only_the_images_of_the_batch_are_updated() -> None:
 
 def test_when_maps_are_computed() -> None:
     cache = CachedSaliency(Given(rand(1, 4, 4)), 1, (4, 4), every=20)
-    assert [e for e in range(70) if cache.due(e)] == [0, 1, 2, 4, 8, 16, 20, 40, 60]
+    assert [e for e in range(70) if cache.refresh_due(e)] == [0, 1, 2, 4, 8, 16, 20, 40, 60]
     always = CachedSaliency(Given(rand(1, 4, 4)), 1, (4, 4), every=1)
-    assert all(always.due(epoch) for epoch in range(5))
+    assert all(always.refresh_due(epoch) for epoch in range(5))
 
 
 def test_a_fresh_map_is_given_as_it_is_and_a_stored_one_asks_no_network() -> None:
@@ -119,7 +119,7 @@ def test_a_fresh_map_is_given_as_it_is_and_a_stored_one_asks_no_network() -> Non
         cache.at(epoch, torch.tensor([7, 0]))
         saliency = cache(images)
         assert source.calls == calls
-        assert torch.equal(saliency, source.saliency) == cache.due(epoch)
+        assert torch.equal(saliency, source.saliency) == cache.refresh_due(epoch)
 
 
 def test_an_image_without_a_map_is_cut_as_by_the_plain_method() -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from keepaugment import (
     CutMix,
     Cutout,
+    GradientSaliency,
     KeepCutMix,
     KeepCutout,
     KeepPaste,
@@ -547,12 +548,14 @@ def test_paste_prefers_what_is_important() -> None:
 
 
 def test_the_defaults_are_the_papers() -> None:
-    keep = KeepCutout(Corner())
-    assert (keep.size, keep.tau, keep.border, keep.p, keep.fill) == (16, 0.6, "clip", 1.0, 0.0)
-    paste = KeepPaste(Corner())
-    assert (paste.size, paste.tau) == (16, 0.6)
-    mix = KeepCutMix(Corner(), 10)
-    assert (mix.alpha, mix.tau, mix.border, mix.p) == (1.0, 0.6, "clip", 1.0)
-    erase = KeepRandomErasing(Corner())
-    assert (erase.p, erase.scale, erase.tau, erase.border) == (0.5, (0.02, 0.4), 0.6, "inside")
+    model = Corner()
+    cut, paste, mix = KeepCutout(model), KeepPaste(model), KeepCutMix(model, 10)
+    erase = KeepRandomErasing(model)
+    assert (cut.size, cut.border, cut.p, cut.fill) == (16, "clip", 1.0, 0.0)
+    assert paste.size == 16
+    assert (mix.alpha, mix.border, mix.p) == (1.0, "clip", 1.0)
+    assert (erase.p, erase.scale, erase.border) == (0.5, (0.02, 0.4), "inside")
     assert erase.ratio == (0.3, 1 / 0.3)
+    for method in (cut, paste, mix, erase):
+        assert isinstance(method.keep.saliency, GradientSaliency)
+        assert (method.keep.tau, method.keep.match_area) == (0.6, False)

@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
-from detection.sources import open_source, pick_weights, plain_names
+from detection.sources import open_source
 from keepbench.images import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -26,58 +24,16 @@ def saved(path: Path, content: Any) -> Path:
     return path
 
 
-WRAPPED = {
-    "plain": lambda w: w,
-    "CutMix's": lambda w: {"state_dict": {f"module.{n}": v for n, v in w.items()}, "epoch": 300},
-    "compiled": lambda w: {"model": {f"module._orig_mod.{n}": v for n, v in w.items()}},
-}
-
-
-@pytest.mark.parametrize("form", WRAPPED)
-def test_weights_come_out_of_their_wrapping(
-    tmp_path: Path, weights: dict[str, torch.Tensor], form: str
+def test_a_source_knows_its_file_depth_and_images(
+    tmp_path: Path, weights: dict[str, torch.Tensor]
 ) -> None:
-    source = open_source(saved(tmp_path / "a.pth", WRAPPED[form](weights)))
+    wrapped = {f"module.{name}": value for name, value in weights.items()}  # as CutMix's code saves
+    source = open_source(saved(tmp_path / "a.pth", {"state_dict": wrapped, "epoch": 300}))
     assert source.depth == 18
     assert source.weights.keys() == weights.keys()
     assert torch.equal(source.weights["conv1.weight"], weights["conv1.weight"])
     assert (source.mean, source.std) == (IMAGENET_MEAN, IMAGENET_STD)
     assert source.record["sha256"] == hashlib.sha256((tmp_path / "a.pth").read_bytes()).hexdigest()
-
-
-def test_safetensors_are_read(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
-    safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is optional")
-    safetensors.save_file(weights, tmp_path / "a.safetensors")
-    source = open_source(tmp_path / "a.safetensors")
-    assert torch.equal(source.weights["fc.bias"], weights["fc.bias"])
-    (tmp_path / "b.safetensors").write_bytes(b"no header")
-    with pytest.raises(ValueError, match="cannot be read"):
-        open_source(tmp_path / "b.safetensors")
-
-
-def content(value: float, **more: Any) -> dict[str, Any]:
-    return {"model": {"a": torch.tensor(value)}, **more}
-
-
-def test_the_average_is_taken_if_there_is_one() -> None:
-    both = content(1.0, average={"n_averaged": torch.tensor(3), "module.a": torch.tensor(2.0)})
-    assert pick_weights(both)[0] == "average"
-    assert pick_weights(both)[1]["a"] == 2.0
-    assert pick_weights(both, "model")[1]["a"] == 1.0
-    assert pick_weights(content(1.0, average={}))[0] == "model"
-    assert pick_weights({"state_dict_ema": {"a": torch.tensor(4.0)}, "arch": "x"})[1]["a"] == 4.0
-    with pytest.raises(ValueError, match="found model, average"):
-        pick_weights(content(1.0, average={}), "average")
-
-
-def test_an_averaged_models_weights_have_their_plain_names() -> None:
-    averaged = AveragedModel(nn.Linear(2, 1), use_buffers=True)
-    assert plain_names(averaged.state_dict()).keys() == {"n_averaged", "weight", "bias"}
-
-
-def test_two_weights_of_one_plain_name_are_refused() -> None:
-    with pytest.raises(ValueError, match="two weights are called a"):
-        plain_names({"a": torch.ones(1), "module.a": torch.ones(1)})
 
 
 def run_folder(folder: Path, weights: dict[str, torch.Tensor], **settings: Any) -> Path:
@@ -121,13 +77,6 @@ def test_contradictions_are_refused(
         open_source(run_folder(tmp_path / "a", weights, **settings), **given)
 
 
-def test_files_that_are_no_weights_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no checkpoint"):
-        open_source(tmp_path / "none.pth")
-    with pytest.raises(ValueError, match="no weights for 'auto' in it"):
-        open_source(saved(tmp_path / "a.pth", {"epoch": 3}))
-    with pytest.raises(ValueError, match="b.pth"):
-        open_source(saved(tmp_path / "b.pth", nn.Linear(1, 1)))
-    (tmp_path / "c.pth").write_bytes(b"rubbish")
-    with pytest.raises(ValueError, match="c.pth"):
-        open_source(tmp_path / "c.pth")
+def test_a_file_that_is_no_network_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a.pth: .* no ResNet-18"):
+        open_source(saved(tmp_path / "a.pth", {"w": torch.ones(1)}))

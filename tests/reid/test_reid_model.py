@@ -93,26 +93,17 @@ def features_of(network: nn.Module) -> Tensor:
     return network.eval()(IMAGES)
 
 
-@pytest.mark.parametrize("form", ["state dict", "run", "averaged run", "parallel", "safetensors"])
-def test_pretrained_weights_give_the_same_features(form: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("averaged", [False, True])
+def test_pretrained_weights_give_the_same_features(averaged: bool, tmp_path: Path) -> None:
     source = timm.create_model("resnet18", num_classes=10)
-    path = tmp_path / ("a.safetensors" if form == "safetensors" else "a.pt")
-    state = source.state_dict()
-    parallel = {f"module.{name}": value for name, value in state.items()}
-    if form == "safetensors":
-        from safetensors.torch import save_file
-
-        save_file(state, path)
-    elif form == "averaged run":
-        start = timm.create_model("resnet18", num_classes=10).state_dict()
-        average = {"n_averaged": torch.tensor(3), **parallel}
-        torch.save({"epoch": 3, "model": start, "average": average}, path)
-    elif form == "run":
-        torch.save({"epoch": 3, "model": state, "average": {}}, path)
-    else:
-        torch.save(state if form == "state dict" else {"state_dict": parallel}, path)
+    content = state = source.state_dict()
+    if averaged:  # the checkpoint of a run, whose trained weights are others
+        start = {name: torch.zeros_like(value) for name, value in state.items()}
+        average = {"n_averaged": torch.tensor(3)} | {f"module.{n}": v for n, v in state.items()}
+        content = {"epoch": 3, "model": start, "average": average}
+    torch.save(content, tmp_path / "a.pt")
     model = ReidModel("resnet18", 5, last_stride=2, stem_relu=True, neck=False)
-    load_backbone(model, read_weights(str(path), "resnet18"))
+    load_backbone(model, read_weights(str(tmp_path / "a.pt"), "resnet18"))
     with torch.no_grad():
         torch.testing.assert_close(model.eval()(IMAGES).raw, features_of(source))
 
@@ -124,7 +115,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         torch.save(torchvision.models.get_model(arch).state_dict(), tmp_path / "a.pt")
         with pytest.raises(ValueError, match="the weights are not the backbone's"):
             load_backbone(model, read_weights(str(tmp_path / "a.pt"), "resnet18"))
-    with pytest.raises(ValueError, match="62|122|missing"):
+    with pytest.raises(ValueError, match="120 weights are missing"):
         load_backbone(model, {})
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 

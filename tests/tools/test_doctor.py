@@ -356,7 +356,7 @@ def test_a_good_model_from_the_command_line(tmp_path: Path) -> None:
     before = [parameter.detach().clone() for parameter in model.parameters()]
     scope = train_by(code, model, randn(2, 3, 32, 32), torch.tensor([1, 2]))
     assert not any(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
-    assert scope["head"].classifier.weight.grad.any() and scope["keep"].saliency.scale == 0.5
+    assert scope["head"].classifier.weight.grad.any() and scope["keep"].keep.saliency.scale == 0.5
 
 
 def test_a_bad_model_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -17,6 +17,8 @@ from classification.augmentation import Augmentation, Augmented
 from classification.config import Config
 from classification.data import open_data
 from classification.train import Trainer, train
+from keepbench.images import Batch
+from keepbench.loop import train_epoch
 from keepbench.order import EpochBatches
 from keepbench.processes import Processes
 from previewing.runs import read_run
@@ -37,11 +39,10 @@ def watched(config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Se
     seen: Seen = {}
     augment = Augmentation.__call__
 
-    def watching(
-        self: Augmentation, epoch: int, step: int, index: Tensor, *rest: Tensor
-    ) -> Augmented:
-        batch = augment(self, epoch, step, index, *rest)
-        for number, inputs, target in zip(index.tolist(), batch.inputs, batch.targets, strict=True):
+    def watching(self: Augmentation, epoch: int, step: int, samples: Batch) -> Augmented:
+        batch = augment(self, epoch, step, samples)
+        numbers = samples.numbers.tolist()
+        for number, inputs, target in zip(numbers, batch.inputs, batch.targets, strict=True):
             seen[epoch + 1, number] = (inputs.clone(), target.clone())
         return batch
 
@@ -79,7 +80,7 @@ def test_arms_without_the_networks_map_need_no_training(
     config = replace(SMALL, **change, epochs=2)
     seen = watched(config, tmp_path / "run", monkeypatch)
     (tmp_path / "run" / "last.pt").unlink()  # not needed
-    monkeypatch.setattr(Trainer, "_step", None)  # a training step would fail
+    monkeypatch.setattr(Trainer, "train_step", None)  # a training step would fail
     for epoch, index in ((1, 0), (2, 17), (2, 39)):
         assert "nothing was trained" in assert_seen(seen, tmp_path / "run", epoch, index)
 
@@ -126,8 +127,8 @@ def test_a_kept_checkpoint_shortens_the_way(
         kept.append(tmp_path / f"{trainer.epoch}-{trainer.step}.pt")
         torch.save(trainer.state(), kept[-1])
 
-    trainer.train_epoch(keep)
-    trainer.train_epoch(keep)
+    train_epoch(trainer, keep)
+    train_epoch(trainer, keep)
     index = next(n for n in range(40) if find_step(config, 40, 1, n) == 2)
     said = assert_seen(seen, folder, 2, index, checkpoints=kept)
     assert "weights in 1-2.pt" in said
@@ -177,7 +178,7 @@ def test_stages_lead_from_the_stored_image_to_the_networks_input(
     assert image is not None
     assert torch.equal(image.stored, open_data(config, CPU.device).train.images[3])  # type: ignore[attr-defined]
     cropped, mask = image.stages["after crop and flip"], image.stages["where it was cut"].bool()
-    altered = torch.where(mask, torch.zeros(()), image.stages["after randaugment"])
+    altered = torch.where(mask, torch.zeros(()), image.stages["after the policy"])
     pasted = image.inputs != altered
     assert torch.equal(image.inputs[pasted], cropped[pasted])
     assert 0 < pasted.sum() <= 16 * 16

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from classification.experiments import EXPERIMENTS
+from keepbench.paper import Cell
 from reporting.catalogue import TASKS, load
 from reporting.claims import CLAIMS
 from reporting.cli import main
 from reporting.evidence import SUPPORTED, TOO_LITTLE
 from reporting.folders import Group, read_all
-from reporting.published import Cell
 from reporting.results import Results
 from reporting.summary import summarise
 

@@ -6,13 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from classification.experiments import EXPERIMENTS
-from costing.report import PAPER
-from keepbench.settings import Experiment
+from keepbench.paper import FIGURES, TABLES
+from keepbench.settings import Experiment, setting
 from reporting import costs, errata
 from reporting.catalogue import TASKS, Task, control_twins, load, plain_twins
 from reporting.claims import CLAIMS
-from reporting.published_more import COSTS, FIGURES, TABLES
 
 
 def test_a_task_that_cannot_be_imported_is_named() -> None:
@@ -33,28 +31,14 @@ def test_cells_and_claims_name_experiments_that_exist(name: str) -> None:
     assert used <= set(package.experiments)
 
 
-def test_the_papers_figures_are_those_of_the_experiments() -> None:
-    for table in TABLES.values():
-        for row, column, cell in table.cells():
-            if table.task == "classification" and not cell.metric:
-                assert EXPERIMENTS[cell.experiment].paper == str(cell.value), (row, column)
-
-
-def test_costs_are_those_of_the_benchmark() -> None:
-    for table in COSTS.values():
-        for _, method, times in table.rows:
-            for model, time in zip(table.models, times, strict=True):
-                assert not method or PAPER[model][method] == time
-
-
 @dataclass(frozen=True)
 class Small:
-    keep: str = ""
-    tau: float = 0.6
-    saliency: str = "gradient"
-    scale: float = 1.0
-    early_head: str = ""
-    size: int = 16
+    keep: str = setting("", "", role="keep")
+    tau: float = setting(0.6, "", role="keep")
+    saliency: str = setting("gradient", "", role="keep")
+    scale: float = setting(1.0, "", role="map")
+    early_head: str = setting("", "", role="map")
+    size: int = setting(16, "")
 
 
 def test_twins_differ_in_their_switch_alone() -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -79,7 +78,7 @@ def test_tables_6_and_7_are_benchmarks(tmp_path: Path) -> None:
         ("1", "vit", [], "no experiment of 1 has 'vit'"),
         ("1", "", ["--learning", "1"], "unrecognized arguments: --learning"),
         ("1", "", ["--tau", "high"], "invalid float value: 'high'"),
-        ("1", "", ["--epochs", "0"], "epochs and batch_size must be at least 1"),
+        ("1", "", ["--epochs", "0"], "epochs must be in .1, 1e6., found 0"),
         ("1", "", ["--out", "x"], "set for each run"),
     ],
 )
@@ -228,9 +227,3 @@ def test_without_submitit_the_message_says_how(
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(ValueError, match="pip install submitit"):
         cluster.submit(three, "local", {}, tmp_path)
-
-
-@pytest.mark.parametrize("script", ["report.py", "run_table.py"])
-def test_the_scripts_start(script: str) -> None:
-    command = [sys.executable, str(TOOLS / script), "--help"]
-    assert subprocess.run(command, capture_output=True, timeout=100).returncode == 0

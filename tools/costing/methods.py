@@ -120,7 +120,7 @@ def epoch_shares(config: Config) -> dict[int, float]:
     if not config.cache:
         return {0: 1.0}
     cache = CachedSaliency(CentreSaliency(), 1, (1, 1), every=config.cache)
-    reading = [epoch for epoch in range(config.epochs) if not cache.due(epoch)]
+    reading = [epoch for epoch in range(config.epochs) if not cache.refresh_due(epoch)]
     share = len(reading) / config.epochs
     return {0: 1.0 - share, reading[0]: share} if reading else {0: 1.0}
 

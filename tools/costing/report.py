@@ -5,18 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-Row = dict[str, Any]
+from keepbench.paper import TIMES
 
-PAPER: dict[str, dict[str, float]] = {
-    "resnet18": {"plain": 19, "full": 38, "low": 24, "early": 23},
-    "resnet110": {"plain": 28, "full": 54, "low": 35, "early": 34},
-    "wrn28_10": {"plain": 92, "full": 185, "low": 111, "early": 104},
-    "resnet50": {"plain": 41.5, "low": 49.8, "early": 49.1},
-    "resnet101": {"plain": 68.6, "low": 83.5, "early": 82.7},
-}
-"""Table 6 (Cutout), seconds per epoch of 50,000 images at batch 128 on a TITAN X; then Table 7
-(CutMix), minutes per epoch at batch 384 on eight. Overheads are computed from these times: some
-that the paper prints beside them differ (docs/errata.md)."""
+Row = dict[str, Any]
 
 TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
     "6": ("Cutout", ("resnet18", "resnet110", "wrn28_10")),
@@ -35,7 +26,7 @@ _NAMES = {
 
 def paper_ratio(model: str, method: str) -> float | None:
     """A method's time as a multiple of the plain one's in Table 6 or 7; None if not there."""
-    times = PAPER.get(model, {})
+    times = TIMES.get(model, {})
     return times[method] / times["plain"] if method in times else None
 
 

@@ -10,7 +10,7 @@ CHECKS FAILED, see above. A map runs the model as in evaluation; only the outerm
 training flag, since some models give no logits without it. What changes then, the model changes in
 evaluation, too, or by that flag. Let it do so in training alone:
 
-    from keepaugment.no_trace import computing_map
+    from keepaugment import computing_map
 
     if self.training and not computing_map():
         ..."""

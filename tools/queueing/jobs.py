@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from keepbench.paper import COSTS
 from keepbench.run import RunRecord
 from keepbench.settings import nearest, parse
 from reporting.catalogue import Catalogue, Package, plain, tables
 from reporting.folders import progress
-from reporting.published_more import COSTS
 
 TOOLS = Path(__file__).resolve().parents[1]
 
@@ -58,8 +58,7 @@ class Job:
         """Whether the run in the folder has these settings."""
         then = RunRecord.read(self.out).settings
         return all(
-            name in self.free or then.get(name) == plain("", value)
-            for name, value in settings.items()
+            name in self.free or then.get(name) == plain(value) for name, value in settings.items()
         )
 
 

@@ -17,15 +17,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from classification.augmentation import REGIONS, Augmentation, Augmented
 from classification.config import Config
 from classification.data import Data
 from classification.train import Trainer
+from keepbench.images import Batch, Normalise
+from keepbench.loop import train_epoch
 from keepbench.machine import commit, hardware, versions
 from keepbench.order import EpochBatches
+from keepbench.pipeline import Values
 from keepbench.processes import Processes
 from keepbench.weights import load_checkpoint
 from previewing.runs import ClassificationRun, open_trainer
-from replaying.capture import Reached, UntilStep
 
 CHECKPOINTS = ("last.pt", "previous.pt")
 
@@ -152,16 +155,53 @@ def _conditions(run: ClassificationRun, processes: Processes) -> list[str]:
     return lines
 
 
-def _stages(notes: dict[str, Tensor], position: int, data: Data) -> dict[str, Tensor]:
-    """The noted tensors of one image, each once; bytes become normalised images."""
-    stages: dict[str, Tensor] = {}
+def _train_until(trainer: Trainer, epoch: int, step: int, hide_bar: bool | None) -> None:
+    """Train to where a step begins, both from 0."""
+    todo = (epoch - trainer.epoch) * trainer.steps + step - trainer.step
+    with tqdm(total=todo, desc="training again", unit="step", disable=hide_bar) as bar:
+        while trainer.epoch < epoch:
+            train_epoch(trainer, bar.update)
+        if trainer.step < step:
+            train_epoch(trainer, bar.update, stop=lambda: trainer.step == step)
+
+
+LOOKS = {
+    "view": ("pixels", "after crop and flip"),
+    "policy": ("augmented", "after the policy"),
+    "colour": ("inputs", "before regions change"),
+    "cut": ("mask", "where it was cut"),
+    "mix": ("mask", "where it was mixed"),
+}
+"""After which stage of the augmentation one looks at which value, and what it is called."""
+
+
+def _looked_at(augment: Augmentation, epoch: int, step: int, batch: Batch) -> tuple[
+    Augmented, dict[str, Tensor]
+]:  # fmt: skip
+    """A batch as the network sees it, and what was on its way, by title."""
+    notes: dict[str, Tensor] = {}
+
+    def listen(stage: str, values: Values) -> None:
+        if stage in REGIONS and augment.map.last is not None:
+            notes["map"] = augment.map.last
+        value, title = LOOKS.get(stage, ("", ""))
+        if values.get(value) is not None:
+            notes[title] = values[value]
+
+    return augment(epoch, step, batch, listen), notes
+
+
+def _pictures(notes: dict[str, Tensor], position: int, data: Data) -> dict[str, Tensor]:
+    """What was noted of one image, each once; bytes become normalised images."""
+    normalise = Normalise(data.mean, data.std)
+    pictures: dict[str, Tensor] = {}
     for title, tensor in notes.items():
         one = tensor[position : position + 1]
-        images = data.normalise(one.float() / 255) if one.dtype == torch.uint8 else one
+        images = normalise(one) if one.dtype == torch.uint8 else one
         picture = images[0, 0] if images.dtype == torch.bool else images[0]
-        if not any(torch.equal(picture, seen) for seen in stages.values()):
-            stages[title] = picture
-    return stages
+        if not any(torch.equal(picture, seen) for seen in pictures.values()):
+            pictures[title] = picture
+    return pictures
 
 
 def replay(
@@ -193,32 +233,23 @@ def replay(
     trainer = open_trainer(replace(run.config, eval_every=run.config.epochs), processes)
     step = find_step(run.config, trainer.data.num_train, epoch - 1, index)
     how = _prepare(trainer, run, epoch - 1, step, checkpoints or [])
-    until = UntilStep(trainer.augment, epoch - 1, step)
-    trainer.augment = until  # type: ignore[assignment]
-    todo = (epoch - 1 - trainer.epoch) * trainer.steps + step - trainer.step
-    with tqdm(total=todo, desc="training again", unit="step", disable=quiet_bar) as bar:
-
-        def progress() -> None:
-            bar.update()
-
-        try:
-            while True:
-                trainer.train_epoch(progress)
-        except Reached as error:
-            reached = error
-    places = (reached.index == index).nonzero()
+    _train_until(trainer, epoch - 1, step, quiet_bar)
+    batch = next(iter(trainer.batches()))
+    with trainer.autocast():
+        augmented, notes = _looked_at(trainer.augment, epoch - 1, step, batch)
+    places = (batch.numbers == index).nonzero()
     if not len(places):
         assert processes.world_size > 1, f"image {index} is not in step {step}"
         return None
     position = int(places[0, 0])
     return Replayed(
-        stored=reached.pixels[position],
-        inputs=reached.batch.inputs[position],
-        target=reached.batch.targets[position],
-        label=int(reached.labels[position]),
+        stored=batch.images[position],
+        inputs=augmented.inputs[position],
+        target=augmented.targets[position],
+        label=int(batch.labels[position]),
         step=step,
         position=position,
         data=trainer.data,
-        stages=_stages(until.notes, position, trainer.data),
+        stages=_pictures(notes, position, trainer.data),
         how=how + _conditions(run, processes),
     )

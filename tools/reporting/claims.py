@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from reporting.published import LENGTHS, MAGNITUDES, RAND, RIVALS, cutout
-from reporting.published_more import (
-    DETECTORS,
-    FEW_LABELS,
-    PEOPLE,
+from keepbench.paper import (
+    LENGTHS,
+    MAGNITUDES,
     TABLES,
-    UDA,
+    cutout,
+    figure_of,
     keep20,
     paste8,
+    randaugment,
 )
 
 
@@ -22,8 +22,8 @@ class Contrast:
     """A weighted sum of experiments' figures, positive where the claim holds.
 
     Attributes:
-        label: of what is compared.
-        weights: experiments and theirs.
+        label: what is compared.
+        weights: (experiment, weight) pairs.
         metric: "" is the task's headline figure.
         no_drop: the claim is only that there is no drop.
         claimed: the paper's value; None if it prints none.
@@ -44,7 +44,7 @@ class Claim:
         where: table or figure, as "Table 1".
         task: of its experiments.
         text: the claim.
-        contrasts: that it stands on.
+        contrasts: what it rests on.
     """
 
     where: str
@@ -53,28 +53,15 @@ class Claim:
     contrasts: tuple[Contrast, ...]
 
 
-def printed() -> dict[tuple[str, str], float]:
-    """The paper's figures by experiment and metric."""
-    return {
-        (cell.experiment, cell.metric): cell.value
-        for table in TABLES.values()
-        for _, _, cell in table.cells()
-        if cell.experiment and cell.value is not None
-    }
-
-
-_PRINTED = printed()
-
-
 def contrast(
     label: str, weights: Iterable[tuple[str, float]], metric: str = "", *, no_drop: bool = False
 ) -> Contrast:
     """A contrast, with the paper's own value where it prints all of its figures."""
     pairs = tuple(weights)
-    figures = [_PRINTED.get((name, metric)) for name, _ in pairs]
+    figures = [figure_of(name, metric) for name, _ in pairs]
     claimed = None
-    if all(figure is not None for figure in figures):
-        total = sum(w * f for (_, w), f in zip(pairs, figures, strict=True) if f is not None)
+    if all(figures):
+        total = sum(w * float(f) for (_, w), f in zip(pairs, figures, strict=True))
         claimed = round(total, 4)
     return Contrast(label, pairs, metric, no_drop, claimed)
 
@@ -118,9 +105,9 @@ def _cheap(patterns: list[str], way: str) -> tuple[Contrast, ...]:
 
 def _classification() -> list[tuple[str, str, tuple[Contrast, ...]]]:
     by_length = {n: (cutout("resnet18", n, "keep_"), cutout("resnet18", n)) for n in LENGTHS}
-    by_magnitude = {m: (RAND.format("keep_", m), RAND.format("", m)) for m in MAGNITUDES}
+    by_magnitude = {m: (randaugment(m, "keep_"), randaugment(m)) for m in MAGNITUDES}
     archs = ("wrn28_10", "shake_shake")
-    rivals = [method for method in RIVALS.values() if not method.startswith("keep")]
+    rivals = ("gridmask", "augmix", "attentive_cutmix")
     wide = {n: cutout("wrn28_10", n) for n in LENGTHS}
     return [
         ("Table 1", "KeepCutout improves on Cutout", _gains(CUTS)),
@@ -150,35 +137,38 @@ def _classification() -> list[tuple[str, str, tuple[Contrast, ...]]]:
         ("Figure 2", "Test accuracy degenerates with Cutout longer than 16",
          (gain(wide[16], wide[20]), gain(wide[16], wide[24]))),
         ("Figure 2", "Test accuracy degenerates with RandAugment beyond magnitude 12",
-         tuple(gain(RAND.format("", 12), RAND.format("", m)) for m in (18, 24))),
+         tuple(gain(randaugment(12), randaugment(m)) for m in (18, 24))),
         ("Figure 3", "KeepCutout improves on Cutout where tau is at most 0.6",
          tuple(gain(keep20(tau), wide[20]) for tau in (0.2, 0.4, 0.6))),
         ("Figure 3", "Accuracy drops sharply at tau 0.8 (KeepCutout)",
          (gain(keep20(0.6), keep20(0.8)),)),
         ("Figure 3", "KeepRandAugment improves on RandAugment at tau 0.6 and 0.8",
-         tuple(gain(paste8(tau), RAND.format("", 15)) for tau in (0.6, 0.8))),
+         tuple(gain(paste8(tau), randaugment(15)) for tau in (0.6, 0.8))),
         ("Figure 3", "tau 0, which ignores the map, is worse than tau 0.6",
          (gain(paste8(0.6), paste8(0.0)),
-          gain(RAND.format("keep_", 24), f"{RAND.format('keep_', 24)}-tau0"))),
+          gain(randaugment(24, "keep_"), randaugment(24, "keep_") + "-tau0"))),
     ]  # fmt: skip
 
 
+def _row(table: str, number: int) -> list[str]:
+    """The experiments of a row of a table with one block."""
+    (block,) = TABLES[table].blocks
+    return [cell.experiment for cell in block.rows[number][1] if cell]
+
+
 def _others() -> list[Claim]:
-    labels = [gain(UDA.format("keep_", n), UDA.format("", n)) for n in FEW_LABELS]
-    ours, tricks = (f"{PEOPLE}-{arm}" for arm in ("keep_erasing_low", "bag_of_tricks"))
+    labels = [gain(keep, plain) for plain, keep in zip(_row("9", 0), _row("9", 1), strict=True)]
+    ours, tricks = _row("10", 2)[0], _row("10", 1)[0]
     people = [gain(ours, tricks, metric) for metric in ("rank1", "")]
-    names = [
-        tuple(pattern.format(b) for b in ("keepcutmix", "torchvision", "cutmix"))
-        for pattern in DETECTORS
-    ]
+    names = [_row("11", number) for number in range(6)]
     return [
         Claim("Table 9", "semisup_uda", "KeepRandAugment improves on RandAugment", tuple(labels)),
         Claim("Table 10", "reid", "Keep-erasing improves on Bag of Tricks", tuple(people)),
         Claim("Table 11", "detection", "A KeepCutMix backbone improves on the usual one",
-              tuple(gain(keep, usual) for keep, usual, _ in names)),
+              tuple(gain(keep, usual) for usual, _, keep in names)),
         Claim("Table 11", "detection",
               "Not in the paper: it also improves on a CutMix backbone",
-              tuple(gain(keep, mixed) for keep, _, mixed in names)),
+              tuple(gain(keep, mixed) for _, mixed, keep in names)),
     ]  # fmt: skip
 
 

@@ -6,14 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from keepbench.paper import COSTS, FIGURES, TABLES, Cell, Figure, Table
 from reporting import costs, errata
 from reporting.catalogue import TASKS, Catalogue, is_small, tables
 from reporting.claims import CLAIMS
 from reporting.costs import CostView
 from reporting.errata import Erratum
 from reporting.folders import Skipped, read_all
-from reporting.published import Cell, Figure, Table
-from reporting.published_more import COSTS, FIGURES, TABLES
 from reporting.results import CellView, ClaimView, Results
 from reporting.summary import Line, Tally, summarise
 

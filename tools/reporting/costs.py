@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from keepbench.paper import COSTS, Costs
 from reporting.folders import Skipped, number
-from reporting.published_more import COSTS, Costs
 
 FIELDS = ("map_ms", "boxes_ms", "step_ms", "total_ms", "ratio", "ratio_low", "ratio_high")
 CHEAP_LIMIT = 26.3

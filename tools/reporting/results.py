@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from keepbench.paper import Cell
 from reporting.catalogue import Catalogue
 from reporting.claims import Claim, Contrast
 from reporting.evidence import TOO_LITTLE, Estimate, Verdict, estimate, judge, overall
 from reporting.folders import SMALL, FinishedRun, Group
-from reporting.published import Cell
 
 
 @dataclass(frozen=True)
