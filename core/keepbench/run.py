@@ -347,14 +347,13 @@ class RunRecord:
         Raises:
             ValueError: They are not that config's as it now is.
         """
-        defaults = {each.name: each.default for each in fields(kind)}  # type: ignore[arg-type]
-        if strange := sorted(self.settings.keys() - defaults):
+        known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
+        if strange := sorted(self.settings.keys() - known):
             package = kind.__module__.partition(".")[0]
             raise ValueError(
                 f"{self.folder} is no run of {package} as it now is: unknown settings {strange[:5]}"
             )
-        for name, value in self.settings.items():
-            wanted = (float, int) if type(defaults[name]) is float else (type(defaults[name]),)
-            if type(value) not in wanted:
-                raise ValueError(f"{self.folder}: {name} must not be {value!r}")
-        return kind(**self.settings)
+        try:
+            return kind(**self.settings)
+        except ValueError as error:
+            raise ValueError(f"{self.folder}: {error}") from None
