@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,10 @@ from classification.comparisons import (
 )
 from classification.config import Config
 from classification.data import Data, open_data
-from classification.models import create_model
+from classification.models import check_arch, create_model
 from keepaugment import CachedSaliency, EarlyHead, GradientSaliency, Saliency, SampleDraws
 from keepbench.accuracy import EvaluationSums, occluded
+from keepbench.files import digest
 from keepbench.images import Batch
 from keepbench.loop import Row, Training, fit
 from keepbench.methods import make_saliency
@@ -106,6 +107,7 @@ class Trainer(Training):
     def __init__(self, config: Config, data: Data, processes: Processes) -> None:
         super().__init__(config, processes, figures=5)
         self.data = data
+        self.digest = digest(data.contents())
         config.check_image_size(data.image_size)
         device, classes = self.device, len(data.classes)
         self.model = make_model(config, classes, data.channels).to(device)
@@ -165,7 +167,7 @@ class Trainer(Training):
             start=self.step,
         )
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterable[Batch]:
         """This process's samples of the steps to come."""
         self.network.train()
         if self.config.regulariser == "dropblock":
@@ -264,9 +266,9 @@ class Trainer(Training):
             row |= self.test(occlusion=last)
         return row
 
-    def gather_sums(self) -> None:
-        """Bring sums and stored maps of all processes to the first; all of them must call."""
-        super().gather_sums()
+    def gather(self) -> None:
+        """Bring sums, statistics and stored maps to the first process; all of them must call."""
+        super().gather()
         if self.cache is not None:
             self.cache.merge()
 
@@ -368,6 +370,8 @@ def train(
         ValueError: Bad settings, data that cannot be used, or a folder that holds another run.
         FloatingPointError: The loss is not finite.
     """
+    processes.check_same(config)
+    check_arch(config.arch)
     trainer = Trainer(config, open_data(config, processes.device), processes)
     done = fit(trainer, name, folder, resume=resume, budget=budget, shown=_shown)
     return trainer if done else None

@@ -6,7 +6,7 @@ Everything odd is counted, and what is done about it is said in `Listing.notes`.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,12 @@ class Listing:
     junk: int = 0
     notes: tuple[str, ...] = ()
     why_not: str = ""
+
+    def contents(self) -> Iterator[str]:
+        """What tells whether images changed: name, size, person and camera of each."""
+        for photo in (*self.train, *self.query, *self.gallery):
+            path = photo.path
+            yield f"{path.name} {path.stat().st_size} {photo.person} {photo.camera}"
 
     def counts(self) -> dict[str, int]:
         """Images by part, under the names of `OFFICIAL`."""

@@ -10,7 +10,7 @@ import torch
 from classification.experiments import EXPERIMENTS
 from classification.train import Trainer, train
 from keepaugment import allowed_regions, selective_cut
-from keepbench.loop import PREEMPTED, exit_with_message
+from keepbench.leaving import PREEMPTED, exit_with_message
 from keepbench.processes import Processes
 from keepbench.run import read_rows
 from keepbench.small_images import load_data

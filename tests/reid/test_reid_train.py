@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from keepaugment import KeepRandomErasing, RandomErasing
-from keepbench.loop import PREEMPTED, Interrupted, exit_with_message
+from keepbench.leaving import PREEMPTED, exit_with_message
+from keepbench.loop import Interrupted
 from keepbench.processes import Processes
 from keepbench.run import read_rows
 from keepbench.weights import load_checkpoint

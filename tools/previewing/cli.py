@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from keepbench.loop import exit_with_message
+from keepbench.leaving import exit_with_message
 from keepbench.machine import find_device
 from keepbench.processes import Processes
 from previewing.affinity import METHODS, make_arms, measure, trained_on, with_diversity

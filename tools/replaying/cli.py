@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keepbench.loop import exit_with_message
+from keepbench.leaving import exit_with_message
 from keepbench.processes import Processes, join_processes
 from previewing.pages import write
 from previewing.runs import read_run
