@@ -28,6 +28,7 @@ CHECKPOINTS = ("new.pt", "last.pt", "previous.pt")
 
 Config = TypeVar("Config")
 _TEXTS = ("task", "experiment", "budget", "command", "commit", "hardware", "data")
+_USUAL: dict[str, Any] = {"command": "", "hardware": "unknown", "commit": "unknown", "data": ""}
 _DIGITS = 300  # of a whole number: one of more is no float
 
 
@@ -353,13 +354,7 @@ class RunRecord:
 
     @classmethod
     def _checked(cls, folder: Path, about: dict[str, Any]) -> RunRecord:
-        found: dict[str, Any] = {
-            "command": "",
-            "hardware": "unknown",
-            "commit": "unknown",
-            "data": "",
-        }
-        found |= {name: value for name, value in about.items() if value is not None}
+        found = _USUAL | {name: value for name, value in about.items() if value is not None}
         found["task"] = _task_of(found)
         texts = {name: found.get(name) for name in _TEXTS}
         settings, versions = found.get("settings"), found.get("versions", {})
@@ -391,14 +386,13 @@ class RunRecord:
         Raises:
             ValueError: They are not that config's as it now is.
         """
-        defaults = {each.name: each.default for each in fields(kind)}  # type: ignore[arg-type]
-        if strange := sorted(self.settings.keys() - defaults):
+        known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
+        if strange := sorted(self.settings.keys() - known):
             package = kind.__module__.partition(".")[0]
             raise ValueError(
                 f"{self.folder} is no run of {package} as it now is: unknown settings {strange[:5]}"
             )
-        for name, value in self.settings.items():
-            wanted = (float, int) if type(defaults[name]) is float else (type(defaults[name]),)
-            if type(value) not in wanted:
-                raise ValueError(f"{self.folder}: {name} must not be {value!r}")
-        return kind(**self.settings)
+        try:
+            return kind(**self.settings)
+        except ValueError as error:
+            raise ValueError(f"{self.folder}: {error}") from None
