@@ -258,7 +258,7 @@ def test_a_compiler_that_is_not_there_is_skipped() -> None:
     assert (found.verdict, "does not compile" in found.reason) == ("skip", True)
 
 
-def test_a_distributed_model_whose_buffers_change(tmp_path: Path) -> None:
+def test_a_distributed_model_that_a_map_changes(tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text(BAD)
     who = subject.Subject(f"{tmp_path}/bad.py:Counting")
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
@@ -266,7 +266,7 @@ def test_a_distributed_model_whose_buffers_change(tmp_path: Path) -> None:
         found = compiled_and_parallel._examine(who, IMAGES, LABELS)
     finally:
         dist.destroy_process_group()
-    assert found == ("FAIL", "buffers differ after a map")
+    assert found == ("FAIL", "gradients differ after a map")
 
 
 # The subject
