@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from classification.models import GFLOPS
-from keepbench.loop import PREEMPTED, exit_with_message
+from keepbench.leaving import PREEMPTED, exit_with_message
 from keepbench.processes import join_processes
 from keepbench.run import read_rows
 from keepbench.settings import parse

@@ -15,7 +15,7 @@ from torch import nn
 from classification.models import create_model
 from keepbench.accuracy import EvaluationSums
 from keepbench.images import Normalise
-from keepbench.loop import exit_with_message
+from keepbench.leaving import exit_with_message
 from keepbench.machine import find_device
 from keepbench.processes import Processes
 from keepbench.run import RunRecord

@@ -10,16 +10,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import CPU, ROOT, assert_resumes, rows_of, torchrun
 from torch import Tensor, nn
 
 from keepaugment import KeepRandomErasing, RandomErasing
-from keepbench.loop import PREEMPTED, fit, train_epoch
+from keepbench.leaving import PREEMPTED
+from keepbench.loop import fit, train_epoch
 from keepbench.processes import Processes, join_processes
 from reid.config import Config
 from reid.experiments import ARMS, BUDGETS, EXPERIMENTS, TRICKS
 from reid.files import PARTS
 from reid.toy import write_toy
+from runs import CPU, ROOT, assert_resumes, rows_of, torchrun
 
 pytest.importorskip("torchreid", reason="training takes torchreid's parts")
 import reid.cli  # noqa: E402

@@ -124,9 +124,3 @@ def test_the_record_is_checked(config: Config, tmp_path: Path) -> None:
 def test_settings_that_cannot_be(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Config(**change)
-
-
-def test_settings_shared_with_classification() -> None:
-    settings = shared(Config(arch="resnet8", lr=0.7, keep="paste", scale=0.25, seed=3))
-    assert (settings.arch, settings.lr, settings.seed) == ("resnet8", 0.7, 3)
-    assert (settings.keep, settings.scale, settings.batch_size) == ("paste", 0.25, 64)

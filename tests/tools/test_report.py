@@ -14,9 +14,11 @@ import pytest
 
 from classification.experiments import EXPERIMENTS
 from keepbench.paper import Cell
+from reporting import exports
 from reporting.catalogue import TASKS, load
 from reporting.claims import CLAIMS
 from reporting.cli import main
+from reporting.content import build
 from reporting.evidence import SUPPORTED, TOO_LITTLE
 from reporting.folders import Group, read_all
 from reporting.results import Results
@@ -226,7 +228,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_run(root, PLAIN, 95 + seed, seed=seed)
         write_run(root, KEEP, 95.5 + 1.1 * seed, seed=seed)
     write_run(root, PLAIN, 80.0, budget="short")
-    write_run(root, KEEP, 80.0, budget="short", jitter=r"$\frac{$")
+    write_run(root, KEEP, 80.0, budget="short", attention=r"$\frac{$")
     (root / "<script>alert(1)<script>").mkdir()
     main([str(root), "--out", str(root / "report")])
     return root / "report"
@@ -294,9 +296,11 @@ def test_text_and_data_say_the_same(report: Path) -> None:
 
 
 def test_an_empty_folder_gives_a_report_of_what_to_run(tmp_path: Path) -> None:
-    (tmp_path / "runs").mkdir()
-    main([str(tmp_path / "runs"), "--out", str(tmp_path / "report")])
-    assert "not run yet" in (tmp_path / "report" / "report.html").read_text()
+    found = build([tmp_path], CATALOGUE)
+    assert found.run_count == 0
+    rows = exports.rows(found)
+    assert {"not run yet"} <= {row["status"] for row in rows}
+    assert "python tools/run_classification.py " + KEEP in {row.get("command") for row in rows}
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
