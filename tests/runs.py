@@ -30,6 +30,13 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     return [without_clocks(row) for row in read_rows(folder / "metrics.jsonl")]
 
 
+def saved(folder: Path) -> dict[str, Any]:
+    """A run's newest checkpoint without its copy of the metrics."""
+    state = load_checkpoint(folder / "last.pt")
+    del state["metrics"]
+    return state
+
+
 def epochs(training: Training) -> list[dict[str, Any]]:
     """Train to the last epoch: the rows."""
     rows = []

@@ -62,7 +62,7 @@ def test_a_step_that_is_not_finite_names_its_images_and_the_cure() -> None:
     data = open_data(SMALL, CPU.device)
     arms = {"": (FloatingPointError, "not finite.*skip with --resume"), "cut": (ValueError, "NaN")}
     for keep, (kind, message) in arms.items():
-        trainer = Trainer(replace(SMALL, keep=keep), data, CPU)
+        trainer = Trainer(replace(SMALL, keep=keep, early_head=""), data, CPU)
         train_steps(trainer, stop=stop_after(1))
         torch.nn.init.constant_(trainer.model.fc.weight, torch.nan)
         with pytest.raises(kind, match=message) as error:

@@ -25,8 +25,7 @@ from keepbench.network import make_average
 from keepbench.order import EpochBatches
 from keepbench.processes import Processes, join_processes
 from keepbench.run import Run
-from keepbench.weights import load_checkpoint
-from runs import CPU, assert_resumes, rows_of, same, torchrun
+from runs import CPU, assert_resumes, rows_of, same, saved, torchrun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,10 +97,6 @@ def fail(error: Exception) -> Callable[..., None]:
     return act
 
 
-def saved(folder: Path) -> dict[str, Any]:
-    return load_checkpoint(folder / "last.pt")
-
-
 # Stopping and going on
 
 
@@ -121,7 +116,7 @@ def test_a_run_that_a_signal_stopped_is_saved_and_goes_on(
     assert not run(tmp_path / "run", before=ask)
     assert signal.getsignal(signal.SIGTERM) is handler
     epoch, done = divmod(step - 1, 3)
-    place = f"toy stopped in epoch {epoch + 1} after step {done + 1} of 3 and is saved; go on with: python"
+    place = f"toy stopped in epoch {epoch + 1} after step {done + 1} of 3 and is saved; go on with:"
     assert place in capsys.readouterr().err
     assert len(rows_of(tmp_path / "run")) == epoch
     assert run(tmp_path / "run", resume=True)
@@ -194,6 +189,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         ({"optimizer": None}, "does not fit this run"),
     ):
         with Run(tmp_path, "toy", Config(), CPU.device, resume=True) as folder:
+            folder.load()
             folder.save(state | change)
         with pytest.raises(ValueError, match=message):
             run(tmp_path, resume=True)
@@ -352,6 +348,22 @@ def test_a_folder_in_use_or_that_cannot_be_made_is_refused(tmp_path: Path) -> No
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit, match="Not a directory"), exit_with_message():
         run(tmp_path / "file" / "run")
+
+
+def test_a_run_goes_on_with_the_data_that_it_began_with(tmp_path: Path) -> None:
+    def fit_on(digest: str, record: dict[str, Any]) -> bool:
+        toy = Toy(Config())
+        toy.digest, toy.records = digest, {"split.json": record}
+        return fit(toy, "toy", tmp_path, resume=True)
+
+    assert fit_on("abc", {"labels": [1, 2]}) and fit_on("abc", {"labels": [1, 2]})
+    with pytest.raises(ValueError, match="began with other data: labels differ"):
+        fit_on("abc", {"labels": [1, 3]})
+    with pytest.raises(ValueError, match="data"):
+        fit_on("abd", {"labels": [1, 2]})
+    (tmp_path / "split.json").write_text("{")
+    with pytest.raises(ValueError, match="split.json is damaged"):
+        fit_on("abc", {"labels": [1, 2]})
 
 
 def test_rows_are_written_for_tensorboard_too(tmp_path: Path) -> None:

@@ -221,7 +221,7 @@ def test_resume_checks_the_split(tree: Path, tmp_path: Path) -> None:
     config = replace(SMALL, dataset="folder", data=str(tree), subset=0, test_subset=0, labels=6)
     train("a", replace(config, epochs=1), tmp_path, CPU)
     (tree / "train" / "red" / "0.png").unlink()
-    with pytest.raises(ValueError, match="began with other data: training_images"):
+    with pytest.raises(ValueError, match="the data are not those"):
         train("a", replace(config, epochs=1), tmp_path, CPU, resume=True)
 
 
