@@ -135,6 +135,15 @@ def test_a_backbones_settings_reach_detectron2(exported: Path) -> None:
     assert cfg.MODEL.WEIGHTS == str(exported)
 
 
+def test_a_yaml_with_other_keys_is_refused(exported: Path, tmp_path: Path) -> None:
+    for ending in (".pkl", ".yaml"):
+        (tmp_path / f"a{ending}").write_bytes(exported.with_suffix(ending).read_bytes())
+    with (tmp_path / "a.yaml").open("a") as file:
+        file.write("NO_SUCH: 1\n")
+    with pytest.raises(ValueError, match="a.yaml is not for Detectron2: .*NO_SUCH"):
+        cfg_of(Config(backbone=str(tmp_path / "a.pkl"), depth=18))
+
+
 def test_more_settings_may_be_given() -> None:
     extra = "MODEL.FPN.OUT_CHANNELS 64 SOLVER.BASE_LR 0.5"
     cfg = cfg_of(Config(backbone="none", extra=extra))
