@@ -47,6 +47,7 @@ def test_detectron2_has_these_weights(depth: int) -> None:
     assert state == backbone_shapes(depth)
 
 
+@pytest.mark.usefixtures("small_photograph")
 def test_an_export_of_resnet18_proves_itself(
     resnet18: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -75,6 +76,7 @@ def test_an_export_of_a_bottleneck_network_proves_itself(tmp_path: Path, depth: 
     assert max(max(stages.values()) for stages in record["differences"].values()) < 1e-5
 
 
+@pytest.mark.usefixtures("small_photograph")
 def test_other_settings_do_not_pass(resnet18: Path, exported: Path, tmp_path: Path) -> None:
     right = exported.with_suffix(".yaml").read_text()
     settings = tmp_path / "wrong.yaml"
