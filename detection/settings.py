@@ -27,7 +27,7 @@ class Backbone:
     """An exported backbone.
 
     Attributes:
-        path: of its weights; None if they are random.
+        path: its file of weights; None if they are random.
         weights: by the names of Detectron2's ResNet.
         settings: what Detectron2's config needs for them.
         checked: what its export proved, in words.
@@ -109,9 +109,9 @@ def make_cfg(
     """Detectron2's config of a run: a CfgNode.
 
     Args:
-        config: of the run.
+        config: the run's settings.
         backbone: its weights and what they need.
-        folder: of the run.
+        folder: the run's.
         images: with boxes, in the training set.
         classes: how many.
         device: for Detectron2, "cuda" or "cpu".

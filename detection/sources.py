@@ -30,7 +30,7 @@ class Source:
 
     Attributes:
         weights: by torchvision's names, classifier included.
-        depth: of the residual network.
+        depth: 18 to 152.
         mean: per channel, in [0, 1]; subtracted from the input.
         std: per channel; divides the input after that.
         record: the file, its checksum, the weights taken, and the run they are of, if one of ours.
@@ -107,7 +107,7 @@ def open_source(
         use: which weights of it, as in `keepbench.weights`.
         arch: the network's name, if it is to be checked; a run of ours knows its own. timm's
             resnetblur50 and resnetaa50 have the very weights of resnet50, and only the name tells.
-        mean: of RGB in [0, 1], if not ImageNet's or the run's own.
+        mean: per channel, in [0, 1]; ImageNet's or the run's own if not given.
         std: likewise.
 
     Raises:

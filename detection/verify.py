@@ -117,7 +117,7 @@ def load_detector(
 
     Args:
         detector: a key of `DETECTORS`.
-        depth: of the backbone.
+        depth: the backbone's.
         settings: the YAML of the export.
         path: its `.pkl`.
         weights: what was read from it.
