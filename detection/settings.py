@@ -146,4 +146,6 @@ def make_cfg(
         cfg.merge_from_list(config.extra.split())
     except (AssertionError, KeyError, ValueError) as error:
         raise ValueError(f"extra={config.extra!r} is not for Detectron2: {error}") from None
+    if (cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR) != (str(backbone.path or ""), str(folder)):
+        raise ValueError(f"extra={config.extra!r}: give weights by --backbone, the folder by --out")
     return cfg

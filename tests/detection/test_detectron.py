@@ -153,6 +153,9 @@ def test_more_settings_may_be_given() -> None:
     for wrong in ("MODEL.NO_SUCH 1", "MODEL.FPN.OUT_CHANNELS", "SOLVER.BASE_LR text"):
         with pytest.raises(ValueError, match="is not for Detectron2"):
             cfg_of(Config(backbone="none", extra=wrong))
+    for wrong in ("MODEL.WEIGHTS detectron2://x.pkl", "OUTPUT_DIR elsewhere"):
+        with pytest.raises(ValueError, match="give weights by --backbone, the folder by --out"):
+            cfg_of(Config(backbone="none", extra=wrong))
 
 
 def test_a_random_backbone_learns_everywhere() -> None:
