@@ -321,8 +321,10 @@ def _same_random_numbers(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def no_trace(model: Forward, device: torch.device) -> Iterator[None]:
+def no_trace(model: Forward, device: torch.device) -> Iterator[bool]:
     """Within it a model computes as in evaluation, and only its input can ask for a gradient.
+
+    It yields whether a part of the model is compiled.
 
     On leaving, also by an exception, everything is what it was: the train flag and the attributes
     of every module, buffers, `requires_grad` of every parameter and the global random number
@@ -340,11 +342,12 @@ def no_trace(model: Forward, device: torch.device) -> Iterator[None]:
         try:
             held = list(held_models(model))
             trace.meet(*(module for module in held if isinstance(module, nn.Module)))
-            if not any(map(_is_compiled, itertools.chain(held, trace.met))):
+            compiled = any(map(_is_compiled, itertools.chain(held, trace.met)))
+            if not compiled:
                 # Not around compiled code, which would be compiled anew for it.
                 hook = register_module_forward_pre_hook(trace.on_call)
             with _same_random_numbers(device), _EvaluationCalls():
-                yield
+                yield compiled
         finally:
             _computing_map = outer
             if hook is not None:

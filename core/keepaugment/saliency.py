@@ -23,8 +23,8 @@ Saliency = Callable[[Tensor, Tensor | None], Tensor]
 """images (B, C, H, W), labels (B,) or None -> saliency (B, H, W)."""
 
 
-def _copy(images: Tensor, scale: float) -> Tensor:
-    """A leaf to take gradients of: the images, or a bicubic copy of `scale` times their size."""
+def _leaf(images: Tensor, scale: float) -> Tensor:
+    """What gradients are taken of: the images, or a bicubic copy of `scale` times their size."""
     images = images.clone() if images.is_inference() else images.detach()
     if scale != 1.0:
         size = [max(1, round(side * scale)) for side in images.shape[2:]]
@@ -83,9 +83,14 @@ def saliency_map(
     check_scale(scale)
     if not len(images):
         return images.new_zeros(0, *images.shape[2:], dtype=torch.float32)
-    with no_trace(model, images.device), torch.inference_mode(False), torch.enable_grad():
-        inputs = _copy(images, scale)
-        logits = _chosen_logits(model(inputs), labels, len(images))
+    with (
+        no_trace(model, images.device) as compiled,
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
+        # The model gets a copy, which it may write to: no leaf, but dynamo warns of any other.
+        inputs = _leaf(images.clone() if compiled else images, scale)
+        logits = _chosen_logits(model(inputs if compiled else inputs.clone()), labels, len(images))
         (gradient,) = torch.autograd.grad(logits.sum(), inputs)
     saliency = gradient.abs().amax(1, keepdim=True).float()
     if scale != 1.0:
