@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from keepaugment.checks import check_images, check_labels, check_scale
+from keepaugment.checks import check_images, check_labels, check_saliency, check_scale
 from keepaugment.draws import Source, uniform
 from keepaugment.early_head import EarlyHead
 from keepaugment.no_trace import Forward, no_trace
@@ -146,7 +146,8 @@ class ShuffledSaliency:
     def __call__(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Map images (B, C, H, W) and labels to saliency (B, H, W)."""
         order = uniform(self.generator, (len(images), 1), images.device)[:, 0].argsort()
-        result = torch.empty_like(saliency := self.saliency(images, labels))
+        check_saliency(saliency := self.saliency(images, labels), images)
+        result = torch.empty_like(saliency)
         result[order] = saliency[order.roll(1)]  # one cycle: with B > 1 nobody keeps its own
         return result
 
@@ -159,7 +160,7 @@ class InvertedSaliency:
 
     def __call__(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Map images (B, C, H, W) and labels to saliency (B, H, W), not negative."""
-        saliency = self.saliency(images, labels)
+        check_saliency(saliency := self.saliency(images, labels), images)
         return saliency.amax((1, 2), keepdim=True) - saliency
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -11,15 +12,18 @@ from small import NUM_CLASSES, labels, make, network, rand, randn
 from torch import Tensor, nn
 
 from keepaugment import (
+    CachedSaliency,
     CutMix,
     Cutout,
     EarlyHead,
     GradientSaliency,
+    InvertedSaliency,
     KeepCutMix,
     KeepCutout,
     KeepPaste,
     KeepRandomErasing,
     RandomErasing,
+    ShuffledSaliency,
     allowed_regions,
     region_scores,
     saliency_map,
@@ -161,6 +165,41 @@ def test_a_map_without_a_batch(function: Callable) -> None:
 def test_a_map_of_other_images(function: Callable, shape: tuple[int, ...]) -> None:
     message = f"saliency of shape {shape} does not fit images of shape (4, 3, 8, 10)"
     fails(message, function, saliency=rand(*shape))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (SALIENCY.numpy(), "must be a tensor (B, H, W), found ndarray"),
+        (SALIENCY.tolist(), "must be a tensor (B, H, W), found list"),
+        (SALIENCY.cfloat(), "must be floating point, found torch.complex64"),
+        (SALIENCY.long(), "must be floating point, found torch.int64"),
+        (SALIENCY.to("meta"), "is on meta, the images on cpu"),
+        (SALIENCY.double() + 1e300, "holds NaN or infinite values"),  # in float32
+    ],
+)
+def test_a_map_of_another_kind(wrong: object, message: str) -> None:
+    def source(images: Tensor, labels: Tensor | None) -> object:
+        return wrong
+
+    cached = CachedSaliency(source, 4, (8, 10))
+    cached.at(0, torch.arange(4))
+    for call in (
+        lambda: selective_cut(IMAGES, wrong, size=3),
+        lambda: selective_paste(IMAGES, IMAGES, wrong, size=3),
+        *(
+            partial(KeepCutout(saliency=each, size=3), IMAGES)
+            for each in (source, cached, ShuffledSaliency(source), InvertedSaliency(source))
+        ),
+    ):
+        fails(message, call)
+    assert not cached.maps.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.bool, torch.float64])
+def test_a_map_of_narrow_integers_or_doubles(dtype: torch.dtype) -> None:
+    saliency = (255 * SALIENCY).to(dtype)
+    assert torch.equal(scores(saliency=saliency), scores(saliency=saliency.float()))
 
 
 def test_a_model_that_has_diverged() -> None:
