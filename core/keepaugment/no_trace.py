@@ -31,6 +31,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
+from torch.utils.data import get_worker_info
 
 Forward = Callable[[Tensor], Tensor]
 """A model: images (B, C, H, W) -> logits (B, K)."""
@@ -336,6 +337,11 @@ def no_trace(model: Forward, device: torch.device) -> Iterator[bool]:
     meanwhile is not supported.
     """
     global _computing_map
+    if get_worker_info() is not None:
+        raise ValueError(
+            "a map was asked for in a DataLoader worker, whose copy of the model does not train; "
+            "apply the method to whole batches, after the loader"
+        )
     trace, hook = _Trace(), None
     with _one_map:
         outer, _computing_map = _computing_map, True

@@ -90,7 +90,16 @@ def saliency_map(
     ):
         # The model gets a copy, which it may write to: no leaf, but dynamo warns of any other.
         inputs = _leaf(images.clone() if compiled else images, scale)
-        logits = _chosen_logits(model(inputs if compiled else inputs.clone()), labels, len(images))
+        try:
+            output = model(inputs if compiled else inputs.clone())
+        except AssertionError as error:
+            if scale == 1.0:
+                raise
+            raise ValueError(
+                f"the model refuses images of {tuple(inputs.shape[2:])}, {scale} of their size "
+                f"({error}); take scale=1, or a model for images of any size"
+            ) from error
+        logits = _chosen_logits(output, labels, len(images))
         (gradient,) = torch.autograd.grad(logits.sum(), inputs)
     saliency = gradient.abs().amax(1, keepdim=True).float()
     if scale != 1.0:

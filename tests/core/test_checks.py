@@ -10,6 +10,7 @@ import pytest
 import torch
 from small import NUM_CLASSES, labels, make, network, rand, randn
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from keepaugment import (
     CachedSaliency,
@@ -315,6 +316,32 @@ def test_scale(scale: float) -> None:
     message = f"scale must be in (0, 1], found {scale}"
     fails(message, saliency_map, MODEL, IMAGES, scale=scale)
     fails(message, GradientSaliency, MODEL, scale=scale)
+
+
+def test_a_model_for_images_of_one_size() -> None:
+    with pytest.raises(ValueError, match="refuses images of .4, 4., 0.5 of their size.*scale=1"):
+        saliency_map(make("timm ViT"), randn(4, 3, 8, 8), LABELS, scale=0.5)
+
+
+class Samples(Dataset):
+    """Batches that a Keep method has changed in the loader."""
+
+    def __init__(self, keep: Callable) -> None:
+        self.keep = keep
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.keep(IMAGES, LABELS)
+
+
+def test_a_map_in_a_worker_of_the_loader() -> None:
+    images = next(iter(DataLoader(Samples(KeepCutout(saliency=a_map, size=3)), num_workers=1)))
+    assert images.shape == (1, *IMAGES.shape)  # without a model there is nothing to train
+    assert len(next(iter(DataLoader(Samples(KeepCutout(MODEL, size=3)))))) == 1
+    with pytest.raises(ValueError, match="DataLoader worker.*after the loader"):
+        next(iter(DataLoader(Samples(KeepCutout(MODEL, size=3)), num_workers=1)))
 
 
 # Settings of the methods
