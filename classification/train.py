@@ -34,7 +34,14 @@ from keepbench.files import digest
 from keepbench.images import Batch
 from keepbench.loop import Row, Training, fit
 from keepbench.methods import make_saliency
-from keepbench.network import Joined, check_logits, compiled, make_average, make_optimizer
+from keepbench.network import (
+    Joined,
+    check_logits,
+    check_single_image,
+    compiled,
+    make_average,
+    make_optimizer,
+)
 from keepbench.order import EpochBatches, mixed_seed, seed_noise
 from keepbench.processes import Processes
 
@@ -138,6 +145,8 @@ class Trainer(Training):
         self.criterion = make_criterion(config)
         self.order = self._order()
         self.steps = self.order.steps
+        if self.order.fewest == 1:
+            check_single_image(self.model, config.arch, data.channels, data.image_size)
 
     def _augment(self, network: Any) -> None:
         """Make the map and the augmentation."""
@@ -240,11 +249,16 @@ class Trainer(Training):
     def epoch_figures(self, totals: Tensor) -> Row:
         """Loss, accuracy (%), the changed area, and the seconds of a step's parts."""
         loss, right, changed, count, skipped = totals.tolist()
+        if not count:
+            raise FloatingPointError(
+                f"all {self.steps} steps of epoch {self.epoch} were skipped, for no gradient was "
+                "finite; the last checkpoint, if there is one, is from before it"
+            )
         row: Row = {
             "lr": learning_rate(self.config, self.epoch * self.steps - 1, self.steps),
-            "train_loss": loss / max(1, count),
-            "train_accuracy": 100 * right / max(1, count),
-            "changed_area": changed / max(1, count),
+            "train_loss": loss / count,
+            "train_accuracy": 100 * right / count,
+            "changed_area": changed / count,
         }
         row |= {f"{part}_seconds": seconds for part, seconds in self.part_seconds().items()}
         if self.config.nonfinite == "skip":

@@ -199,6 +199,8 @@ def train_process(
         if run:
             for split in splits:
                 split.write()
+            for note in sorted({split.note() for split in splits} - {""}):
+                print(note)
             _write_setup(folder, cfg, backbone, splits)
         comm.synchronize()
         _register(cfg.DATASETS.TRAIN[0], train_set)

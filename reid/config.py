@@ -81,7 +81,9 @@ class Config:
     num_instances: int = setting(4, "images per identity (K)", range="[2, 4096]")
     epochs: int = setting(120, "passes over the identities", range="[1, 1e6]")
     lr: float = setting(
-        3.5e-4, "Adam's peak learning rate; x0.1 at 1/3 and 7/12 of the epochs", range="(0, 1000]"
+        3.5e-4,
+        "Adam's peak learning rate, x0.1 at 1/3 and 7/12 of the epochs; 0 = learn nothing",
+        range="[0, inf)",
     )
     weight_decay: float = setting(5e-4, "L2 on all parameters", range="[0, 1]")
     warmup: int = setting(

@@ -96,12 +96,14 @@ def list_market(
     """
     root = find_root(Path(folder).expanduser())
     whole = (root / PARTS["query"]).is_dir()
-    parts: dict[str, list[Photo]] = {}
-    bad: list[str] = []
-    for part in PARTS if whole else ["train"]:
-        parts[part], wrong = read_names(root / PARTS[part])
-        bad += [f"{name} (not like 0002_c1s1_000451_03.jpg)" for name in wrong]
-    listing = _people_only(parts)
+    names = {part: read_names(root / PARTS[part]) for part in (PARTS if whole else ["train"])}
+    wrong = [name for each in names.values() for name in each.wrong]
+    bad = [f"{name} (not like 0002_c1s1_000451_03.jpg)" for name in wrong]
+    listing = _people_only({part: each.photos for part, each in names.items()})
+    for part, each in names.items():
+        if each.left_out:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(each.left_out.items()))
+            listing = listing.noted(f"{PARTS[part]}: no images and left out: {kinds}")
     if not whole:
         listing = _split(listing, split_seed)
     listing = _smaller(listing, subset, test_subset, split_seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -70,18 +71,20 @@ def picture(trainer: Trainer, path: Path, rows: int = 5) -> None:
     draw_panels(columns, names).savefig(path, dpi=150)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Run the quickstart; a second call goes on, or shows the same runs again."""
-    folders = {name: FOLDER / name for name in (PLAIN, KEEP)}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=FOLDER, help=f"folder (default {FOLDER})")
+    folder = parser.parse_args(argv).out
+    folders = {name: folder / name for name in (PLAIN, KEEP)}
     trained = []
     with exit_with_message():
-        for name, folder in folders.items():
-            trainer = train(name, EXPERIMENTS[name].config, folder, Processes(CPU), resume=True)
+        for name, place in folders.items():
+            trainer = train(name, EXPERIMENTS[name].config, place, Processes(CPU), resume=True)
             if trainer is None:
-                print("the same command goes on", file=sys.stderr)
                 sys.exit(PREEMPTED)
             trained.append(trainer)
-    path = FOLDER / "keep_cutout.png"
+    path = folder / "keep_cutout.png"
     picture(trained[-1], path)
     print(f"\n{table(folders)}\n")
     print("Two short runs of one seed show that it works, not which is better.")

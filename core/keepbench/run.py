@@ -210,10 +210,10 @@ class Run:
         for path in paths:
             try:
                 state = load_checkpoint(path)
-                place = state["epoch"], state["step"]
+                place = state["epoch"], state.get("step", 0)
                 if not all(type(number) is int and number >= 0 for number in place):
                     raise ValueError(f"{path} is at epoch {place[0]!r}, step {place[1]!r}")
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 print(f"{path.name}: {error}; going on with the one before", file=sys.stderr)
                 damaged.append(path)
                 continue

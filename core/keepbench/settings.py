@@ -85,12 +85,10 @@ def _within(value: float, interval: str) -> bool:
 
 
 def _is_a(value: Any, kind: type) -> bool:
-    """Whether a value is of a type; a whole number is a number, a bool is none."""
+    """Whether a value is of a setting's type; a whole number is a number, too."""
     if kind is str:  # control characters and half surrogates break terminals, paths and JSON
         return isinstance(value, str) and not {"Cc", "Cs"} & set(map(unicodedata.category, value))
-    return isinstance(value, (int, float) if kind is float else kind) and (
-        kind is bool or not isinstance(value, bool)
-    )
+    return type(value) is kind or (kind is float and type(value) is int)
 
 
 def check(config: Any) -> None:

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import CPU as ALONE
-from runs import assert_resumes, epochs
 from torch import Tensor, nn
 
 from classification.auto_map import (
@@ -30,6 +28,8 @@ from classification.data import open_data
 from classification.models import create_model
 from classification.train import Trainer
 from keepaugment import CentreSaliency, EarlyHead, RandomSaliency, box_agreement
+from runs import CPU as ALONE
+from runs import assert_resumes, epochs
 
 CPU = torch.device("cpu")
 BOXES = {"size": 8}

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import CPU, ROOT, rows_of
 
 from classification.config import Config
 from classification.data import open_data
@@ -25,6 +24,7 @@ from keepbench import images
 from keepbench.leaving import PREEMPTED, exit_with_message
 from keepbench.loop import train_epoch
 from keepbench.weights import load_checkpoint
+from runs import CPU, ROOT, rows_of
 
 SMALL = Config(
     dataset="digits", arch="resnet8", subset=40, test_subset=20, epochs=2, batch_size=16,

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from runs import CPU, rows_of, same, torchrun
 
 from classification.config import Config
 from classification.train import Trainer, train
 from keepbench.loop import fit
 from keepbench.processes import Processes, join_processes
 from keepbench.weights import load_checkpoint
+from runs import CPU, rows_of, same, torchrun
 
 # A model without BatchNorm, which would see half a batch; 24 images in steps of 10, 10, 4
 KEEP = Config(

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from runs import CPU, ROOT, assert_resumes, epochs, rows_of, without_clocks
 
 from classification import cli
 from classification.cli import main
@@ -23,6 +22,7 @@ from keepbench.leaving import PREEMPTED
 from keepbench.loop import train_epoch
 from keepbench.run import read_rows
 from keepbench.small_images import ImageSet, StoredData
+from runs import CPU, ROOT, assert_resumes, epochs, rows_of, without_clocks
 
 SMALL = Config(dataset="digits", arch="resnet8", subset=60, test_subset=30, epochs=2, batch_size=25)
 KEEP_LOW = {"cut": "cutout", "keep": "cut", "scale": 0.5}

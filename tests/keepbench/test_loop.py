@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-from runs import CPU, assert_resumes, rows_of, same, torchrun
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -26,6 +25,7 @@ from keepbench.network import make_average
 from keepbench.order import EpochBatches
 from keepbench.processes import Processes, join_processes
 from keepbench.weights import load_checkpoint
+from runs import CPU, assert_resumes, rows_of, same, torchrun
 
 
 @dataclass(frozen=True, kw_only=True)

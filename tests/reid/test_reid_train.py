@@ -251,13 +251,13 @@ def test_a_signal_saves_and_leaves_with_its_own_exit_code(
 
 
 def test_centres_move_by_their_own_rate_without_the_losss_weight(small: Config, data: Data) -> None:
-    trainer = Trainer(replace(small, centre_weight=1e-3), data, CPU)
+    trainer = Trainer(replace(small, centre_weight=1e-3, lr=0.0), data, CPU)
     assert trainer.centres is not None
     before = trainer.centres.centres.detach().clone()
     index = trainer.order[0]
     inputs, _ = trainer.augment(0, 0, index)
     raw, labels = trainer.model(inputs).raw.detach(), data.labels[index]
-    trainer = Trainer(replace(small, centre_weight=1e-3), data, CPU)
+    trainer = Trainer(replace(small, centre_weight=1e-3, lr=0.0), data, CPU)
     trainer.train_step(0, index)
     moved = before.clone()
     for feature, label in zip(raw, labels, strict=True):  # SGD at 0.5 on the mean's gradient

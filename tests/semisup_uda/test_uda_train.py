@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from runs import CPU, assert_resumes, rows_of, torchrun, without_clocks
 
 from keepbench.leaving import PREEMPTED
 from keepbench.loop import train_epoch
 from keepbench.processes import Processes, join_processes
 from keepbench.weights import load_checkpoint
+from runs import CPU, assert_resumes, rows_of, torchrun, without_clocks
 from semisup_uda.cli import main
 from semisup_uda.config import Config
 from semisup_uda.data import open_images
