@@ -294,10 +294,8 @@ class Embedding(nn.Module):
         self.loss = loss
         self.body = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2), nn.BatchNorm2d(6), nn.Tanh())
         self.classifier = nn.Linear(6, 3)
-        self.seen: list[Tensor] = []
 
     def forward(self, images: Tensor) -> Any:
-        self.seen.append(images.detach())
         features = self.body(images).mean((2, 3))
         if not self.training:
             return features
@@ -313,7 +311,8 @@ def test_an_engine_of_torchreid(loss: str, persons: Any, tmp_path: Path, capsys:
     class Engine(KeepEngine, parent):  # type: ignore[misc, valid-type]
         pass
 
-    model = Embedding(loss)
+    model, seen = Embedding(loss), []
+    model.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach()))
     logits = (lambda images: model(images)[0]) if loss == "triplet" else model
     calls = []
     keep = KeepRandomErasing(logits, p=1.0, fill=100.0, generator=seeded())
@@ -328,7 +327,7 @@ def test_an_engine_of_torchreid(loss: str, persons: Any, tmp_path: Path, capsys:
     before = model.classifier.weight.detach().clone()
     engine.run(max_epoch=1, print_freq=1, save_dir=str(tmp_path), ranks=[1])
     assert len(calls) == 1 and set(calls[0].tolist()) <= {0, 1, 2}
-    explained, trained, *evaluated = model.seen
+    explained, trained, *evaluated = seen
     assert not (explained == 100).any()
     assert all((image == 100).any() for image in trained)
     assert evaluated and not any((images == 100).any() for images in evaluated)
