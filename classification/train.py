@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.loss import BinaryCrossEntropy
+from timm.optim import list_optimizers
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
@@ -29,6 +30,7 @@ from classification.config import Config
 from classification.data import Data, open_data
 from classification.models import check_arch, create_model
 from keepaugment import CachedSaliency, EarlyHead, GradientSaliency, Saliency, SampleDraws
+from keepaugment.early_head import find_layer
 from keepbench.accuracy import EvaluationSums, occluded
 from keepbench.files import digest
 from keepbench.images import Batch
@@ -44,6 +46,7 @@ from keepbench.network import (
 )
 from keepbench.order import EpochBatches, mixed_seed, seed_noise
 from keepbench.processes import Processes
+from keepbench.settings import nearest
 
 OCCLUSIONS = (0.1, 0.25, 0.5)  # shares of a test image's area
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -361,6 +364,21 @@ class Trainer(Training):
             self.chosen.kind = state["map"]
 
 
+def check_names(config: Config) -> None:
+    """Raise ValueError for a model, optimiser or stage that is not there, before data are read."""
+    check_arch(config.arch)
+    known = list(map(str, list_optimizers()))
+    if config.optimizer != "sgd" and config.optimizer not in known:
+        raise ValueError(f"no optimizer {config.optimizer!r}{nearest(config.optimizer, known)}")
+    if config.early_head:
+        try:
+            with torch.device("meta"):
+                model = make_model(config, 10, 3)
+        except (NotImplementedError, RuntimeError):  # a model that computes with its weights
+            return
+        find_layer(model, config.early_head)
+
+
 def _shown(row: Row) -> str:
     tested = f", test {row['test_accuracy']:.2f} %" if "test_accuracy" in row else ""
     return f"loss {row['train_loss']:.3f}{tested}, {row['train_seconds']:.1f} s"
@@ -385,7 +403,7 @@ def train(
         FloatingPointError: The loss is not finite.
     """
     processes.check_same(config)
-    check_arch(config.arch)
+    check_names(config)
     trainer = Trainer(config, open_data(config, processes.device), processes)
     done = fit(trainer, name, folder, resume=resume, budget=budget, shown=_shown)
     return trainer if done else None
