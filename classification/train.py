@@ -92,7 +92,9 @@ def make_model(config: Config, num_classes: int, channels: int) -> nn.Module:
     named = config.regulariser if config.regulariser in ("dropout", "droppath") else "none"
     options |= regularisers(named)
     try:
-        model = create_model(config.arch, num_classes, in_chans=channels, **options)
+        model = create_model(
+            config.arch, num_classes, in_chans=channels, download=config.download, **options
+        )
     except TypeError as error:
         raise ValueError(f"{config.arch} does not take {options}: {error}") from None
     check_regularised(model, regularisers(named))
@@ -366,7 +368,7 @@ class Trainer(Training):
 
 def check_names(config: Config) -> None:
     """Raise ValueError for a model, optimiser or stage that is not there, before data are read."""
-    check_arch(config.arch)
+    check_arch(config.arch, download=config.download)
     known = list(map(str, list_optimizers()))
     if config.optimizer != "sgd" and config.optimizer not in known:
         raise ValueError(f"no optimizer {config.optimizer!r}{nearest(config.optimizer, known)}")

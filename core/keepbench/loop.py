@@ -295,16 +295,18 @@ def fit(
         return _fit(training, name, run, shown)
 
 
-def _load(training: Training, run: Run | None) -> None:
-    """Go on from the run's checkpoint, if it has one."""
-    state = training.processes.shared(run.load() if run else None)
-    if state is None:
-        return
-    if state["epoch"] > training.config.epochs:
-        raise ValueError(
-            f"the checkpoint is from epoch {state['epoch']}, the run has {training.config.epochs}"
-        )
+def restore(training: Training, state: dict[str, Any]) -> None:
+    """Go on where a checkpoint was taken.
+
+    Raises:
+        ValueError: It is not this run's.
+    """
     try:
+        if state["epoch"] > training.config.epochs:
+            raise ValueError(
+                f"the checkpoint is from epoch {state['epoch']}, the run has "
+                f"{training.config.epochs}"
+            )
         training.load_state(state)
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:  # torch's many kinds
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -313,7 +315,8 @@ def _load(training: Training, run: Run | None) -> None:
 
 def _fit(training: Training, name: str, run: Run | None, shown: Callable[[Row], str]) -> bool:
     config, processes = training.config, training.processes
-    _load(training, run)
+    if (state := processes.shared(run.load() if run else None)) is not None:
+        restore(training, state)
     events = _events(config, run.folder, training.epoch) if run else None
     steps = training.steps
     total, done = config.epochs * steps, training.epoch * steps + training.step
