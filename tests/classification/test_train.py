@@ -16,7 +16,8 @@ from classification import cli
 from classification.cli import main
 from classification.config import Config
 from classification.data import open_data
-from classification.train import Trainer, learning_rate, train
+from classification.recipe import learning_rate
+from classification.train import Trainer, train
 from keepbench.images import Batch
 from keepbench.leaving import PREEMPTED
 from keepbench.loop import train_epoch
