@@ -51,7 +51,7 @@ def check_saliency(saliency: Tensor, images: Tensor | None = None) -> None:
             f"saliency of shape {tuple(saliency.shape)} does not fit images of shape "
             f"{tuple(images.shape)}"
         )
-    if readable(saliency) and not bool(saliency.isfinite().all()):
+    if readable(saliency) and not bool(saliency.float().isfinite().all()):
         raise ValueError("saliency holds NaN or infinite values; has the model diverged?")
 
 
