@@ -8,7 +8,7 @@ from classification.config import Config
 from classification.experiments import BUDGETS, EXPERIMENTS
 from classification.models import GFLOPS
 from classification.train import train
-from keepbench.loop import PREEMPTED, exit_with_message
+from keepbench.leaving import PREEMPTED, exit_with_message
 from keepbench.processes import join_processes
 from keepbench.run import read_rows
 from keepbench.settings import parse

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from keepbench.methods import POLICIES, SALIENCIES
-from keepbench.settings import setting
+from keepbench.settings import (
+    NO_GRADIENT,
+    SALIENCIES,
+    check,
+    check_lengths,
+    check_scale,
+    setting,
+)
 
 DATASETS = ["cifar10", "cifar100", "digits", "folder", "images"]
 """Small images (CIFAR, digits, a class-folder tree), or "images": a tree of large ones."""
+POLICIES = ["", "autoaugment", "randaugment", "trivialaugment", "augmix"]
 CUTS = ["", "cutout", "random_erasing", "gridmask"]
 MIXES = ["", "cutmix", "mixup", "mixup_or_cutmix", "manifold_mixup", "attentive_cutmix"]
 KEEPS = ["", "cut", "paste", "mix"]
@@ -19,82 +26,138 @@ REGULARISERS = ["", "dropout", "droppath", "dropblock"]
 class Config:
     """Settings of a run; lengths are in pixels, shares and probabilities in [0, 1]."""
 
-    dataset: str = setting("cifar10", "what to train on", DATASETS)
-    data: str = setting("data", "folder of the dataset")
-    download: bool = setting(False, "fetch the official archive if it is not there")
-    subset: int = setting(0, "train on as many images only; 0 is all")
-    test_subset: int = setting(0, "test on as many images only; 0 is all")
-    workers: int = setting(4, "processes that read a tree of large images", may_change=True)
-    unreadable: str = setting("refuse", "what to do with a broken image", ["refuse", "skip"])
+    dataset: str = setting("cifar10", "training data", choices=DATASETS)
+    data: str = setting("data", "dataset folder", role="neutral")
+    download: bool = setting(False, "fetch the official archive if missing", role="neutral")
+    subset: int = setting(0, "number of training images; 0 = all", range="[0, 1e9]")
+    test_subset: int = setting(0, "number of test images; 0 = all", range="[0, 1e9]")
+    workers: int = setting(
+        4,
+        "processes that read a tree of large images; 0 = none extra",
+        range="[0, 512]",
+        may_change=True,
+    )
+    unreadable: str = setting(
+        "refuse", "what to do with broken images", choices=["refuse", "skip"], role="neutral"
+    )
 
     arch: str = setting("resnet18", "model: one of classification.models, or any of timm's")
-    dropout: float = setting(0.0, "inside the blocks of a Wide ResNet")
-    regulariser: str = setting("", "one of Table 5's, with its usual strength", REGULARISERS)
+    dropout: float = setting(0.0, "dropout inside the blocks of a Wide ResNet", range="[0, 1)")
+    regulariser: str = setting(
+        "", "one of Table 5's regularisers, at its usual strength", choices=REGULARISERS
+    )
 
-    image_size: int = setting(0, "length of training images from a tree of large ones")
-    test_size: int = setting(0, "length of test images; 0 is the training length")
-    padding: int = setting(4, "of the random crop of small images")
-    flip: bool = setting(True, "mirror images at random")
+    image_size: int = setting(
+        0, "side of training images from a tree of large ones; 0 = small images", range="[0, 4096]"
+    )
+    test_size: int = setting(0, "side of test images; 0 = --image-size", range="[0, 4096]")
+    padding: int = setting(4, "random-crop padding of small images; 0 = no crop", range="[0, 512]")
+    flip: bool = setting(True, "random horizontal flip")
     jitter: bool = setting(False, "CutMix's colour jitter and lighting noise")
 
-    policy: str = setting("", "image-level augmentation", POLICIES)
-    policy_set: str = setting("cifar10", "AutoAugment's policy", ["cifar10", "imagenet", "svhn"])
-    num_ops: int = setting(3, "of RandAugment: operations in a row")
-    magnitude: int = setting(-1, "of RandAugment, 0 to 30; of AutoAugment in place of its own")
+    policy: str = setting("", "image-level augmentation", choices=POLICIES, role="policy")
+    policy_set: str = setting(
+        "cifar10", "AutoAugment policy", choices=["cifar10", "imagenet", "svhn"], role="policy"
+    )
+    num_ops: int = setting(3, "RandAugment operations per image", range="[1, 100]", role="policy")
+    magnitude: int = setting(
+        -1,
+        "RandAugment strength, 0-30; for AutoAugment replaces its own; -1 = default",
+        range="[-1, 30]",
+        role="policy",
+    )
     policy_space: str = setting(
-        "torchvision", "what a magnitude means", ["torchvision", "original"]
+        "torchvision",
+        "whose operations a magnitude is for",
+        choices=["torchvision", "original"],
+        role="policy",
     )
-    cut: str = setting("", "region-level augmentation", CUTS)
-    size: int = setting(16, "length of Cutout's box")
-    cut_p: float = setting(1.0, "probability of cutting an image")
-    mix: str = setting("", "label-mixing augmentation", MIXES)
-    mix_alpha: float = setting(1.0, "of the Beta law of lambda")
+    cut: str = setting("", "region-level augmentation", choices=CUTS, role="cut")
+    size: int = setting(16, "side of Cutout's box; 0 = no box", range="[0, 4096]", role="cut")
+    cut_p: float = setting(1.0, "probability of cutting an image", range="[0, 1]", role="cut")
+    mix: str = setting("", "label-mixing augmentation", choices=MIXES, role="mix")
+    mix_alpha: float = setting(
+        1.0, "lambda is drawn from Beta(alpha, alpha)", range="(0, 1000]", role="mix"
+    )
     attention: str = setting(
-        "pretrained", "network of Attentive CutMix: pretrained, random, or a state dict's file"
+        "pretrained",
+        "network of Attentive CutMix: pretrained, random, or a state dict's file",
+        role="mix",
     )
-    mix_p: float = setting(1.0, "probability of mixing a batch")
+    mix_p: float = setting(1.0, "probability of mixing a batch", range="[0, 1]", role="mix")
 
-    keep: str = setting("", "stage that keeps the important region", KEEPS)
-    tau: float = setting(0.6, "quantile of importance: cut at most there, paste from there")
-    paste_size: int = setting(16, "length of the pasted region")
-    match_area: bool = setting(False, "keep the plain method's law of the cut area")
+    keep: str = setting("", "stage that spares the important region", choices=KEEPS, role="keep")
+    tau: float = setting(
+        0.6,
+        "importance quantile: cut at or below it, paste at or above",
+        range="[0, 1]",
+        role="keep",
+    )
+    paste_size: int = setting(16, "side of the pasted region", range="[1, 4096]", role="keep")
+    match_area: bool = setting(False, "keep the plain method's cut-area distribution", role="keep")
     saliency: str = setting(
         "gradient",
-        "map, or a control in its place; auto takes the cheapest map that agrees with full ones",
-        [*SALIENCIES, "auto"],
+        "importance map, or a control; auto = cheapest map that agrees with full ones",
+        choices=[*SALIENCIES, "auto"],
+        role="keep",
     )
-    agreement: float = setting(0.6, "of auto: how far boxes must agree with full maps', 0 to 1")
-    scale: float = setting(1.0, "of the copy that the map is taken of; 0.5 is low resolution")
-    cache: int = setting(0, "epochs between refreshes of stored maps; 0 stores none")
-    early_head: str = setting("", "stage with an auxiliary head that the map is taken from")
-    early_weight: float = setting(0.3, "of the auxiliary head's loss")
+    agreement: float = setting(
+        0.6,
+        "box agreement with full maps that --saliency auto demands",
+        range="[0, 1]",
+        role="map",
+    )
+    scale: float = setting(
+        1.0,
+        "scale of the images that maps are computed on; 0.5 = low resolution",
+        range="(0, 1]",
+        role="map",
+    )
+    cache: int = setting(
+        0, "epochs between refreshes of stored maps; 0 = none stored", range="[0, 1e6]", role="map"
+    )
+    early_head: str = setting("", "stage whose auxiliary head gives the maps", role="map")
+    early_weight: float = setting(
+        0.3, "auxiliary head's loss weight", range="[0, 1000]", role="map"
+    )
 
-    epochs: int = setting(300, "passes over the training set")
-    batch_size: int = setting(128, "images in a step, over all processes")
+    epochs: int = setting(300, "passes over the training set", range="[1, 1e6]")
+    batch_size: int = setting(128, "images per step, over all processes", range="[1, 65536]")
     optimizer: str = setting("sgd", "sgd (Nesterov), or any of timm's")
-    lr: float = setting(0.1, "learning rate at its highest")
-    momentum: float = setting(0.9, "of SGD")
-    weight_decay: float = setting(5e-4, "of weights")
+    lr: float = setting(0.1, "peak learning rate; 0 = learn nothing", range="[0, inf)")
+    momentum: float = setting(0.9, "SGD momentum", range="[0, 1)")
+    weight_decay: float = setting(5e-4, "weight decay", range="[0, 1]")
     norm_decay: bool = setting(True, "decay biases and normalisation layers too")
-    schedule: str = setting("cosine", "cosine to 0, or x0.1 at 25, 50 and 75 %", ["cosine", "step"])
-    warmup: int = setting(0, "epochs of linear warm-up")
-    clip: float = setting(0.0, "global norm that gradients are clipped at; 0 is never")
-    smoothing: float = setting(0.0, "of labels")
-    loss: str = setting("ce", "cross-entropy, or binary per class", ["ce", "bce"])
-    ema: float = setting(0.0, "decay of averaged weights, which are then tested; 0 is none")
+    schedule: str = setting(
+        "cosine", "cosine to 0, or x0.1 at 25, 50 and 75% of the epochs", choices=["cosine", "step"]
+    )
+    warmup: int = setting(0, "epochs of linear warm-up, at most --epochs", range="[0, 1e6]")
+    clip: float = setting(0.0, "max gradient norm; 0 = no clipping", range="[0, 1e6]")
+    smoothing: float = setting(0.0, "label smoothing", range="[0, 1)")
+    loss: str = setting("ce", "cross-entropy, or binary per class", choices=["ce", "bce"])
+    ema: float = setting(0.0, "decay of averaged weights, tested in place; 0 = off", range="[0, 1)")
 
     nonfinite: str = setting(
-        "stop", "at a loss or gradient that is not finite", ["stop", "skip"], may_change=True
+        "stop", "on a non-finite loss or gradient", choices=["stop", "skip"], may_change=True
     )
-    eval_every: int = setting(1, "epochs between tests; the last is always tested")
-    bf16: bool = setting(False, "compute in bfloat16 (autocast)")
-    channels_last: bool = setting(False, "memory layout of images and weights")
-    compile: bool = setting(False, "torch.compile the model, its maps and the augmentation")
-    tensorboard: bool = setting(False, "TensorBoard events beside metrics.jsonl", may_change=True)
-    seed: int = setting(0, "of weights, order, crops, policies and boxes")
+    eval_every: int = setting(
+        1, "epochs between tests; the last is always tested", range="[1, 1e6]", role="neutral"
+    )
+    bf16: bool = setting(False, "bfloat16 autocast")
+    channels_last: bool = setting(False, "channels-last memory format", role="neutral")
+    compile: bool = setting(
+        False, "torch.compile the model, its maps and the augmentation", role="neutral"
+    )
+    tensorboard: bool = setting(
+        False, "write TensorBoard events beside metrics.jsonl", may_change=True
+    )
+    seed: int = setting(
+        0, "seed of weights, order, crops, policies and boxes", range="[0, 2e9]", role="neutral"
+    )
 
     def __post_init__(self) -> None:
-        """Refuse settings that contradict each other, before anything is read."""
+        """Refuse settings out of range or that contradict each other, before anything is read."""
+        check(self)
         needs = {"cut": self.cut in ("cutout", "random_erasing"), "paste": bool(self.policy)}
         needs["mix"] = self.mix in ("cutmix", "mixup_or_cutmix")
         if self.keep and not needs[self.keep]:
@@ -102,19 +165,34 @@ class Config:
                 f"keep={self.keep} has nothing to keep from "
                 f"(policy={self.policy!r}, cut={self.cut!r}, mix={self.mix!r})"
             )
-        if self.epochs < 1 or self.batch_size < 1:
-            raise ValueError("epochs and batch_size must be at least 1")
-        if self.dataset == "images" and self.image_size < 1:
+        if self.warmup > self.epochs:
+            raise ValueError(f"warmup must be at most epochs={self.epochs}, found {self.warmup}")
+        if self.dataset == "images" and not self.image_size:
             raise ValueError("a tree of large images needs --image-size")
+        if self.dataset != "images" and (self.image_size or self.test_size):
+            raise ValueError(
+                f"image_size and test_size are for dataset='images', found {self.dataset!r}"
+            )
+        if self.image_size:
+            self.check_image_size((self.image_size, self.image_size))
         if self.cache:
             self._check_cache()
         if self.saliency == "auto":
             self._check_auto()
 
+    def check_image_size(self, image_size: tuple[int, int]) -> None:
+        """Raise ValueError for lengths that do not fit in the training images (H, W)."""
+        lengths = {} if self.image_size else {"padding": self.padding}
+        if self.cut == "cutout":
+            lengths["size"] = self.size
+        if self.keep == "paste":
+            lengths["paste_size"] = self.paste_size
+        check_lengths(image_size, **lengths)
+        if self.keep:
+            check_scale(self.scale, image_size)
+
     def _check_cache(self) -> None:
-        if self.cache < 0:
-            raise ValueError(f"cache must be 0 or epochs between refreshes, found {self.cache}")
-        if not self.keep or self.saliency in ("random", "centre"):
+        if not self.keep or self.saliency in NO_GRADIENT:
             raise ValueError(
                 f"cache={self.cache} has no map to store "
                 f"(keep={self.keep!r}, saliency={self.saliency!r})"
@@ -131,5 +209,3 @@ class Config:
                 f"saliency=auto chooses the scale of the maps of a Keep arm itself, found "
                 f"keep={self.keep!r}, scale={self.scale}, cache={self.cache}"
             )
-        if not 0.0 <= self.agreement <= 1.0:
-            raise ValueError(f"agreement must be in [0, 1], found {self.agreement}")

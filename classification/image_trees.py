@@ -12,6 +12,7 @@ depend on the number of workers or processes, and an epoch can be resumed in its
 
 from __future__ import annotations
 
+import signal
 import warnings
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -22,12 +23,13 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset
-from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import horizontal_flip
 
-from keepbench.images import Batch, read_or_error
-from keepbench.order import EpochBatches, check_split, even_subset, mixed_seed
+from keepbench.images import IMAGENET_MEAN, IMAGENET_STD, Batch, read_or_error
+from keepbench.order import EpochBatches, check_split, mixed_seed
+from keepbench.small_images import TEST_BATCH
+from keepbench.trees import ImageTree, list_tree
 
 CROP_SCALE = (0.08, 1.0)  # range of a training crop's share of the image's area
 
@@ -81,7 +83,7 @@ class _Reader(Dataset[_Example]):
 
     def __init__(
         self,
-        tree: ImageFolder,
+        tree: ImageTree,
         transform: Callable[[Tensor], Crop],
         *,
         seed: int = 0,
@@ -97,7 +99,7 @@ class _Reader(Dataset[_Example]):
         """The image, then those after it in its class, round to the one before it."""
         if not self.stand_in:
             return [index]
-        targets = self.tree.targets  # sorted: a tree is listed class by class
+        targets = self.tree.labels  # sorted: a tree is listed class by class
         first = bisect_left(targets, targets[index])
         stop = bisect_right(targets, targets[index])
         return [*range(index, stop), *range(first, index)]
@@ -105,13 +107,13 @@ class _Reader(Dataset[_Example]):
     def __getitem__(self, index: int) -> _Example:
         failures: dict[str, str] = {}
         for candidate in self._candidates(index):
-            path = self.tree.samples[candidate][0]
+            path = self.tree.paths[candidate]
             pixels = read_or_error(path)
             if isinstance(pixels, Tensor):
                 crop = self._transformed(pixels, index)
-                return _Example(index, crop, self.tree.targets[index], failures)
+                return _Example(index, crop, self.tree.labels[index], failures)
             failures[path] = pixels
-        return _Example(index, None, self.tree.targets[index], failures)
+        return _Example(index, None, self.tree.labels[index], failures)
 
     def _transformed(self, pixels: Tensor, index: int) -> Crop:
         # torchvision draws from torch's global generator. The fork takes 6 us, reading 900 or more.
@@ -148,12 +150,15 @@ def _collate(examples: Sequence[_Example]) -> _Batch:
 class Batches:
     """An epoch, or the rest of one: iterate for numbers, images (B, 3, S, S), labels and frames.
 
-    `len` is the number of steps. Made by `FolderData`.
+    `len` is the number of steps. Made by `TreeData`.
     """
 
-    def __init__(self, loader: DataLoader[Any], data: FolderData, whole: bool) -> None:
+    def __init__(
+        self, loader: DataLoader[Any], data: TreeData, device: torch.device, *, whole: bool
+    ) -> None:
         self.loader = loader
         self.data = data
+        self.device = device
         self.whole = whole  # every batch has all its images, if need be by stand-ins
 
     def __len__(self) -> int:
@@ -168,7 +173,8 @@ class Batches:
                     f"a class has no readable image to stand in for {_listed(batch.failures)}"
                 )
             if len(batch.labels):
-                yield Batch(batch.numbers, batch.images, batch.labels, batch.frames)
+                found = Batch(batch.numbers, batch.images, batch.labels, batch.frames)
+                yield found.to(self.device)
 
 
 def _listed(failures: dict[str, str], most: int = 8) -> str:
@@ -178,8 +184,8 @@ def _listed(failures: dict[str, str], most: int = 8) -> str:
 
 
 @dataclass(frozen=True)
-class FolderData:
-    """A training and a test tree of the same classes, and how their images are read.
+class TreeData:
+    """A training and a test tree of the same classes, read by worker processes.
 
     Attributes:
         train: the training tree.
@@ -191,12 +197,15 @@ class FolderData:
         unreadable_files: what "skip" has met in this process so far: file to error.
     """
 
-    train: ImageFolder
-    val: ImageFolder
+    train: ImageTree
+    val: ImageTree
     size: int = 224
     unreadable: Unreadable = "refuse"
     test_size: int = 0
     unreadable_files: dict[str, str] = field(default_factory=dict)
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    channels: int = 3
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -210,81 +219,59 @@ class FolderData:
     @property
     def classes(self) -> list[str]:
         """Names of the classes, by label."""
-        return list(self.train.classes)
+        return self.train.classes
 
-    def train_batches(
-        self,
-        epoch: int,
-        batch_size: int,
-        *,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        start: int = 0,
-        workers: int = 0,
-        pin_memory: bool = False,
-    ) -> Batches:
-        """Batches of the training images, shuffled, cropped and flipped.
+    @property
+    def num_train(self) -> int:
+        """Training images."""
+        return len(self.train.paths)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of training images, in pixels."""
+        return self.size, self.size
+
+    def contents(self) -> Iterator[str]:
+        """What tells whether images or labels changed: names, sizes and labels of all files."""
+        yield from self.classes
+        yield from self.train.contents()
+        yield from self.val.contents()
+
+    def train_batches(self, steps: EpochBatches, device: torch.device, workers: int) -> Batches:
+        """Batches of the training images in the order of `steps`, cropped and flipped.
 
         torch's global random numbers are neither used nor moved.
 
         Args:
-            epoch: from 0.
-            batch_size: images in a step, of all processes together.
-            seed: of the run.
-            rank: of this process, from 0.
-            world_size: number of processes.
-            start: steps of this epoch that are done already.
+            steps: of an epoch, for one of several processes.
+            device: of the batches.
             workers: processes that read; 0 reads in this one.
-            pin_memory: for faster copies to a GPU.
-
-        Returns:
-            Batches of `batch_size / world_size` images, the last perhaps fewer.
 
         Raises:
-            ValueError: A batch size, rank or start that does not fit; while iterating, a file that
-                cannot be read ("refuse"), or a class without any that can ("skip").
+            ValueError: While iterating, a file that cannot be read ("refuse"), or a class without
+                any that can ("skip").
         """
-        steps = EpochBatches(
-            num_images=len(self.train),
-            batch_size=batch_size,
-            seed=seed,
-            epoch=epoch,
-            rank=rank,
-            world_size=world_size,
-            start=start,
-        )
-        skip = self.unreadable == "skip"
-        crop = _RandomCrop(self.size)
-        reader = _Reader(self.train, crop, seed=seed, epoch=epoch, stand_in=skip)
-        return Batches(_loader(reader, steps, workers, pin_memory), self, whole=True)
+        crop, skip = _RandomCrop(self.size), self.unreadable == "skip"
+        reader = _Reader(self.train, crop, seed=steps.seed, epoch=steps.epoch, stand_in=skip)
+        return Batches(_loader(reader, steps, workers, device), self, device, whole=True)
 
-    def val_batches(
-        self,
-        batch_size: int,
-        *,
-        rank: int = 0,
-        world_size: int = 1,
-        workers: int = 0,
-        pin_memory: bool = False,
-    ) -> Batches:
-        """Batches of the test images, in the tree's order; each image is in one process only.
-
-        `batch_size` is this process's own, and processes may have different numbers of batches.
-        The other arguments are as in `train_batches`.
-        """
-        check_split(batch_size, rank, world_size)
-        steps = BatchSampler(range(rank, len(self.val), world_size), batch_size, drop_last=False)
-        crop = _MiddleCrop(self.test_size or self.size)
-        reader = _Reader(self.val, crop)
-        return Batches(_loader(reader, steps, workers, pin_memory), self, whole=False)
+    def test_batches(
+        self, device: torch.device, workers: int, rank: int, world_size: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels of the test set in the tree's order; each is in one process only."""
+        check_split(TEST_BATCH, rank, world_size)
+        own = range(rank, len(self.val.paths), world_size)
+        steps = BatchSampler(own, TEST_BATCH, drop_last=False)
+        reader = _Reader(self.val, _MiddleCrop(self.test_size or self.size))
+        for batch in Batches(_loader(reader, steps, workers, device), self, device, whole=False):
+            yield batch.images, batch.labels
 
     def report(self, failures: dict[str, str], fate: str) -> None:
         """Refuse unreadable files, or warn of those not met before and note them."""
         if self.unreadable == "refuse":
             raise ValueError(
                 f"cannot read {_listed(failures)}; repair or remove them, "
-                "or choose unreadable='skip'"
+                "or choose --unreadable skip"
             )
         for path, error in failures.items():
             if path not in self.unreadable_files:
@@ -292,26 +279,21 @@ class FolderData:
                 warnings.warn(f"cannot read {path}, it is {fate}: {error}", stacklevel=3)
 
 
-def _loader(reader: _Reader, steps: Any, workers: int, pin_memory: bool) -> DataLoader[Any]:
+def _ignore_ctrl_c(worker: int) -> None:
+    """Leave Ctrl-C to the process that trains: it ends after its step, and needs its readers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _loader(reader: _Reader, steps: Any, workers: int, device: torch.device) -> DataLoader[Any]:
     return DataLoader(
         reader,
         batch_sampler=steps,
         num_workers=workers,
         collate_fn=_collate,
-        pin_memory=pin_memory,
+        pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # else every epoch would take a global random number
+        worker_init_fn=_ignore_ctrl_c,
     )
-
-
-def _tree(folder: Path, subset: int, seed: int) -> ImageFolder:
-    try:
-        tree = ImageFolder(str(folder))
-    except FileNotFoundError as error:
-        raise ValueError(f"no images of classes in {folder}: {error}") from None
-    chosen = even_subset(tree.targets, subset, seed)
-    tree.samples = tree.imgs = [tree.samples[index] for index in chosen]
-    tree.targets = [tree.targets[index] for index in chosen]
-    return tree
 
 
 def load_folders(
@@ -323,10 +305,10 @@ def load_folders(
     subset: int = 0,
     test_subset: int = 0,
     seed: int = 0,
-) -> FolderData:
+) -> TreeData:
     """List a tree `root/train/<class>/*` and `root/val/<class>/*`, or `test` in place of `val`.
 
-    No image is read yet. Arguments are as in `FolderData`; `subset` takes as many training images
+    No image is read yet. Arguments are as in `TreeData`; `subset` takes as many training images
     only, drawn by `seed` evenly from the classes, `test_subset` likewise test images, always the
     same; 0 takes all.
 
@@ -347,6 +329,6 @@ def load_folders(
             f"{place / part} is not sorted by class; move its images into a folder for each class "
             "by val_annotations.txt"
         )
-    train = _tree(place / "train", subset, seed)
-    val = _tree(place / part, test_subset, 0)
-    return FolderData(train, val, size, unreadable, test_size)
+    train = list_tree(place / "train").subset(subset, seed)
+    val = list_tree(place / part).subset(test_subset, 0)
+    return TreeData(train, val, size, unreadable, test_size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,21 @@ from classification.comparisons import (
 )
 from classification.config import Config
 from classification.data import Data, open_data
-from classification.models import create_model
+from classification.models import check_arch, create_model
 from keepaugment import CachedSaliency, EarlyHead, GradientSaliency, Saliency, SampleDraws
 from keepbench.accuracy import EvaluationSums, occluded
+from keepbench.files import digest
 from keepbench.images import Batch
 from keepbench.loop import Row, Training, fit
 from keepbench.methods import make_saliency
-from keepbench.network import Joined, check_logits, compiled, make_average, make_optimizer
+from keepbench.network import (
+    Joined,
+    check_logits,
+    check_single_image,
+    compiled,
+    make_average,
+    make_optimizer,
+)
 from keepbench.order import EpochBatches, mixed_seed, seed_noise
 from keepbench.processes import Processes
 
@@ -106,6 +114,8 @@ class Trainer(Training):
     def __init__(self, config: Config, data: Data, processes: Processes) -> None:
         super().__init__(config, processes, figures=5)
         self.data = data
+        self.digest = digest(data.contents())
+        config.check_image_size(data.image_size)
         device, classes = self.device, len(data.classes)
         self.model = make_model(config, classes, data.channels).to(device)
         if config.channels_last:
@@ -135,6 +145,8 @@ class Trainer(Training):
         self.criterion = make_criterion(config)
         self.order = self._order()
         self.steps = self.order.steps
+        if self.order.fewest == 1:
+            check_single_image(self.model, config.arch, data.channels, data.image_size)
 
     def _augment(self, network: Any) -> None:
         """Make the map and the augmentation."""
@@ -164,7 +176,7 @@ class Trainer(Training):
             start=self.step,
         )
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterable[Batch]:
         """This process's samples of the steps to come."""
         self.network.train()
         if self.config.regulariser == "dropblock":
@@ -237,11 +249,16 @@ class Trainer(Training):
     def epoch_figures(self, totals: Tensor) -> Row:
         """Loss, accuracy (%), the changed area, and the seconds of a step's parts."""
         loss, right, changed, count, skipped = totals.tolist()
+        if not count:
+            raise FloatingPointError(
+                f"all {self.steps} steps of epoch {self.epoch} were skipped, for no gradient was "
+                "finite; the last checkpoint, if there is one, is from before it"
+            )
         row: Row = {
             "lr": learning_rate(self.config, self.epoch * self.steps - 1, self.steps),
-            "train_loss": loss / max(1, count),
-            "train_accuracy": 100 * right / max(1, count),
-            "changed_area": changed / max(1, count),
+            "train_loss": loss / count,
+            "train_accuracy": 100 * right / count,
+            "changed_area": changed / count,
         }
         row |= {f"{part}_seconds": seconds for part, seconds in self.part_seconds().items()}
         if self.config.nonfinite == "skip":
@@ -263,9 +280,9 @@ class Trainer(Training):
             row |= self.test(occlusion=last)
         return row
 
-    def gather_sums(self) -> None:
-        """Bring sums and stored maps of all processes to the first; all of them must call."""
-        super().gather_sums()
+    def gather(self) -> None:
+        """Bring sums, statistics and stored maps to the first process; all of them must call."""
+        super().gather()
         if self.cache is not None:
             self.cache.merge()
 
@@ -367,6 +384,8 @@ def train(
         ValueError: Bad settings, data that cannot be used, or a folder that holds another run.
         FloatingPointError: The loss is not finite.
     """
+    processes.check_same(config)
+    check_arch(config.arch)
     trainer = Trainer(config, open_data(config, processes.device), processes)
     done = fit(trainer, name, folder, resume=resume, budget=budget, shown=_shown)
     return trainer if done else None

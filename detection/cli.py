@@ -24,10 +24,13 @@ def cost(config: Config) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Run one experiment and print its result: the AP after the last step."""
-    if "--list" in (sys.argv if argv is None else argv):
-        print(NOTES)
     name, config, arguments = parse(
-        EXPERIMENTS, "Fine-tune a detector with Detectron2.", argv, budgets=BUDGETS, cost=cost
+        EXPERIMENTS,
+        "Fine-tune a detector with Detectron2.",
+        argv,
+        budgets=BUDGETS,
+        cost=cost,
+        note=NOTES,
     )
     try:
         train(

@@ -6,54 +6,78 @@ from dataclasses import dataclass
 
 from detection.detectron import DETECTORS
 from detection.names import BLOCKS
-from keepbench.settings import setting
+from keepbench.settings import check, setting
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Settings of a run; what is not here is as in Detectron2's model zoo."""
 
-    dataset: str = setting("coco", "coco: any folder of COCO's format; or toy", ["coco", "toy"])
-    data: str = setting("data/coco", "folder of the dataset")
-    train_images: str = setting("train2017", "folder of images in it")
-    test_images: str = setting("val2017", "folder of images in it")
-    train_boxes: str = setting("annotations/instances_train2017.json", "file in it")
-    test_boxes: str = setting("annotations/instances_val2017.json", "file in it")
-    test_on_train: bool = setting(False, "test on the training images: do they over-fit?")
-    subset: int = setting(0, "train on as many images only; 0 is all")
-    test_subset: int = setting(0, "test on as many images only; 0 is all")
-    bad_boxes: str = setting("clip", "boxes outside their image or empty", ["clip", "refuse"])
-    workers: int = setting(4, "processes that read images", may_change=True)
+    dataset: str = setting(
+        "coco", "coco: any folder in COCO format; toy: drawn", choices=["coco", "toy"]
+    )
+    data: str = setting("data/coco", "dataset folder", role="neutral")
+    train_images: str = setting("train2017", "folder of training images in --data")
+    test_images: str = setting("val2017", "folder of test images in --data")
+    train_boxes: str = setting(
+        "annotations/instances_train2017.json", "training annotations in --data"
+    )
+    test_boxes: str = setting("annotations/instances_val2017.json", "test annotations in --data")
+    test_on_train: bool = setting(False, "test on the training images, to see over-fitting")
+    subset: int = setting(0, "number of training images; 0 = all", range="[0, 1e9]")
+    test_subset: int = setting(0, "number of test images; 0 = all", range="[0, 1e9]")
+    bad_boxes: str = setting(
+        "clip",
+        "what to do with boxes that are empty or leave their image",
+        choices=["clip", "refuse"],
+    )
+    workers: int = setting(
+        4, "processes that read images; 0 = none extra", range="[0, 512]", may_change=True
+    )
 
-    detector: str = setting("faster_rcnn_fpn", "of Detectron2's model zoo", [*DETECTORS])
-    depth: int = setting(50, "of the ResNet", [*BLOCKS])
-    backbone: str = setting("", "file of tools/export_backbone.py, or none: random weights")
-    smooth_l1_beta: float = setting(0.0, "of RetinaNet's box loss; 0.1 until May 2020")
+    detector: str = setting("faster_rcnn_fpn", "from Detectron2's model zoo", choices=[*DETECTORS])
+    depth: int = setting(50, "ResNet depth", choices=[*BLOCKS])
+    backbone: str = setting(
+        "", "file made by tools/export_backbone.py, or none: random weights", role="file"
+    )
+    smooth_l1_beta: float = setting(
+        0.0, "RetinaNet's box loss; 0 = L1, zoo models until May 2020 used 0.1", range="[0, 1000]"
+    )
 
-    schedule: float = setting(3.0, "passes over the data: 1 is 90,000 steps of 16 COCO images")
-    iterations: int = setting(0, "steps, in place of the schedule's")
-    batch_size: int = setting(16, "images in a step, over all processes")
-    lr: float = setting(0.0, "at the peak; 0 is the zoo's, scaled with the batch")
-    min_size: int = setting(0, "shorter side of images in pixels; 0 is 640 to 800, tested at 800")
-    max_size: int = setting(1333, "longest side of images in pixels")
-    flip: bool = setting(True, "mirror images at random")
+    schedule: float = setting(
+        3.0, "passes over the data; 1 = 90,000 steps of 16 COCO images", range="(0, 1000]"
+    )
+    iterations: int = setting(0, "steps, replaces --schedule; 0 = use it", range="[0, 1e9]")
+    batch_size: int = setting(16, "images per step, over all processes", range="[1, 65536]")
+    lr: float = setting(
+        0.0, "peak learning rate; 0 = the zoo's, scaled with the batch", range="[0, inf)"
+    )
+    min_size: int = setting(
+        0, "shorter image side; 0 = 640-800 in training, 800 in tests", range="[0, 4096]"
+    )
+    max_size: int = setting(1333, "longest image side", range="[1, 16384]")
+    flip: bool = setting(True, "random horizontal flip")
 
-    extra: str = setting("", "more settings of Detectron2, as 'KEY VALUE KEY VALUE'")
-    tests: int = setting(10, "tests and checkpoints over the run, evenly; the end is one")
-    pictures: int = setting(8, "test images drawn with boxes and predictions", may_change=True)
-    gpus: int = setting(1, "processes, a GPU each", may_change=True)
-    seed: int = setting(0, "of weights, order and crops; and of the subset")
+    extra: str = setting("", "further Detectron2 settings, as 'KEY VALUE KEY VALUE'")
+    tests: int = setting(
+        10, "tests and checkpoints, evenly over the run; the last at its end", range="[1, 1e6]"
+    )
+    pictures: int = setting(
+        8,
+        "test images drawn with boxes and predictions; 0 = none",
+        range="[0, 1e5]",
+        may_change=True,
+    )
+    gpus: int = setting(1, "processes, one GPU each", range="[1, 4096]", may_change=True)
+    seed: int = setting(
+        0, "seed of weights, order, crops and subset", range="[0, 2e9]", role="neutral"
+    )
 
     def __post_init__(self) -> None:
-        """Refuse settings that contradict each other, before anything is read."""
-        for name in ("batch_size", "tests", "gpus", "max_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
-        for name in ("subset", "test_subset", "iterations", "lr", "min_size", "smooth_l1_beta"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, found {getattr(self, name)}")
-        if self.iterations == 0 and self.schedule <= 0:
-            raise ValueError(f"schedule must be above 0, found {self.schedule}")
+        """Refuse settings out of range or that contradict each other, before anything is read."""
+        check(self)
+        if self.min_size > self.max_size:
+            raise ValueError(f"min_size {self.min_size} is above max_size {self.max_size}")
         if self.smooth_l1_beta and self.detector != "retinanet":
             raise ValueError(f"smooth_l1_beta is RetinaNet's; {self.detector} has another loss")
         if self.detector == "faster_rcnn_c4" and self.depth < 50:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from detection import detectron, verify
 from detection.names import HEADS, convert, is_left_out
-from detection.pickles import read_weights, write_weights
+from detection.pickles import read_pickle, write_pickle
 from detection.sources import Source, sha256
 from keepbench.machine import versions
 from keepbench.weights import load_checkpoint
@@ -49,10 +49,10 @@ def settings_text(source: Source) -> str:
 def to_detectron2(source: Source, path: Path, compare: bool) -> Comparison:
     """Write the `.pkl` of Detectron2's weights, and its settings as a YAML beside it."""
     weights = convert(source.weights, source.depth)
-    write_weights(path, weights)
+    write_pickle(path, weights)
     settings = path.with_suffix(".yaml")
     settings.write_text(settings_text(source))
-    written = read_weights(path)
+    written = read_pickle(path)
     if not compare:
         return {}
     return verify.compare_detectors(source, settings, path, written)

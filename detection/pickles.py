@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from keepbench.weights import check_finite
+
 AUTHOR = "keepaugment-benchmark"
 _ALLOWED = {
     ("numpy", "ndarray"),
@@ -37,18 +39,18 @@ class _PlainUnpickler(pickle.Unpickler):
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_pickle(path: Path) -> dict[str, Tensor]:
     """The weights in a `.pkl` of Detectron2's form, `{"model": {name: array}, ...}`.
 
     Raises:
         ValueError: The file asks for anything but arrays (nothing is run), is damaged, or is of
             another form.
     """
+    if not path.is_file():
+        raise ValueError(f"no file {path}")
     try:
         # latin1 as in Detectron2: files of Python 2 hold their arrays' bytes as text
         content = _PlainUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
-    except FileNotFoundError:
-        raise ValueError(f"no file {path}") from None
     except Exception as error:  # a damaged pickle fails in many ways
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
@@ -61,10 +63,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     for name, array in model.items():
         if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
             raise ValueError(f"{name!r} in {path} is no array of floating-point numbers")
-    return {name: torch.from_numpy(np.array(array)) for name, array in model.items()}
+    weights = {name: torch.from_numpy(np.array(array)) for name, array in model.items()}
+    try:
+        check_finite(weights)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return weights
 
 
-def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
+def write_pickle(path: Path, weights: dict[str, Tensor]) -> None:
     """Write weights by the names of Detectron2's ResNet, for its own checkpointer.
 
     The same ResNet is `backbone`, `backbone.bottom_up` under a feature pyramid, and in a C4

@@ -11,9 +11,9 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image
 
 from detection.data import Split
+from keepbench.images import open_image
 
 LEAST_SCORE = 0.5
 
@@ -75,8 +75,7 @@ def draw_run(split: Split, predictions: Path, folder: Path, number: int) -> list
         theirs = [
             b for b in found if b["image_id"] == about["id"] and b["score"] >= LEAST_SCORE
         ]  # fmt: skip
-        with Image.open(split.images / about["file_name"]) as file:
-            pixels = np.asarray(file.convert("RGB"))
+        pixels = np.asarray(open_image(split.images / about["file_name"]))
         columns = {"truth": mine, f"predicted with a score of {LEAST_SCORE} or more": theirs}
         path = folder / f"{about['id']}.png"
         draw_boxes(pixels, columns, classes).savefig(path, dpi=100)

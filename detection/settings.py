@@ -15,7 +15,7 @@ from detection.config import Config
 from detection.detectron import zoo_config
 from detection.export import DIFFERENT
 from detection.names import check_shapes
-from detection.pickles import read_weights
+from detection.pickles import read_pickle
 from detection.schedule import make_schedule
 from detection.sources import sha256
 from keepbench.images import IMAGENET_MEAN, IMAGENET_STD
@@ -76,7 +76,7 @@ def open_backbone(config: Config) -> Backbone:
             f"no backbone {path}; make it by python tools/export_backbone.py CHECKPOINT "
             f"--to detectron2 --out {path} --verify, or give --backbone none"
         )
-    weights = read_weights(path)
+    weights = read_pickle(path)
     beside, record = path.with_suffix(".yaml"), path.with_suffix(".json")
     if not beside.is_file():
         raise ValueError(f"no {beside}: the settings of {path} are missing; export it anew")

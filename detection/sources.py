@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from detection.names import depth_of, is_left_out
 from keepbench.images import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD
+from keepbench.run import RunRecord
 from keepbench.weights import Use, read_weights
 
 Triple = Sequence[float]
@@ -49,9 +49,8 @@ def sha256(path: Path) -> str:
 
 def _about(path: Path) -> dict[str, Any]:
     """What `run.json` beside a checkpoint says of the run; {} if it is none of ours."""
-    record = path.parent / "run.json"
-    about = json.loads(record.read_text()) if record.exists() else {}
-    return about if "settings" in about else {}
+    folder = path.parent
+    return vars(RunRecord.read(folder)) if (folder / "run.json").exists() else {}
 
 
 def _statistics(run: Mapping[str, Any], mean: Triple | None, std: Triple | None) -> list[Triple]:

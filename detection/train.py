@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import weakref
 from collections.abc import Mapping
 from functools import partial
 from importlib import metadata
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 
+from detection.checkpoints import last_checkpoint, make_checkpointer
 from detection.config import Config
 from detection.data import TOY, Split, open_data
 from detection.detectron import its_warnings, require
@@ -46,11 +48,12 @@ def metrics_row(results: Mapping[str, float]) -> Row:
     return row | {"test_AP_by_class": classes}
 
 
-def make_trainer(cfg: Any, run: Run | None, images: int) -> Any:
+def make_trainer(cfg: Any, backbone: Backbone, run: Run | None, images: int) -> Any:
     """Detectron2's trainer, which writes a row of metrics after each test.
 
     Args:
         cfg: Detectron2's config.
+        backbone: what it starts from.
         run: the folder; None in all processes but the first.
         images: with boxes, in the training set.
     """
@@ -69,6 +72,9 @@ def make_trainer(cfg: Any, run: Run | None, images: int) -> Any:
             return [CommonMetricPrinter(self.max_iter), losses]
 
         def build_hooks(self) -> list[Any]:
+            self.checkpointer = make_checkpointer(  # in place of Detectron2's own, before its hook
+                self.model, self.cfg.OUTPUT_DIR, backbone.weights, trainer=weakref.proxy(self)
+            )
             found = super().build_hooks()
             for hook in found:
                 if isinstance(hook, hooks.PeriodicCheckpointer):
@@ -176,6 +182,8 @@ def train_process(
     from detectron2.utils import comm
 
     first = comm.is_main_process()
+    if resume:
+        last_checkpoint(folder)  # refuses what is none of the run's before anything is made
     backbone = open_backbone(config)
     if first and config.dataset == "toy":
         write_toy(folder / TOY)
@@ -191,6 +199,8 @@ def train_process(
         if run:
             for split in splits:
                 split.write()
+            for note in sorted({split.note() for split in splits} - {""}):
+                print(note)
             _write_setup(folder, cfg, backbone, splits)
         comm.synchronize()
         _register(cfg.DATASETS.TRAIN[0], train_set)
@@ -217,7 +227,7 @@ def _train(
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=package)
     logging.getLogger("detectron2.engine.defaults").setLevel(logging.WARNING)  # prints the model
     seed_all_rng(config.seed + comm.get_rank())
-    trainer = make_trainer(cfg, run, images)
+    trainer = make_trainer(cfg, backbone, run, images)
     trainer.resume_or_load(resume=resume)
     if backbone.path and trainer.start_iter == 0:
         check_loaded(trainer.checkpointer.model, backbone.weights)

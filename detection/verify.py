@@ -16,6 +16,7 @@ import torchvision
 from sklearn.datasets import load_sample_image
 from torch import Tensor, nn
 
+from detection.checkpoints import make_checkpointer
 from detection.detectron import backbone_places, its_warnings, require, zoo_config
 from detection.names import is_left_out
 from detection.sources import Source
@@ -108,24 +109,26 @@ def differences(these: Mapping[str, Tensor], those: Mapping[str, Tensor]) -> Dif
     return {name: float((these[name] - those[name]).abs().max()) for name in these}
 
 
-def load_detector(detector: str, depth: int, settings: Path, weights: Path) -> nn.Module:
+def load_detector(
+    detector: str, depth: int, settings: Path, path: Path, weights: Mapping[str, Tensor]
+) -> nn.Module:
     """A detector with an exported backbone, loaded by Detectron2's own checkpointer, in eval mode.
 
     Args:
         detector: a key of `DETECTORS`.
         depth: of the backbone.
         settings: the YAML of the export.
-        weights: the `.pkl` of the export, which has been read by `pickles.read_weights`.
+        path: its `.pkl`.
+        weights: what was read from it.
     """
     cfg = zoo_config(detector, depth)
-    from detectron2.checkpoint import DetectionCheckpointer
     from detectron2.modeling import build_model
 
     cfg.merge_from_file(str(settings))
     cfg.MODEL.DEVICE = "cpu"
     with its_warnings():
         model = build_model(cfg)
-        DetectionCheckpointer(model).load(str(weights))
+        make_checkpointer(model, backbone=weights).load(str(path))
     return model.eval()
 
 
@@ -155,15 +158,15 @@ def check_loaded(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def compare_detectors(
-    source: Source, settings: Path, weights: Path, exported: Mapping[str, Tensor]
+    source: Source, settings: Path, path: Path, weights: Mapping[str, Tensor]
 ) -> dict[str, Differences]:
     """Compare the source network with Detectron2's, under FPN and, from depth 50 on, in C4.
 
     Args:
         source: where the weights come from.
         settings: the YAML of the export.
-        weights: its `.pkl`.
-        exported: what is in the `.pkl`.
+        path: its `.pkl`.
+        weights: what was read from it.
 
     Returns:
         By "detector/library", the largest absolute difference in each stage.
@@ -176,8 +179,8 @@ def compare_detectors(
     }
     found = {}
     for detector in ("faster_rcnn_fpn", "faster_rcnn_c4")[: 2 if source.depth >= 50 else 1]:
-        model = load_detector(detector, source.depth, settings, weights)
-        check_loaded(model, exported)
+        model = load_detector(detector, source.depth, settings, path, weights)
+        check_loaded(model, weights)
         features = detector_features(model.double(), image)
         for library, reference in references.items():
             found[f"{detector}/{library}"] = differences(features, reference)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from keepbench.loop import PREEMPTED, exit_with_message
+from keepbench.leaving import PREEMPTED, exit_with_message
 from keepbench.processes import join_processes
 from keepbench.run import read_rows
 from keepbench.settings import parse

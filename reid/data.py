@@ -1,4 +1,4 @@
-"""A listing as images in memory, and the batches of an epoch, by torchreid's own parts.
+"""A listing as images in memory, and the batches of an epoch, by torchreid's sampler.
 
 Images are read once and kept as bytes, scaled as Bag of Tricks does (Pillow, bilinear): those to
 train on on the device (1.27 GB for Market-1501 at 256 x 128), those to test on in the host's memory
@@ -7,11 +7,9 @@ train on on the device (1.27 GB for Market-1501 at 256 x 128), those to test on 
 
 from __future__ import annotations
 
-import io
-import itertools
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
-from torchvision.transforms import Compose, InterpolationMode, PILToTensor, Resize
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import InterpolationMode, Resize
+from torchvision.transforms.functional import pil_to_tensor
 from tqdm import tqdm
 
+from keepbench.images import open_image
 from keepbench.order import mixed_seed
 from keepbench.processes import Processes
 from reid.config import Config
@@ -32,7 +32,6 @@ from reid.torchreid_import import torchreid
 from reid.toy import write_toy
 
 READ_BATCH = 256
-_names = itertools.count()  # torchreid keeps its datasets by names that must be new
 
 
 @dataclass(frozen=True)
@@ -98,85 +97,65 @@ def _seeded(seed: int) -> Iterator[None]:
         np.random.set_state(numpy_before)
 
 
-def _pixels(dataset: Any, config: Config, processes: Processes, *, share: bool) -> Tensor:
-    """The images of a torchreid dataset in its order, or this process's share of them."""
-    numbers = range(
-        processes.rank if share else 0, len(dataset), processes.world_size if share else 1
-    )
-    loader = DataLoader(Subset(dataset, numbers), READ_BATCH, num_workers=config.workers)
+class _Files(Dataset[Tensor]):
+    """Image files as (3, h, w) uint8, scaled by torchvision's default, as Bag of Tricks does."""
+
+    def __init__(self, photos: list[Photo], size: tuple[int, int]) -> None:
+        self.photos, self.resize = photos, Resize(size, InterpolationMode.BILINEAR)
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return pil_to_tensor(self.resize(open_image(self.photos[index].path)))
+
+
+def _pixels(photos: list[Photo], config: Config) -> Tensor:
+    """The pixels (n, 3, h, w) uint8 of image files."""
+    files = _Files(photos, (config.height, config.width))
+    loader = DataLoader(files, READ_BATCH, num_workers=config.workers)
     bar = tqdm(loader, desc="reading images", leave=False, delay=2, disable=None)
-    pixels = torch.empty(len(numbers), 3, config.height, config.width, dtype=torch.uint8)
-    # an empty share has one empty part and no batch
+    pixels = torch.empty(len(photos), 3, config.height, config.width, dtype=torch.uint8)
+    # without photos there is one empty part and no batch
     for place, batch in zip(pixels.split(READ_BATCH), bar, strict=False):
-        place.copy_(batch["img"])
+        place.copy_(batch)
     return pixels
 
 
-def make_manager(listing: Listing, labels: dict[int, int], config: Config) -> Any:
-    """Make torchreid's data manager of a listing, with its sampler and images as bytes.
-
-    Args:
-        listing: what to train and test on.
-        labels: the class of each person to train on.
-        config: sizes of images and batches.
+def make_data(listing: Listing, config: Config, processes: Processes) -> Data:
+    """Read a listing's images into memory.
 
     Raises:
         ValueError: Fewer people than a batch has, or no torchreid.
     """
-    if len(labels) < config.num_ids:
+    numbers = {person: number for number, person in enumerate(people(listing.train))}
+    if len(numbers) < config.num_ids:
         raise ValueError(
             f"a batch of {config.num_ids} identities needs as many to train on, found "
-            f"{len(labels)}; lower --num-ids"
+            f"{len(numbers)}; lower --num-ids"
         )
-    reid, name = torchreid(), f"listing-{next(_names)}"
-    # torchvision's own default, said because Bag of Tricks' figures depend on it
-    size = (config.height, config.width)
-    to_bytes = Compose([Resize(size, InterpolationMode.BILINEAR), PILToTensor()])
-    train = [(str(p.path), labels[p.person], p.camera - 1) for p in listing.train]
-    tests = ([(str(p.path), p.person, p.camera - 1) for p in part]
-             for part in (listing.query, listing.gallery))  # fmt: skip
-    lists = (train, *tests)
+    labels = [numbers[photo.person] for photo in listing.train]
+    sampler = torchreid().data.sampler.RandomIdentitySampler(
+        [(str(photo.path), label) for photo, label in zip(listing.train, labels, strict=True)],
+        config.batch_size,
+        config.num_instances,
+    )
 
-    def dataset(*, mode: str, **_: Any) -> Any:
-        return reid.data.ImageDataset(*lists, transform=to_bytes, mode=mode, verbose=False)
-
-    reid.data.register_image_dataset(name, dataset)
-    with redirect_stdout(io.StringIO()):  # it tells of transforms that are not used
-        return reid.data.ImageDataManager(
-            sources=name,
-            height=config.height,
-            width=config.width,
-            transforms=[],
-            use_gpu=False,
-            batch_size_train=config.batch_size,
-            num_instances=config.num_instances,
-            train_sampler="RandomIdentitySampler",
-            workers=config.workers,
-        )
-
-
-def make_data(listing: Listing, config: Config, processes: Processes) -> Data:
-    """Read a listing's images into memory."""
-    labels = {person: number for number, person in enumerate(people(listing.train))}
-    manager = make_manager(listing, labels, config)
-    (tests,) = manager.test_loader.values()
-
-    def shown(part: str, photos: list[Photo]) -> Shown:
+    def shown(photos: list[Photo]) -> Shown:
         return Shown(
-            _pixels(tests[part].dataset, config, processes, share=True),
+            _pixels(photos[processes.rank :: processes.world_size], config),
             torch.tensor([photo.person for photo in photos]),
             torch.tensor([photo.camera for photo in photos]),
             photos,
         )
 
-    loader = manager.train_loader
     return Data(
-        _pixels(loader.dataset, config, processes, share=False).to(processes.device),
-        torch.tensor([labels[p.person] for p in listing.train], device=processes.device),
-        manager.num_train_pids,
-        loader.sampler,
-        shown("query", listing.query),
-        shown("gallery", listing.gallery),
+        _pixels(listing.train, config).to(processes.device),
+        torch.tensor(labels, device=processes.device),
+        len(numbers),
+        sampler,
+        shown(listing.query),
+        shown(listing.gallery),
         listing,
     )
 

@@ -7,18 +7,17 @@ counts neither as right nor as wrong; person 0 is a distractor of the gallery.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
+from keepbench.images import list_images, read_or_error
 
 PARTS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 JUNK, DISTRACTOR = -1, 0
 _NAME = re.compile(r"(-1|\d+)_c(\d+)\D.*")
-_IMAGES = {".jpg", ".jpeg", ".png", ".bmp"}
 _NAMED = 8  # files that a message names
 
 
@@ -55,30 +54,36 @@ def named(files: Sequence[str]) -> str:
     return ", ".join(files[:_NAMED]) + more
 
 
-def read_names(folder: Path) -> tuple[list[Photo], list[str]]:
-    """The images of a folder by name, and the names of those outside the pattern.
+class Names(NamedTuple):
+    """The files of a folder.
 
-    Files that are no images, such as the archive's Thumbs.db, are passed over.
+    Attributes:
+        photos: images by name.
+        wrong: names of images outside the pattern.
+        left_out: how many other entries there are, by what they are.
     """
-    photos, wrong = [], []
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in _IMAGES or path.name.startswith("."):
-            continue
+
+    photos: list[Photo]
+    wrong: list[str]
+    left_out: Counter[str]
+
+
+def read_names(folder: Path) -> Names:
+    """The images of a folder by name; what is none, such as the archive's Thumbs.db, is counted."""
+    paths, left_out = list_images(folder)
+    found = Names([], [], left_out)
+    for path in paths:
         match = _NAME.fullmatch(path.name)
         if match:
-            photos.append(Photo(path, int(match[1]), int(match[2])))
+            found.photos.append(Photo(path, int(match[1]), int(match[2])))
         else:
-            wrong.append(path.name)
-    return photos, wrong
+            found.wrong.append(path.name)
+    return found
 
 
 def _fault(photo: Photo) -> str:
-    try:
-        with Image.open(photo.path) as image:
-            image.load()
-    except Exception as error:  # damaged files make Pillow's decoders raise almost anything
-        return f"{type(error).__name__}: {error}"
-    return ""
+    read = read_or_error(str(photo.path))
+    return read if isinstance(read, str) else ""
 
 
 def readable(photos: list[Photo], workers: int) -> tuple[list[Photo], list[str]]:

@@ -6,7 +6,7 @@ Everything odd is counted, and what is done about it is said in `Listing.notes`.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,12 @@ class Listing:
     junk: int = 0
     notes: tuple[str, ...] = ()
     why_not: str = ""
+
+    def contents(self) -> Iterator[str]:
+        """What tells whether images changed: name, size, person and camera of each."""
+        for photo in (*self.train, *self.query, *self.gallery):
+            path = photo.path
+            yield f"{path.name} {path.stat().st_size} {photo.person} {photo.camera}"
 
     def counts(self) -> dict[str, int]:
         """Images by part, under the names of `OFFICIAL`."""
@@ -90,12 +96,14 @@ def list_market(
     """
     root = find_root(Path(folder).expanduser())
     whole = (root / PARTS["query"]).is_dir()
-    parts: dict[str, list[Photo]] = {}
-    bad: list[str] = []
-    for part in PARTS if whole else ["train"]:
-        parts[part], wrong = read_names(root / PARTS[part])
-        bad += [f"{name} (not like 0002_c1s1_000451_03.jpg)" for name in wrong]
-    listing = _people_only(parts)
+    names = {part: read_names(root / PARTS[part]) for part in (PARTS if whole else ["train"])}
+    wrong = [name for each in names.values() for name in each.wrong]
+    bad = [f"{name} (not like 0002_c1s1_000451_03.jpg)" for name in wrong]
+    listing = _people_only({part: each.photos for part, each in names.items()})
+    for part, each in names.items():
+        if each.left_out:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(each.left_out.items()))
+            listing = listing.noted(f"{PARTS[part]}: no images and left out: {kinds}")
     if not whole:
         listing = _split(listing, split_seed)
     listing = _smaller(listing, subset, test_subset, split_seed)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from keepbench.processes import Processes
@@ -53,9 +52,6 @@ class Tester:
     def features(self, shown: Shown) -> Tensor:
         """The features (N, D) float32 of images, in all processes, each of which takes a share."""
         model, processes, device = self.model, self.processes, self.processes.device
-        if processes.world_size > 1:
-            for buffer in model.buffers():  # running statistics differ a little
-                dist.broadcast(buffer, 0)
         features = torch.zeros(len(shown.people), model.classifier.in_features, device=device)
         parts = []
         model.eval()

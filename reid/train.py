@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from keepaugment import GradientSaliency, Saliency
+from keepbench.files import digest
 from keepbench.loop import Row, Training, fit
 from keepbench.network import Joined
 from keepbench.processes import Processes
@@ -80,6 +81,7 @@ class Trainer(Training):
             )
         super().__init__(config, processes, figures=len(LOSSES) + 3)
         self.data, device = data, self.device
+        self.digest = digest(data.listing.contents())
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model = make_model(config, data.num_classes).to(device).to(memory_format=layout)
         self.tested = self.model
@@ -224,6 +226,7 @@ def train(
         ValueError: Bad settings, data that cannot be used, or a folder that holds another run.
         FloatingPointError: The loss is not finite.
     """
+    processes.check_same(config)
     data = open_data(config, processes)
     if processes.first:
         print("\n".join(described(data.listing)))

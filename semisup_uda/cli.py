@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from classification.models import GFLOPS
-from keepbench.loop import PREEMPTED, exit_with_message
+from keepbench.leaving import PREEMPTED, exit_with_message
 from keepbench.processes import join_processes
 from keepbench.run import read_rows
 from keepbench.settings import parse
@@ -38,10 +38,13 @@ def cost(config: Config) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Run one experiment and print its result: the last test, with the averaged weights."""
-    if "--list" in (sys.argv if argv is None else argv):
-        print(NOTE)
     name, config, arguments = parse(
-        EXPERIMENTS, "Train a classifier with few labels.", argv, budgets=BUDGETS, cost=cost
+        EXPERIMENTS,
+        "Train a classifier with few labels.",
+        argv,
+        budgets=BUDGETS,
+        cost=cost,
+        note=NOTE,
     )
     with exit_with_message(), join_processes(arguments.device) as processes:
         trainer = train(

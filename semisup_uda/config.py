@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from keepbench.methods import SALIENCIES
-from keepbench.settings import setting
+from keepbench.settings import SALIENCIES, check, check_lengths, check_scale, setting
 
 DATASETS = ["cifar10", "cifar100", "digits", "folder"]
 METHODS = ["uda", "fixmatch", "supervised"]
@@ -22,72 +21,107 @@ class Config:
     image/scripts/run_cifar10_gpu.sh), with the order crop and flip, then policy, then Cutout.
     """
 
-    dataset: str = setting("cifar10", "what to train on: small images of one size", DATASETS)
-    data: str = setting("data", "folder of the dataset")
-    download: bool = setting(False, "fetch the official archive if it is not there")
-    subset: int = setting(0, "a training set of as many images only; 0 is all")
-    test_subset: int = setting(0, "test on as many images only; 0 is all")
-    labels: int = setting(4000, "images whose label is used")
-    split: str = setting("first", "the first in file order, or evenly from the classes", SPLITS)
+    dataset: str = setting("cifar10", "training data: small images of one size", choices=DATASETS)
+    data: str = setting("data", "dataset folder", role="neutral")
+    download: bool = setting(False, "fetch the official archive if missing", role="neutral")
+    subset: int = setting(0, "number of training images; 0 = all", range="[0, 1e9]")
+    test_subset: int = setting(0, "number of test images; 0 = all", range="[0, 1e9]")
+    labels: int = setting(4000, "number of labelled images", range="[1, 1e9]")
+    split: str = setting(
+        "first",
+        "labelled images: the first in file order, or evenly from the classes",
+        choices=SPLITS,
+    )
     unlabelled: str = setting(
-        "train", "images without labels: train (the whole training set), labelled, or a folder"
+        "train", "unlabelled images: train (the whole training set), labelled, or a folder"
     )
 
     arch: str = setting("wrn28_2", "model: one of classification.models, or any of timm's")
-    padding: int = setting(4, "of the random crop, by reflection")
-    flip: bool = setting(True, "mirror images at random")
+    padding: int = setting(4, "random-crop padding, by reflection; 0 = no crop", range="[0, 512]")
+    flip: bool = setting(True, "random horizontal flip")
 
-    method: str = setting("uda", "what is learned from images without labels", METHODS)
-    ratio: int = setting(7, "unlabelled images for each labelled one in a step")
-    weight: float = setting(1.0, "of the loss of unlabelled images")
-    confidence: float = setting(0.8, "largest probability from which an unlabelled image counts")
-    temperature: float = setting(0.4, "by which UDA sharpens its target")
-    tsa: str = setting("", "schedule of training signal annealing", SCHEDULES)
+    method: str = setting("uda", "how unlabelled images are used", choices=METHODS)
+    ratio: int = setting(7, "unlabelled images per labelled one in a step", range="[1, 1000]")
+    weight: float = setting(1.0, "unlabelled loss weight", range="[0, 1000]")
+    confidence: float = setting(
+        0.8, "threshold on the largest probability of an unlabelled image", range="[0, 1]"
+    )
+    temperature: float = setting(0.4, "softmax temperature of UDA's target", range="(0, 100]")
+    tsa: str = setting("", "training signal annealing schedule", choices=SCHEDULES)
 
-    policy: str = setting("uda", "of the strong view: UDA's RandAugment, or another", POLICIES)
-    num_ops: int = setting(2, "of randaugment: operations in a row")
-    magnitude: int = setting(-1, "of randaugment and autoaugment, 0 to 30; -1 is their own")
-    cutout: int = setting(16, "length of the box cut from the strong view; 0 cuts none")
-    keep: str = setting("", "paste the important region on the strong view", ["", "paste"])
-    tau: float = setting(0.6, "quantile of importance to paste from")
-    paste_size: int = setting(16, "length of the pasted region")
-    saliency: str = setting("gradient", "map, or a control in its place", SALIENCIES)
-    scale: float = setting(0.5, "of the copy that the map is taken of; 1 is full resolution")
+    policy: str = setting(
+        "uda", "strong augmentation: UDA's RandAugment, or another", choices=POLICIES, role="policy"
+    )
+    num_ops: int = setting(
+        2, "operations per image, for --policy randaugment", range="[1, 100]", role="policy"
+    )
+    magnitude: int = setting(
+        -1,
+        "RandAugment strength, 0-30; for AutoAugment replaces its own; -1 = default",
+        range="[-1, 30]",
+        role="policy",
+    )
+    cutout: int = setting(
+        16, "side of the box cut from the strong view; 0 = none", range="[0, 4096]"
+    )
+    keep: str = setting(
+        "", "paste the important region on the strong view", choices=["", "paste"], role="keep"
+    )
+    tau: float = setting(
+        0.6, "importance quantile: paste at or above it", range="[0, 1]", role="keep"
+    )
+    paste_size: int = setting(16, "side of the pasted region", range="[1, 4096]", role="keep")
+    saliency: str = setting(
+        "gradient", "importance map, or a control", choices=SALIENCIES, role="keep"
+    )
+    scale: float = setting(
+        0.5,
+        "scale of the images that maps are computed on; 1 = full resolution",
+        range="(0, 1]",
+        role="map",
+    )
 
-    epochs: int = setting(500, "tests of the model, evenly over the run")
-    steps: int = setting(1000, "between tests")
-    batch_size: int = setting(64, "labelled images in a step, over all processes")
-    lr: float = setting(0.03, "learning rate at its highest")
-    momentum: float = setting(0.9, "of Nesterov's SGD")
-    weight_decay: float = setting(5e-4, "of weights")
+    epochs: int = setting(500, "tests of the model, evenly over the run", range="[1, 1e6]")
+    steps: int = setting(1000, "steps between tests", range="[1, 1e6]")
+    batch_size: int = setting(
+        64, "labelled images per step, over all processes", range="[1, 65536]"
+    )
+    lr: float = setting(0.03, "peak learning rate; 0 = learn nothing", range="[0, inf)")
+    momentum: float = setting(0.9, "SGD momentum (Nesterov)", range="[0, 1)")
+    weight_decay: float = setting(5e-4, "weight decay", range="[0, 1]")
     norm_decay: bool = setting(True, "decay biases and normalisation layers too")
-    ema: float = setting(0.9999, "decay of averaged weights, which are then tested; 0 is none")
+    ema: float = setting(
+        0.9999, "decay of averaged weights, tested in place; 0 = off", range="[0, 1)"
+    )
 
-    bf16: bool = setting(False, "compute in bfloat16 (autocast)")
-    channels_last: bool = setting(False, "memory layout of images and weights")
-    compile: bool = setting(False, "torch.compile the model")
-    tensorboard: bool = setting(False, "TensorBoard events beside metrics.jsonl", may_change=True)
-    seed: int = setting(0, "of weights, split, order, crops, policies and boxes")
+    bf16: bool = setting(False, "bfloat16 autocast")
+    channels_last: bool = setting(False, "channels-last memory format", role="neutral")
+    compile: bool = setting(False, "torch.compile the model", role="neutral")
+    tensorboard: bool = setting(
+        False, "write TensorBoard events beside metrics.jsonl", may_change=True
+    )
+    seed: int = setting(
+        0,
+        "seed of weights, split, order, crops, policies and boxes",
+        range="[0, 2e9]",
+        role="neutral",
+    )
 
     def __post_init__(self) -> None:
-        """Refuse settings that are out of range or contradict each other, before any reading."""
-        for name in ("labels", "ratio", "paste_size", "epochs", "steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
-        for name in ("subset", "test_subset", "padding", "cutout", "weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, found {getattr(self, name)}")
-        if not 0.0 < self.temperature:
-            raise ValueError(f"temperature must be positive, found {self.temperature}")
-        if not 0.0 <= self.confidence <= 1.0:
-            raise ValueError(f"confidence must be a probability, found {self.confidence}")
-        if not 0.0 <= self.ema < 1.0:
-            raise ValueError(f"ema must be in [0, 1), found {self.ema}")
+        """Refuse settings out of range or that contradict each other, before anything is read."""
+        check(self)
         if self.keep and (self.method == "supervised" or not self.policy):
             raise ValueError(
                 f"keep={self.keep} has no strong view to paste on "
                 f"(method={self.method!r}, policy={self.policy!r})"
             )
+
+    def check_image_size(self, image_size: tuple[int, int]) -> None:
+        """Raise ValueError for lengths that do not fit in the images (H, W)."""
+        check_lengths(image_size, padding=self.padding, cutout=self.cutout)
+        if self.keep:
+            check_lengths(image_size, paste_size=self.paste_size)
+            check_scale(self.scale, image_size)
 
     @property
     def total_steps(self) -> int:

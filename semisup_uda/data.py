@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
-from tqdm import tqdm
 
 from keepbench.images import read_image
 from keepbench.order import even_subset
+from keepbench.progress import progress_bar
 from keepbench.small_images import StoredData, load_data
+from keepbench.trees import list_below
 from semisup_uda.config import Config
-
-RECORD = "split.json"
 
 
 @dataclass(frozen=True)
@@ -36,6 +33,12 @@ class Images:
     labelled: Tensor
     unlabelled: Tensor
     hidden: Tensor | None
+
+    def contents(self) -> Iterator[str | bytes]:
+        """What tells whether images or labels changed."""
+        yield from self.data.contents()
+        yield str(self.labelled.tolist())
+        yield self.unlabelled.cpu().contiguous().numpy().tobytes()
 
 
 def choose_labelled(
@@ -82,16 +85,9 @@ def read_unlabelled(folder: Path, shape: tuple[int, ...]) -> Tensor:
     Raises:
         ValueError: No images, one that cannot be read, or one whose shape is not `shape` (C, H, W).
     """
-    paths = sorted(
-        os.path.join(place, name)
-        for place, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if name.lower().endswith(IMG_EXTENSIONS)
-    )
-    if not paths:
-        raise ValueError(f"no images in {folder}; --unlabelled takes train, labelled or a folder")
+    paths = list_below(folder)
     images = []
-    for path in tqdm(paths, desc="reading images", leave=False, disable=None, delay=2):
+    for path in progress_bar(paths, desc="reading images", leave=False, delay=2):
         try:
             image = read_image(path)
         except Exception as error:  # damaged files make Pillow's decoders raise almost anything
@@ -157,25 +153,3 @@ def split_record(config: Config, images: Images) -> dict[str, Any]:
         "images": images.labelled.tolist(),
         "labels": labels,
     }
-
-
-def keep_record(folder: Path, record: dict[str, Any]) -> None:
-    """Write a run's split into its folder, or compare it with the one that is there.
-
-    Raises:
-        ValueError: The run began with other images or labels, or the file is damaged.
-    """
-    path = folder / RECORD
-    if not path.exists() or not (folder / "run.json").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record) + "\n")
-        return
-    try:
-        then = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged ({error}); give another --out") from None
-    changed = [name for name in record if then.get(name) != record[name]]
-    if changed:
-        raise ValueError(
-            f"the run in {folder} began with other data: {', '.join(changed)} differ from {path}"
-        )

@@ -15,9 +15,10 @@ from torch import nn
 from classification.models import create_model
 from keepbench.accuracy import EvaluationSums
 from keepbench.images import Normalise
-from keepbench.loop import exit_with_message
+from keepbench.leaving import exit_with_message
 from keepbench.machine import find_device
 from keepbench.processes import Processes
+from keepbench.run import RunRecord
 from keepbench.small_images import StoredData
 from keepbench.weights import load_weights, read_weights
 from semisup_uda.config import Config
@@ -66,10 +67,7 @@ def evaluate_run(folder: Path, device: torch.device) -> dict[str, float]:
     Raises:
         ValueError: No run or checkpoint there, or data that cannot be used.
     """
-    record = folder / "run.json"
-    if not record.exists():
-        raise ValueError(f"there is no run in {folder}: {record.name} is missing")
-    config = Config(**json.loads(record.read_text())["settings"])
+    config = RunRecord.read(folder).config(Config)
     data = open_data(config, device)
     model = make_model(config, data, device)
     load_weights(model, read_weights(folder / "last.pt"))

@@ -8,19 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
+from classification.models import check_arch
 from keepaugment import GradientSaliency, SampleDraws
+from keepbench.files import digest
 from keepbench.loop import Row, Training, fit
 from keepbench.methods import make_saliency
 from keepbench.network import check_logits, compiled, make_average, make_optimizer
 from keepbench.order import Samples, Stream, mixed_seed, seed_noise
 from keepbench.processes import Processes
 from semisup_uda.config import Config
-from semisup_uda.data import Images, keep_record, open_images, split_record
+from semisup_uda.data import Images, open_images, split_record
 from semisup_uda.evaluate import evaluate, make_model
 from semisup_uda.losses import tsa_threshold
 from semisup_uda.objective import SUMS, step_losses, training_figures
@@ -49,6 +50,9 @@ class Trainer(Training):
         super().__init__(config, processes, figures=len(SUMS))
         self.images = images
         data = images.data
+        self.digest = digest(images.contents())
+        self.records = {"split.json": split_record(config, images)}
+        config.check_image_size(data.image_size)
         self.model = make_model(config, data, self.device)
         check_logits(
             self.model, config.arch,
@@ -160,9 +164,6 @@ class Trainer(Training):
 
     def after_epoch(self) -> Row:
         """What the tested weights are worth on the test set (see `evaluate`)."""
-        if self.processes.world_size > 1:
-            for buffer in self.tested.buffers():  # BatchNorm's differ; the first process saves its
-                dist.broadcast(buffer, 0)
         return evaluate(self.tested, self.images.data, self.processes, self.config)
 
 
@@ -192,9 +193,8 @@ def train(
         ValueError: Bad settings, data that cannot be used, or a folder that holds another run.
         FloatingPointError: The loss is not finite.
     """
-    images = open_images(config, processes.device)
-    trainer = Trainer(config, images, processes)
-    if processes.first:
-        keep_record(folder, split_record(config, images))
+    processes.check_same(config)
+    check_arch(config.arch)
+    trainer = Trainer(config, open_images(config, processes.device), processes)
     done = fit(trainer, name, folder, resume=resume, budget=budget, shown=_shown)
     return trainer if done else None

@@ -47,9 +47,6 @@ class Views:
         draws: random numbers of images.
         noise: those of the map itself, for the controls that have any.
         clock: counts the time of each stage by its name, of maps as "map".
-
-    Raises:
-        ValueError: Lengths that do not fit in the images.
     """
 
     def __init__(
@@ -61,7 +58,6 @@ class Views:
         noise: SampleDraws,
         clock: Clock,
     ) -> None:
-        check_lengths(config, data.image_size)
         self.config = config
         self.draws, self.noise = draws, noise
         self.inputs = Normalise(data.mean, data.std, channels_last=config.channels_last)
@@ -133,12 +129,3 @@ def _pasting(paste: KeepPaste) -> Callable[[Tensor, Tensor], tuple[Tensor, Tenso
         return pasted, (pasted != strong).any(1).float().mean()
 
     return run
-
-
-def check_lengths(config: Config, image_size: tuple[int, int]) -> None:
-    """Raise ValueError unless the crop's padding and the pasted region fit in the images."""
-    side = min(image_size)
-    if config.padding >= side:
-        raise ValueError(f"padding {config.padding} must be below the image's {side} pixels")
-    if config.keep and config.paste_size > side:
-        raise ValueError(f"paste_size {config.paste_size} does not fit in images of {image_size}")

@@ -1,12 +1,14 @@
-"""Any settings that a task takes come back from its command line and from a run's folder."""
+"""The settings of every task: ranges, budgets, stored runs, the command line and `--help`."""
 
 from __future__ import annotations
 
 import importlib
 import json
-import types
-from dataclasses import asdict, fields
-from typing import Any, get_args, get_type_hints
+import math
+import runpy
+from dataclasses import Field, asdict, fields, replace
+from pathlib import Path
+from typing import Any, get_type_hints
 
 import pytest
 from hypothesis import given
@@ -14,25 +16,89 @@ from hypothesis import strategies as st
 
 from keepbench.settings import differences, parse
 
+ROOT = Path(__file__).parents[1]
 TASKS = ("classification", "semisup_uda", "reid", "detection")
+CONFIGS = {task: importlib.import_module(f"{task}.config").Config for task in TASKS}
+EXPERIMENTS = {task: importlib.import_module(f"{task}.experiments") for task in TASKS}
+SETTINGS = [(task, each) for task in TASKS for each in fields(CONFIGS[task])]
 VALUES: dict[type, st.SearchStrategy[Any]] = {
     bool: st.booleans(),
     int: st.integers(-2, 400),
     float: st.floats(-0.5, 2.0, allow_nan=False),
     str: st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=12),
 }
+NONSENSE: dict[type, list[Any]] = {
+    bool: [None, 0, 1, "true", math.nan],
+    int: [None, "3", True, 1.0, math.nan, math.inf, -1, 0, -(10**9), 10**10],
+    float: [None, "0.1", True, math.nan, math.inf, -math.inf, -1.0, -1e-9, 0.0, 1e10],
+    str: [None, 3, True, math.nan, ["a"], b"a", "a\0b", "a\nb", "\x1b[2J", "\ud800"],
+}
+WITHOUT = ("dropout", "momentum", "weight_decay", "smoothing", "warmup")
+PARTS_OF_LOSS = ("early_weight", "weight", "margin")
+NEVER = ("cut_p", "mix_p", "erase_p")
+ALL = ("tau", "agreement", "confidence")  # regions, maps, images
+SEEDS = ("seed", "split_seed")
+MEANT = dict.fromkeys((*WITHOUT, *PARTS_OF_LOSS, *NEVER, *ALL, *SEEDS), (0,)) | {
+    "magnitude": (-1, 0),
+    "lr": (0, 1e10),  # diverges, which ends a run
+}
+"""Values at the edge of nonsense that mean something, where no help text says "0 = ..."."""
+
+
+def means_something(each: Field[Any], value: Any) -> bool:
+    if type(value) is not type(each.default) or isinstance(value, (bool, str)):
+        return False
+    return value in MEANT.get(each.name, ()) or (value == 0 and "0 = " in each.metadata["help"])
+
+
+@pytest.mark.parametrize(("task", "each"), SETTINGS, ids=lambda x: getattr(x, "name", x))
+def test_nonsense_is_refused_by_name(task: str, each: Field[Any]) -> None:
+    config = CONFIGS[task]()
+    nonsense = NONSENSE[type(each.default)] + (["nonsense"] if each.metadata["choices"] else [])
+    for value in nonsense:
+        if means_something(each, value):
+            assert getattr(replace(config, **{each.name: value}), each.name) == value
+            continue
+        with pytest.raises(ValueError, match=f"^{each.name} must be .*, found "):
+            replace(config, **{each.name: value})
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_setting_is_described_in_one_place(task: str) -> None:
+    kinds = get_type_hints(CONFIGS[task])
+    for each in fields(CONFIGS[task]):
+        about = each.metadata
+        assert type(each.default) is kinds[each.name] and about["help"], each.name
+        number = kinds[each.name] in (int, float)
+        assert number == bool(about["range"] or (number and about["choices"])), each.name
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_experiment_exists_at_every_budget_and_fits_its_images(task: str) -> None:
+    for experiment in EXPERIMENTS[task].EXPERIMENTS.values():
+        for budget in EXPERIMENTS[task].BUDGETS.values():
+            config = budget(experiment.config)
+            if task in ("classification", "semisup_uda") and config.dataset != "images":
+                config.check_image_size((32, 32))
+
+
+RECORDS = sorted(ROOT.glob("results/**/run.json"))
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: str(path.parent.relative_to(ROOT)))
+def test_stored_runs_have_settings_of_today(path: Path) -> None:
+    about = json.loads(path.read_text())
+    task = next(task for task in TASKS if f"tools/run_{task}.py" in about["command"])
+    config = CONFIGS[task](**about["settings"])
+    assert about["settings"].items() <= json.loads(json.dumps(asdict(config))).items()
 
 
 def changes(config: type) -> st.SearchStrategy[dict[str, Any]]:
     """Some fields of a config with values of their type, or of their choices."""
-    kinds = get_type_hints(config)
     each = {}
-    for field in fields(config):
-        kind = kinds[field.name]
-        if isinstance(kind, types.UnionType):
-            kind = get_args(kind)[0]
-        choices = field.metadata.get("choices")
-        each[field.name] = st.sampled_from(choices) if choices else VALUES[kind]
+    for field in fields(config):  # type: ignore[arg-type]
+        choices = field.metadata["choices"]
+        each[field.name] = st.sampled_from(choices) if choices else VALUES[type(field.default)]
     return st.fixed_dictionaries({}, optional=each).map(lambda c: dict(list(c.items())[:3]))
 
 
@@ -48,21 +114,35 @@ def words_of(change: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize("task", TASKS)
 @given(data=st.data())
 def test_settings_come_back(task: str, data: st.DataObject) -> None:
-    experiments = importlib.import_module(f"{task}.experiments")
-    name = data.draw(st.sampled_from(sorted(experiments.EXPERIMENTS)))
-    base = experiments.EXPERIMENTS[name].config
+    module = EXPERIMENTS[task]
+    name = data.draw(st.sampled_from(sorted(module.EXPERIMENTS)))
+    base = module.EXPERIMENTS[name].config
     change = data.draw(changes(type(base)))
     try:
         expected = type(base)(**{**asdict(base), **change})
     except ValueError as refused:
         with pytest.raises(SystemExit, match="^error: ") as error:
-            parse(experiments.EXPERIMENTS, "", [name, *words_of(change)],
-                  budgets=experiments.BUDGETS, cost=differences)  # fmt: skip
+            parse(module.EXPERIMENTS, "", [name, *words_of(change)],
+                  budgets=module.BUDGETS, cost=differences)  # fmt: skip
         assert str(refused) in str(error.value)
         return
     _, config, _ = parse(
-        experiments.EXPERIMENTS, "", [name, *words_of(change)],
-        budgets=experiments.BUDGETS, cost=differences,
+        module.EXPERIMENTS, "", [name, *words_of(change)],
+        budgets=module.BUDGETS, cost=differences,
     )  # fmt: skip
     assert config == expected
     assert type(base)(**json.loads(json.dumps(asdict(config)))) == config
+
+
+@pytest.mark.parametrize("tool", sorted(path.name for path in ROOT.glob("tools/*.py")))
+def test_every_tool_has_help(
+    tool: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", [tool, "--help"])
+    try:
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(str(ROOT / "tools" / tool), run_name="__main__")
+    except ModuleNotFoundError as error:
+        pytest.skip(f"{tool} needs a package that is not installed: {error}")
+    assert stop.value.code in (0, None)
+    assert capsys.readouterr().out.startswith(f"usage: {tool}")

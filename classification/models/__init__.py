@@ -25,6 +25,7 @@ __all__ = [
     "MODELS",
     "ShakeDrop",
     "ShakeShake",
+    "check_arch",
     "cifar_resnet",
     "create_model",
     "pyramidnet",
@@ -60,15 +61,20 @@ def create_model(name: str, num_classes: int, *, in_chans: int = 3, **options: A
     Raises:
         ValueError: neither we nor timm know `name`; the message gives the nearest known names.
     """
+    check_arch(name)
     if name in MODELS:
         return MODELS[name](num_classes, in_chans=in_chans, **options)
-    if not timm.is_model(name) and ":" not in name:  # "hf-hub:owner/model" names a model elsewhere
+    return timm.create_model(name, num_classes=num_classes, in_chans=in_chans, **options)
+
+
+def check_arch(name: str) -> None:
+    """Raise ValueError, with the nearest known names, unless `create_model` knows a model."""
+    if name not in MODELS and not timm.is_model(name) and ":" not in name:  # "hf-hub:owner/model"
         ours, timms = (
             ", ".join(difflib.get_close_matches(name.lower(), known, n=2, cutoff=0.0))
             for known in (MODELS, timm.list_models())
         )
         raise ValueError(f"unknown model {name!r}; nearest of ours: {ours}; of timm's: {timms}")
-    return timm.create_model(name, num_classes=num_classes, in_chans=in_chans, **options)
 
 
 GFLOPS = {

@@ -5,12 +5,11 @@ Resuming, saving, stopping, watching the loss and agreeing between processes are
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from keepbench.clock import Clock
+from keepbench.leaving import Stop, resume_command
 from keepbench.processes import Processes
+from keepbench.progress import progress_bar
 from keepbench.run import Run
 
-PREEMPTED = 75  # exit code of a run that a signal stopped and --resume goes on with (EX_TEMPFAIL)
-AGREE_EVERY = 16  # steps between the processes' agreements on stopping
+SAVE_BEFORE_TEST = 20.0  # seconds since the last checkpoint that are worth one before a test
 CHECK_EVERY = 500  # steps between looks at the loss, which wait for the device
 
 Row = dict[str, Any]
@@ -51,6 +51,8 @@ class Training(ABC):
     tested: nn.Module
     optimizer: torch.optim.Optimizer
     steps: int
+    digest = ""  # of the data
+    seconds = 0.0  # of the epoch's steps, in this process
     nonfinite_advice = ""  # what else can be done about a loss that is not finite
 
     def __init__(self, config: Any, processes: Processes, figures: int) -> None:
@@ -60,9 +62,11 @@ class Training(ABC):
         self.epoch = self.step = 0
         self.sums = torch.zeros(figures, device=self.device)
         self.clock = Clock(self.device)
+        self.records: dict[str, Any] = {}  # JSON files that say more of the run, by name
+        self.rank_buffers: list[dict[str, Tensor]] = []
 
     @abstractmethod
-    def batches(self) -> Iterator[Any]:
+    def batches(self) -> Iterable[Any]:
         """The batches of the present epoch, from `step` on."""
 
     @abstractmethod
@@ -92,10 +96,15 @@ class Training(ABC):
         """The precision that a step computes in."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16)
 
-    def gather_sums(self) -> None:
-        """Bring what processes hold apart to the first, which saves it; all of them must call."""
+    def gather(self) -> None:
+        """Bring what processes hold apart to the first, which saves it; all of them must call.
+
+        These are the sums and, within an epoch, BatchNorm's statistics, which maps are taken with.
+        """
         total = self.processes.total(self.sums.clone())
         self.sums = total if self.processes.first else torch.zeros_like(total)
+        buffers = {name: each.cpu() for name, each in self.model.named_buffers()}
+        self.rank_buffers = self.processes.gathered(buffers)
 
     def state(self) -> dict[str, Any]:
         """Everything that resumes the run after any step: tensors, numbers and text.
@@ -110,6 +119,7 @@ class Training(ABC):
             "model": self.model.state_dict(),
             "average": average,
             "optimizer": self.optimizer.state_dict(),
+            "rank_buffers": self.rank_buffers if self.step else [],
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -121,6 +131,9 @@ class Training(ABC):
         if self.tested is not self.model:
             self.tested.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
+        everyone = state.get("rank_buffers", [])
+        if len(everyone) == self.processes.world_size:
+            self.model.load_state_dict(everyone[self.processes.rank], strict=False)
 
 
 class LossWatch:
@@ -152,47 +165,12 @@ class LossWatch:
             )
 
 
-class Stop:
-    """Whether a signal asked the run to stop.
-
-    SIGTERM and SIGUSR1 ask, as SLURM does before it takes the machine away. Several processes stop
-    after the same step.
-    """
-
-    def __init__(self, processes: Processes) -> None:
-        self.processes = processes
-        self.asked = False
-        self.calls = 0
-
-    def agreed(self) -> bool:
-        """Whether to stop now; called after every step, by every process."""
-        self.calls += 1
-        if self.processes.world_size == 1:
-            return self.asked
-        return self.calls % AGREE_EVERY == 0 and self.processes.any(self.asked)
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take the signals within."""
-
-        def ask(number: int, frame: Any) -> None:
-            self.asked = True
-
-        numbers = [getattr(signal, name, None) for name in ("SIGTERM", "SIGUSR1")]
-        before = {number: signal.signal(number, ask) for number in numbers if number}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def train_epoch(
+def train_steps(
     training: Training,
     progress: Callable[[], Any] = lambda: None,
     stop: Callable[[], bool] = lambda: False,
-) -> Row | None:
-    """Train to the end of the present epoch, and do what follows it.
+) -> bool:
+    """Train on the batches of the present epoch that are left.
 
     Args:
         training: counts each step before `progress` and `stop` are called.
@@ -200,7 +178,7 @@ def train_epoch(
         stop: whether to leave after this step.
 
     Returns:
-        The epoch's metrics; None if it was left before its end.
+        Whether all were trained on; if not, `stop` asked to leave.
 
     Raises:
         FloatingPointError: The loss is not finite.
@@ -224,14 +202,40 @@ def train_epoch(
         if training.step % CHECK_EVERY == 0:
             watch.check()
     watch.check()
-    if stopped:
-        return None
+    training.seconds = time.perf_counter() - started
+    return not stopped
+
+
+def finish_epoch(training: Training) -> Row:
+    """Count the present epoch as done and do what follows it: its metrics."""
+    training.processes.share_buffers(training.model)
+    training.processes.share_buffers(training.tested)
     totals = training.processes.total(training.sums)
     training.epoch, training.step = training.epoch + 1, 0
     training.sums = torch.zeros_like(training.sums)
     row = {"epoch": training.epoch, **training.epoch_figures(totals)}
-    row["train_seconds"] = time.perf_counter() - started
+    row["train_seconds"] = training.seconds
     return row | training.after_epoch()
+
+
+def train_epoch(training: Training, progress: Callable[[], Any] = lambda: None) -> Row:
+    """Train to the end of the present epoch, and do what follows it: its metrics."""
+    train_steps(training, progress)
+    return finish_epoch(training)
+
+
+def check_finite(training: Training, row: Row) -> None:
+    """Raise FloatingPointError if weights or metrics are not fit to be saved."""
+    values = [*training.model.state_dict().values(), *training.tested.state_dict().values()]
+    finite = [value.isfinite().all() for value in values if value.is_floating_point()]
+    bad = [name for name, value in row.items() if type(value) is float and not isfinite(value)]
+    if not bool(torch.stack(finite).all()):
+        bad.append("weights")
+    if bad:
+        raise FloatingPointError(
+            f"{', '.join(bad)} not finite after epoch {training.epoch}, step {training.step}; the "
+            "last checkpoint, if there is one, is from before it: try a lower --lr in another --out"
+        )
 
 
 def _events(config: Any, folder: Path, epoch: int) -> Callable[[Row], None]:
@@ -276,69 +280,82 @@ def fit(
     Raises:
         ValueError: The folder holds another run, or a process is at work in it.
     """
-    if not training.processes.first:
+    processes, config = training.processes, training.config
+    digests = processes.gathered(training.digest)
+    if len(set(digests)) > 1:
+        raise ValueError(f"processes read different data: {digests}")
+    if not processes.first:
         return _fit(training, name, None, shown)
-    config, device = training.config, training.device
-    with Run(folder, name, config, device, resume=resume, budget=budget) as run:
+    with Run(
+        folder, name, config, training.device,
+        resume=resume, budget=budget, data=training.digest,
+    ) as run:  # fmt: skip
+        for file, content in training.records.items():
+            run.keep(file, content)
         return _fit(training, name, run, shown)
+
+
+def _load(training: Training, run: Run | None) -> None:
+    """Go on from the run's checkpoint, if it has one."""
+    state = training.processes.shared(run.load() if run else None)
+    if state is None:
+        return
+    if state["epoch"] > training.config.epochs:
+        raise ValueError(
+            f"the checkpoint is from epoch {state['epoch']}, the run has {training.config.epochs}"
+        )
+    try:
+        training.load_state(state)
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:  # torch's many kinds
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"the checkpoint does not fit this run: {reason}") from error
 
 
 def _fit(training: Training, name: str, run: Run | None, shown: Callable[[Row], str]) -> bool:
     config, processes = training.config, training.processes
-    state = processes.shared(run.load() if run else None)
-    if state is not None:
-        training.load_state(state)
+    _load(training, run)
     events = _events(config, run.folder, training.epoch) if run else None
     steps = training.steps
     total, done = config.epochs * steps, training.epoch * steps + training.step
-    hidden = None if processes.first else True  # None: shown on a terminal
-    stop = Stop(processes)
+    stop, saved = Stop(processes), time.perf_counter()
     with (
-        tqdm(total=total, initial=done, desc=name, unit="step", disable=hidden) as bar,
+        progress_bar(total=total, initial=done, desc=name, unit="step", hide=run is None) as bar,
         stop.listening(),
     ):
         while training.epoch < config.epochs:
-            row = train_epoch(training, bar.update, stop.agreed)
-            if row is None:
+            if not train_steps(training, bar.update, stop.agreed):
                 _save_stopped(training, name, run)
                 return False
+            if processes.shared(time.perf_counter() - saved > SAVE_BEFORE_TEST):
+                _save_within(training, run)  # a test may take longer than a machine is left to us
+            row = finish_epoch(training)
+            check_finite(training, row)
             if run and events:
                 run.log(**row)  # before the checkpoint: a row without one is made again
                 run.save(training.state())
                 events(row)
                 tqdm.write(f"{name} epoch {row['epoch']}/{config.epochs}: {shown(row)}")
+            saved = time.perf_counter()
+            if training.epoch < config.epochs and stop.agreed():
+                _save_stopped(training, name, run)
+                return False
     return True
+
+
+def _save_within(training: Training, run: Run | None) -> None:
+    """Save a run within an epoch; all processes must call."""
+    check_finite(training, {})
+    training.gather()
+    if run:
+        run.save(training.state())
 
 
 def _save_stopped(training: Training, name: str, run: Run | None) -> None:
     """Save a run that was stopped within an epoch; all processes must call."""
-    training.gather_sums()
+    _save_within(training, run)
     if run:
-        run.save(training.state())
         print(
             f"{name} stopped in epoch {training.epoch + 1} after step {training.step} of "
-            f"{training.steps} and is saved; --resume goes on there",
+            f"{training.steps} and is saved; go on with: {resume_command()}",
             file=sys.stderr,
         )
-
-
-@contextmanager
-def exit_with_message() -> Iterator[None]:
-    """End the program with a message and an exit code where a run cannot go on."""
-    saved = "the last checkpoint is intact; continue with --resume"
-    try:
-        yield
-    except (ValueError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        sys.exit(f"error: {error}; {saved}")
-    except RuntimeError as error:
-        text = str(error)
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
-            sys.exit(
-                f"error: out of memory ({text.splitlines()[0]}); try a lower --batch-size, --bf16, "
-                f"or more processes; {saved}"
-            )
-        if "DataLoader worker" in text:
-            sys.exit(f"error: {text.splitlines()[0]}; try fewer --workers; {saved}")
-        raise

@@ -20,12 +20,9 @@ from keepaugment import (
 )
 from keepaugment.draws import Source
 
-SALIENCIES = ["gradient", "random", "shuffled", "inverted", "centre"]
-POLICIES = ["", "autoaugment", "randaugment", "trivialaugment", "augmix"]
-
 
 def make_saliency(kind: str, gradient: Saliency, generator: Source) -> Saliency:
-    """One of `SALIENCIES`: the model's gradient, or a control in its place."""
+    """One of `keepbench.settings.SALIENCIES`: the model's gradient, or a control in its place."""
     if kind == "random":
         return RandomSaliency(generator)
     if kind == "shuffled":
@@ -47,10 +44,10 @@ def make_policy(
     policy_set: str = "cifar10",
     space: str = "torchvision",
 ) -> Callable[[Tensor], Tensor] | None:
-    """One of `POLICIES` on bytes; what comes in from outside has the mean colour.
+    """An image-level policy on bytes; what comes in from outside has the mean colour.
 
     Args:
-        name: of the policy; "" is none.
+        name: "autoaugment", "randaugment", "trivialaugment", "augmix", or "" for none.
         mean: of each channel, in [0, 1].
         generator: where random numbers come from.
         num_ops: RandAugment's operations in a row.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -31,6 +32,26 @@ class Joined(nn.Module):
 
     def forward(self, images: Tensor) -> Any:  # noqa: D102
         return self.model(images)
+
+
+@torch.no_grad()
+def check_single_image(
+    model: nn.Module, name: str, channels: int, image_size: tuple[int, int]
+) -> None:
+    """Raise ValueError unless a model can train on a batch of one image.
+
+    BatchNorm cannot where a stage's output is a single pixel.
+    """
+    device = next(model.parameters()).device
+    twin = copy.deepcopy(model).train()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            twin(torch.zeros(1, channels, *image_size, device=device))
+    except ValueError as error:
+        raise ValueError(
+            f"the last step of an epoch would have one image a process, on which {name} cannot "
+            f"train ({error}); change --batch-size or --subset"
+        ) from None
 
 
 @torch.no_grad()

@@ -85,6 +85,11 @@ class EpochBatches:
         """Images of a step of the epoch, from 0, in all processes together."""
         return min(self.batch_size, self.num_images - step * self.batch_size)
 
+    @property
+    def fewest(self) -> int:
+        """Images of the smallest step in the process that has the fewest."""
+        return self.images_in(self.steps - 1) // self.world_size
+
     def __len__(self) -> int:
         return self.steps - self.start
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from keepbench.machine import find_device
 
@@ -44,6 +44,31 @@ class Processes:
         """Whether the flag is up in any process; every process must call."""
         return bool(self.total(torch.tensor(float(flag), device=self.device)))
 
+    def gathered(self, value: Any) -> list[Any]:
+        """Every process's value, by rank; every process must call."""
+        values = [value] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(values, value)
+        return values
+
+    def check_same(self, settings: Any) -> None:
+        """Raise ValueError in all processes if the settings of any two differ."""
+        everyone = self.gathered(asdict(settings))
+        differences = [
+            f"{name}: {value!r} in process 0, {other[name]!r} in process {rank}"
+            for rank, other in enumerate(everyone)
+            for name, value in everyone[0].items()
+            if other[name] != value
+        ]
+        if differences:
+            raise ValueError(f"processes have different settings ({'; '.join(differences)})")
+
+    def share_buffers(self, module: nn.Module) -> None:
+        """Give a module's buffers, such as BatchNorm's statistics, the first process's values."""
+        if self.world_size > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, 0)
+
     def shared(self, value: Any) -> Any:
         """The first process's value, in all of them."""
         box = [value]
@@ -67,7 +92,10 @@ def join_processes(device: str) -> Iterator[Processes]:
     if found.type == "cuda":
         found = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(found)
-    dist.init_process_group("nccl" if found.type == "cuda" else "gloo")
+    try:
+        dist.init_process_group("nccl" if found.type == "cuda" else "gloo")
+    except (RuntimeError, ValueError) as error:  # a port in use, an address that is not there
+        raise ValueError(f"processes cannot meet: {str(error).splitlines()[0]}") from None
     try:
         yield Processes(found, dist.get_rank(), world_size)
         dist.barrier()  # nobody leaves while another still talks to it

@@ -15,78 +15,46 @@ import sys
 import weakref
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 
+from keepbench.files import FolderLock, set_aside, write_text, write_whole
 from keepbench.machine import commit, hardware, versions
 from keepbench.weights import load_checkpoint
 
-try:
-    import fcntl
-except ImportError:  # Windows has no advisory locks: two processes in one folder go unnoticed
-    fcntl = None  # type: ignore[assignment]
+CHECKPOINTS = ("new.pt", "last.pt", "previous.pt")
+"""Newest first: "new" is there only if a run was killed between two renames."""
 
 Config = TypeVar("Config")
-_TEXTS = ("task", "experiment", "budget", "command", "commit", "hardware")
+_TEXTS = ("task", "experiment", "budget", "command", "commit", "hardware", "data")
+_USUAL: dict[str, Any] = {"command": "", "hardware": "unknown", "commit": "unknown", "data": ""}
 _DIGITS = 300  # of a whole number: one of more is no float
-
-
-def _write_whole(path: Path, write: Any) -> None:
-    """Write a file whole or not at all: beside it, flushed to the disk, then renamed."""
-    beside = path.with_name(path.name + ".part")
-    with open(beside, "wb") as file:
-        try:
-            write(file)
-        except RuntimeError as error:  # torch.save hides the reason, such as a full disk
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from None
-            raise
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
-
-
-def _lock(folder: Path) -> int:
-    """Hold a folder until the descriptor is closed or the process ends, however it ends.
-
-    Raises:
-        ValueError: Another process holds it.
-    """
-    descriptor = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
-    try:
-        if fcntl:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise ValueError(f"another process is at work in {folder}; give another --out") from None
-    except OSError:  # a file system without locks
-        pass
-    return descriptor
-
-
-def _write_text(path: Path, text: str) -> None:
-    _write_whole(path, lambda file: file.write(text.encode()))
 
 
 class Run:
     """A run's folder, open for writing by this process alone until it is closed (`with Run(...)`).
 
-    A field of the config whose metadata has `free` may differ when a run goes on.
-
     Args:
         folder: made if it is not there.
         experiment: the name of what is run.
-        config: a dataclass with every setting.
+        config: a dataclass with every setting; those that `may_change` may differ when a run is
+            resumed.
         device: what the run computes on.
         resume: go on with the run in the folder; without one there, begin.
         budget: how much was asked for, so that a short run never poses as the paper's.
+        data: digest of the data, which must be the same when a run is resumed; "" is unknown.
+
+    Attributes:
+        saved: whether there is a checkpoint to go on from.
 
     Raises:
-        ValueError: The folder holds a run and `resume` is off, its settings are others, or another
-            process is at work in it.
+        ValueError: The folder holds a run and `resume` is off, its settings or data are others, it
+            holds files of a run without `run.json`, or another process is at work in it.
         OSError: The folder cannot be written.
     """
+
+    latest: ClassVar[Run | None] = None  # the last that this process opened
 
     def __init__(
         self,
@@ -97,49 +65,54 @@ class Run:
         *,
         resume: bool,
         budget: str = "paper",
+        data: str = "",
     ) -> None:
         self.folder = Path(folder)
         self.metrics = self.folder / "metrics.jsonl"
-        record = self.folder / "run.json"
-        settings = asdict(config)
+        may_change = {each.name for each in fields(config) if each.metadata.get("may_change")}
+        settings = {k: v for k, v in asdict(config).items() if k not in may_change}
+        self.identity = json.loads(json.dumps({"experiment": experiment, **settings}))
+        self.saved = False
+        Run.latest = self
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.close = weakref.finalize(self, os.close, _lock(self.folder))
+        lock = FolderLock(self.folder)
+        self.close = weakref.finalize(self, lock.close)
         try:
-            if record.exists():
-                free = {each.name for each in fields(config) if each.metadata.get("may_change")}
-                self._check_same(self._record(), experiment, settings, resume, free)
+            if (self.folder / "run.json").exists():
+                self._check_same(resume, data)
             else:
-                self._describe(record, experiment, budget, config, device)
+                self._check_empty()
+                self._describe(experiment, budget, config, device, data)
         except BaseException:
             self.close()
             raise
 
+    def _check_empty(self) -> None:
+        """Raise ValueError if files of a run are there that no `run.json` explains."""
+        names = [name for name in (*CHECKPOINTS, "metrics.jsonl") if (self.folder / name).exists()]
+        if names:
+            raise ValueError(
+                f"{self.folder} holds {', '.join(names)} but no run.json, so nobody knows of which "
+                "run; give another --out"
+            )
+
     def _describe(
-        self,
-        record: Path,
-        experiment: str,
-        budget: str,
-        config: Any,
-        device: torch.device,
+        self, experiment: str, budget: str, config: Any, device: torch.device, data: str
     ) -> None:
         script = Path(sys.argv[0]).name
+        command = shlex.join(["python", f"tools/{script}", *sys.argv[1:]])
         about = {
             "task": type(config).__module__.partition(".")[0],
             "experiment": experiment,
             "budget": budget,
             "settings": asdict(config),
-            "command": shlex.join(["python", f"tools/{script}", *sys.argv[1:]]),
+            "command": command.encode(errors="surrogateescape").decode(errors="replace"),
             "commit": commit(Path(__file__).parent),
             "versions": versions(),
             "hardware": hardware(device),
+            "data": data,
         }
-        _write_text(record, json.dumps(about, indent=2) + "\n")
-
-    def _record(self) -> RunRecord:
-        try:
-            return RunRecord.read(self.folder)
-        except ValueError as error:
-            raise ValueError(f"{error}; give another --out") from None
+        write_text(self.folder / "run.json", json.dumps(about, indent=2) + "\n")
 
     def __enter__(self) -> Run:
         return self
@@ -147,28 +120,55 @@ class Run:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _check_same(
-        self,
-        record: RunRecord,
-        experiment: str,
-        settings: dict[str, Any],
-        resume: bool,
-        free: set[str],
-    ) -> None:
+    def _check_same(self, resume: bool, data: str) -> None:
+        """Raise ValueError unless the folder's run is this one, and may be resumed."""
+        try:
+            record = RunRecord.read(self.folder)
+        except ValueError as error:
+            raise ValueError(f"{error}; give another --out") from None
         if not resume:
             raise ValueError(
                 f"{self.folder} already holds a run of {record.experiment}; "
                 "give --resume to go on with it, or another --out"
             )
-        now = json.loads(json.dumps({"experiment": experiment, **settings}))
-        then = {"experiment": record.experiment, **record.settings}
+        self._compare({"experiment": record.experiment, **record.settings}, str(self.folder))
+        if data and record.data and data != record.data:
+            raise ValueError(
+                f"the data are not those that the run in {self.folder} began with: names, sizes, "
+                "labels or contents of images changed; give another --out"
+            )
+
+    def _compare(self, then: dict[str, Any], what: str) -> None:
+        """Raise ValueError if experiment or settings of the run are not those of `what`."""
+        now = self.identity
         differences = [
-            f"{name}: {then.get(name)!r} then, {now.get(name)!r} now"
-            for name in sorted({*now, *then} - free)
-            if now.get(name) != then.get(name)
+            f"{name}: {then.get(name)!r} then, {value!r} now"
+            for name, value in sorted(now.items())
+            if then.get(name) != value
         ]
         if differences:
-            raise ValueError(f"{self.folder} was run otherwise ({'; '.join(differences)})")
+            raise ValueError(f"{what} was run otherwise ({'; '.join(differences)})")
+
+    def keep(self, name: str, content: dict[str, Any]) -> None:
+        """Write a JSON file that says more of the run, or compare it with the one that is there.
+
+        Raises:
+            ValueError: The file is damaged, or says something else.
+        """
+        path = self.folder / name
+        content = json.loads(json.dumps(content))
+        if not path.exists():
+            write_text(path, json.dumps(content) + "\n")
+            return
+        try:
+            then = _parse(path.read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}); give another --out") from None
+        if changed := [key for key in content if then.get(key) != content[key]]:
+            raise ValueError(
+                f"the run in {self.folder} began with other data: {', '.join(changed)} differ from "
+                f"{path}; give another --out"
+            )
 
     def log(self, **row: Any) -> None:
         """Add a line to `metrics.jsonl` and see it onto the disk."""
@@ -182,39 +182,77 @@ class Run:
         return read_rows(self.metrics)
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write a checkpoint of plain tensors, numbers and text; the one before it is kept."""
+        """Write a checkpoint of plain tensors, numbers and text; the one before it is kept.
+
+        It holds the run's experiment and settings, and the metrics up to its epoch.
+        """
         last, new = self.folder / "last.pt", self.folder / "new.pt"
-        _write_whole(new, lambda file: torch.save(state, file))
+        rows = [row for row in self.rows() if _epoch(row) <= state["epoch"]]
+        state = {**state, "run": json.dumps(self.identity), "metrics": json.dumps(rows)}
+        write_whole(new, lambda file: torch.save(state, file))
         if last.exists():
             os.replace(last, self.folder / "previous.pt")
         os.replace(new, last)
+        self.saved = True
 
     def load(self) -> dict[str, Any] | None:
-        """The newest readable checkpoint, and drop the metrics of epochs after it; None if new.
+        """The newest readable checkpoint, and the metrics up to its epoch; None if the run is new.
+
+        A checkpoint that cannot be read is set aside, and so is a `metrics.jsonl` that lacks rows
+        or holds damaged ones; nothing is deleted.
 
         Raises:
-            ValueError: Checkpoints are there, but none can be read.
+            ValueError: Checkpoints are there, but none can be read; the newest is another run's; or
+                there are metrics of several epochs, but no checkpoint.
         """
-        names = ("new.pt", "last.pt", "previous.pt")  # "new" if killed between two renames
-        paths = [path for name in names if (path := self.folder / name).exists()]
+        paths = [path for name in CHECKPOINTS if (path := self.folder / name).exists()]
         damaged = []
         for path in paths:
             try:
                 state = load_checkpoint(path)
-            except ValueError as error:
-                print(f"{error}; going on with the one before", file=sys.stderr)
+                place = state["epoch"], state.get("step", 0)
+                if not all(type(number) is int and number >= 0 for number in place):
+                    raise ValueError(f"{path} is at epoch {place[0]!r}, step {place[1]!r}")
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                print(f"{path.name}: {error}; going on with the one before", file=sys.stderr)
                 damaged.append(path)
                 continue
+            if "run" in state:
+                self._compare(json.loads(state["run"]), str(path))
             for path in damaged:  # or the next checkpoint would push the readable one out
-                os.replace(path, path.with_suffix(".damaged"))
-            kept = [row for row in self.rows() if _epoch(row) <= state["epoch"]]
-            _write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
+                set_aside(path)
+            self._restore_metrics(state)
+            self.saved = True
             return state
         if paths:
             raise ValueError(f"no checkpoint in {self.folder} can be read; give another --out")
-        if self.metrics.exists():
-            self.metrics.unlink()
+        rows = self.rows()
+        if max(map(_epoch, rows), default=0) > 1:
+            raise ValueError(
+                f"{self.folder} has metrics of {len(rows)} epochs but no checkpoint to go on from; "
+                "give another --out"
+            )
+        if self.metrics.exists():  # of an epoch that was never saved
+            set_aside(self.metrics)
         return None
+
+    def _restore_metrics(self, state: dict[str, Any]) -> None:
+        """Leave the rows up to a checkpoint's epoch, from the checkpoint if the file lacks some."""
+        rows, damaged = _read_lines(self.metrics)
+        kept = [row for row in rows if _epoch(row) <= state["epoch"]]
+        saved = json.loads(state["metrics"]) if "metrics" in state else kept
+        if damaged or kept != saved:
+            aside = set_aside(self.metrics) if self.metrics.exists() else None
+            there = {_epoch(row) for row in saved}
+            missing = [n for n in range(1, state["epoch"] + 1) if n not in there]
+            print(
+                f"{self.metrics} had {damaged} damaged lines and {len(kept)} of {len(saved)} rows"
+                + (f"; epochs {missing} are lost" if missing else "; all are restored")
+                + (f"; the old file is {aside.name}" if aside else ""),
+                file=sys.stderr,
+            )
+        if damaged or rows != saved:
+            write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in saved))
 
 
 def _epoch(row: dict[str, Any]) -> float:
@@ -281,6 +319,7 @@ class RunRecord:
         commit: of the code.
         hardware: in words.
         versions: of Python and packages.
+        data: digest of the data; "" if unknown.
         rows: the good lines of `metrics.jsonl`.
         damaged: number of the others.
     """
@@ -296,6 +335,7 @@ class RunRecord:
     versions: dict[str, str] = field(repr=False)
     rows: list[dict[str, Any]] = field(repr=False)
     damaged: int = 0
+    data: str = ""
 
     @classmethod
     def read(cls, folder: Path) -> RunRecord:
@@ -314,8 +354,7 @@ class RunRecord:
 
     @classmethod
     def _checked(cls, folder: Path, about: dict[str, Any]) -> RunRecord:
-        found: dict[str, Any] = {"command": "", "hardware": "unknown", "commit": "unknown"}
-        found |= {name: value for name, value in about.items() if value is not None}
+        found = _USUAL | {name: value for name, value in about.items() if value is not None}
         found["task"] = _task_of(found)
         texts = {name: found.get(name) for name in _TEXTS}
         settings, versions = found.get("settings"), found.get("versions", {})
@@ -347,14 +386,13 @@ class RunRecord:
         Raises:
             ValueError: They are not that config's as it now is.
         """
-        defaults = {each.name: each.default for each in fields(kind)}  # type: ignore[arg-type]
-        if strange := sorted(self.settings.keys() - defaults):
+        known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
+        if strange := sorted(self.settings.keys() - known):
             package = kind.__module__.partition(".")[0]
             raise ValueError(
                 f"{self.folder} is no run of {package} as it now is: unknown settings {strange[:5]}"
             )
-        for name, value in self.settings.items():
-            wanted = (float, int) if type(defaults[name]) is float else (type(defaults[name]),)
-            if type(value) not in wanted:
-                raise ValueError(f"{self.folder}: {name} must not be {value!r}")
-        return kind(**self.settings)
+        try:
+            return kind(**self.settings)
+        except ValueError as error:
+            raise ValueError(f"{self.folder}: {error}") from None

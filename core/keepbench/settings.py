@@ -1,16 +1,43 @@
-"""Settings: a dataclass per task, flags and listings made of its fields."""
+"""Settings: a dataclass per task, whose fields hold what flags, checks and reports need."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar
 
 Config = TypeVar("Config")
+
+ROLES = {
+    "": "settings",
+    "policy": "image-level augmentation",
+    "cut": "region-level augmentation",
+    "mix": "label-mixing augmentation",
+    "keep": "KeepAugment",
+    "map": "how the importance map is computed",
+    "file": "files, the same wherever they lie",
+    "neutral": "data, seed, speed and records; no part of what an experiment is",
+}
+"""What settings are for, as headings of `--help`.
+
+"policy", "cut", "mix" and "keep" name the setting that switches the others of that role on. Those
+of "keep" and "map" mean something to a Keep arm only, so that its plain twin may have others.
+"""
+
+CONTROLS = ("random", "shuffled", "inverted", "centre")
+"""Maps that a control puts in place of the gradient's."""
+SALIENCIES = ("gradient", *CONTROLS)
+NO_GRADIENT = ("random", "centre")
+"""Maps that need no backward pass."""
+
+_TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "printable text"}
+_METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
 def nearest(name: str, known: Mapping[str, Any] | list[str]) -> str:
@@ -20,34 +47,101 @@ def nearest(name: str, known: Mapping[str, Any] | list[str]) -> str:
 
 
 def setting(
-    default: Any, help: str, choices: list[Any] | None = None, *, may_change: bool = False
+    default: Any,
+    help: str,
+    *,
+    choices: Sequence[Any] | None = None,
+    range: str = "",
+    role: str = "",
+    may_change: bool = False,
 ) -> Any:
-    """A field of a config dataclass, and what its flag says.
+    """A field of a config dataclass: its default and what `--help`, `check` and reports need.
 
     Args:
-        default: its value.
-        help: for `--help`.
+        default: its value, of the setting's type.
+        help: for `--help`, without default and range.
         choices: its possible values; None for any.
-        may_change: it may change when a run goes on, since it changes no result.
+        range: of a number, an interval such as "[0, 1)".
+        role: one of `ROLES`.
+        may_change: it changes no result, so it may differ when a run is resumed; such a setting is
+            neutral.
     """
-    return field(
-        default=default, metadata={"help": help, "choices": choices, "may_change": may_change}
-    )
+    role = "neutral" if may_change else role
+    assert role in ROLES, role
+    about = {"help": help, "choices": choices, "range": range, "role": role}
+    return field(default=default, metadata={**about, "may_change": may_change})
 
 
-def add_flags(parser: argparse._ArgumentGroup, config: type) -> None:
-    """Add a flag for every field of a dataclass; its metadata may hold `help` and `choices`."""
-    types = get_type_hints(config)
+def with_role(config: Any, *roles: str) -> set[str]:
+    """The names of a config's settings in some roles."""
+    return {each.name for each in fields(config) if each.metadata["role"] in roles}
+
+
+def _within(value: float, interval: str) -> bool:
+    """Whether a number lies in an interval such as "[0, 1)"; NaN lies in none."""
+    low, high = map(float, interval[1:-1].split(","))
+    above = value >= low if interval[0] == "[" else value > low
+    return above and (value <= high if interval[-1] == "]" else value < high)
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    """Whether a value is of a setting's type; a whole number is a number, too."""
+    if kind is str:  # control characters and half surrogates break terminals, paths and JSON
+        return isinstance(value, str) and not {"Cc", "Cs"} & set(map(unicodedata.category, value))
+    return type(value) is kind or (kind is float and type(value) is int)
+
+
+def check(config: Any) -> None:
+    """Raise ValueError for a setting of a wrong type, out of its range or none of its choices."""
     for each in fields(config):
-        kind, flag = types[each.name], "--" + each.name.replace("_", "-")
-        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": each.metadata.get("help")}
+        value, kind = getattr(config, each.name), type(each.default)
+        choices, interval = each.metadata["choices"], each.metadata["range"]
+        if not _is_a(value, kind):
+            possible = _TYPES[kind]
+        elif choices and value not in choices:
+            possible = f"one of {', '.join(map(repr, choices))}"
+        elif interval and not _within(value, interval):
+            possible = f"in {interval}"
+        else:
+            continue
+        raise ValueError(f"{each.name} must be {possible}, found {value!r}")
+
+
+def check_lengths(image_size: tuple[int, int], **lengths: int) -> None:
+    """Raise ValueError for a setting in pixels that is longer than images (H, W) have room for.
+
+    A crop's `padding` stays below the shorter side, or a crop could miss the whole image.
+    """
+    for name, length in lengths.items():
+        most = min(image_size) - (name == "padding")
+        if length > most:
+            size = "x".join(map(str, image_size))
+            raise ValueError(f"{name} must be at most {most} for {size} images, found {length}")
+
+
+def check_scale(scale: float, image_size: tuple[int, int]) -> None:
+    """Raise ValueError if a map at `scale` of images (H, W) has a side of one pixel or none."""
+    if round(min(image_size) * scale) < 2:
+        size = "x".join(map(str, image_size))
+        raise ValueError(f"scale must leave 2 pixels of a side of {size} images, found {scale}")
+
+
+def add_flags(parser: argparse.ArgumentParser, config: Any) -> None:
+    """Add a flag for every field of a config, by role; its value there is shown as the default."""
+    groups = {role: parser.add_argument_group(title) for role, title in ROLES.items()}
+    for each in fields(config):
+        kind, about = type(each.default), each.metadata
+        value = getattr(config, each.name)
+        notes = [f"in {about['range']}"] if about["range"] else []
+        notes += [f"default {value!r}" if value == "" else f"default {value}"]
+        text = f"{about['help']} ({', '.join(notes)})".replace("%", "%%")
+        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text}
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction
         else:
-            options["type"] = next(k for k in (*get_args(kind), kind) if k is not type(None))
-            options["choices"] = each.metadata.get("choices")
-            options["metavar"] = None if options["choices"] else each.name.upper()
-        parser.add_argument(flag, **options)
+            metavar = None if about["choices"] else _METAVARS[kind]
+            options |= {"type": kind, "choices": about["choices"], "metavar": metavar}
+        groups[about["role"]].add_argument("--" + each.name.replace("_", "-"), **options)
 
 
 def chosen(arguments: argparse.Namespace, config: Config) -> Config:
@@ -74,6 +168,26 @@ class Experiment:
     trials: int = 1
 
 
+def _parser(description: str, budgets: Sequence[str], shown: Any) -> argparse.ArgumentParser:
+    """The command line of a task, whose help shows a config's values as defaults."""
+    parser = argparse.ArgumentParser(
+        description=description, usage="%(prog)s EXPERIMENT [--setting VALUE ...]", add_help=False
+    )
+    parser.add_argument("experiment", nargs="?", help="name, see --list")
+    parser.add_argument("-h", "--help", action="store_true", help="with EXPERIMENT: its defaults")
+    parser.add_argument("--list", action="store_true", help="print the experiments and exit")
+    parser.add_argument(
+        "--budget", choices=budgets, default="paper", help="smoke: seconds; paper: the full run"
+    )
+    parser.add_argument("--out", type=Path, help="run folder (default runs/EXPERIMENT/seed-N)")
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1, mps; auto = GPU if any"
+    )
+    parser.add_argument("--resume", action="store_true", help="continue the run in its folder")
+    add_flags(parser, shown)
+    return parser
+
+
 def parse(
     experiments: Mapping[str, Experiment],
     description: str,
@@ -81,6 +195,7 @@ def parse(
     *,
     budgets: Mapping[str, Callable[[Any], Any]],
     cost: Callable[[Any], str],
+    note: str = "",
 ) -> tuple[str, Any, argparse.Namespace]:
     """Read `EXPERIMENT [--setting value ...]` from the command line.
 
@@ -90,37 +205,36 @@ def parse(
         argv: the words; None takes the command's own.
         budgets: what `--budget` makes of a config, by name; "paper" is the default.
         cost: of a config, in words, for `--list`.
+        note: printed above the list.
 
     Returns:
         The experiment's name, its config with the budget and the settings given, and the other
         arguments: `out` (the run's folder), `device`, `resume` and `budget`. Exits after `--list`
-        and on a wrong word.
+        and `--help`, and on a wrong word.
     """
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("experiment", nargs="?", help="see --list")
-    parser.add_argument("--list", action="store_true", help="print the experiments and stop")
-    parser.add_argument(
-        "--budget", choices=[*budgets], default="paper", help="smoke takes seconds; paper is all"
-    )
-    parser.add_argument("--out", type=Path, help="folder of the run; runs/EXPERIMENT/seed-N if not")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps; auto takes a GPU")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in the folder")
-    settings = parser.add_argument_group("settings, in place of the experiment's own")
-    add_flags(settings, type(next(iter(experiments.values())).config))
-    arguments = parser.parse_args(argv)
-    name = arguments.experiment
+    shown = type(next(iter(experiments.values())).config)()
+    arguments = _parser(description, [*budgets], shown).parse_args(argv)
+    name, help_only = arguments.experiment, vars(arguments).pop("help")
     if arguments.list:
-        print("\n".join(_listing(experiments, cost)))
-        parser.exit()
-    if name not in experiments:
+        print("\n".join(([note] if note else []) + [*_listing(experiments, cost)]))
+        sys.exit(0)
+    if name not in experiments and not (help_only and name is None):
         wrong = f" {name!r}{nearest(name, experiments)}" if name else " given"
         sys.exit(f"error: no experiment{wrong} (--list prints all)")
     try:
-        config = chosen(arguments, budgets[arguments.budget](experiments[name].config))
+        if name:
+            shown = budgets[arguments.budget](experiments[name].config)
+        if help_only:
+            _parser(description, [*budgets], shown).print_help()
+            sys.exit(0)
+        config = chosen(arguments, shown)
     except ValueError as error:
         sys.exit(f"error: {error}")
     parts = [name] if arguments.budget == "paper" else [name, arguments.budget]
     arguments.out = arguments.out or Path("runs", *parts, f"seed-{config.seed}")
+    if arguments.budget == "smoke" and os.environ.get("RANK", "0") == "0":
+        note = "smoke: checks that everything works; the accuracy means nothing"
+        print(note, file=sys.stderr)
     return name, config, arguments
 
 

@@ -5,7 +5,7 @@ CIFAR-10 takes 180 MB that way, and no epoch waits for a loader.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.datasets import CIFAR10, CIFAR100, ImageFolder
-from torchvision.datasets.folder import default_loader
+from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.transforms.functional import pil_to_tensor
-from tqdm import tqdm
 
-from keepbench.images import CIFAR_MEAN, CIFAR_STD, Batch
+from keepbench.images import CIFAR_MEAN, CIFAR_STD, Batch, read_or_error
 from keepbench.order import EpochBatches, even_subset
+from keepbench.progress import progress_bar
 from keepbench.settings import nearest
+from keepbench.trees import list_tree
 
 DATASETS = ["cifar10", "cifar100", "digits", "folder"]
 TEST_BATCH = 500
@@ -71,6 +71,13 @@ class StoredData:
         """Height and width of training images, in pixels."""
         return self.train.images.shape[2], self.train.images.shape[3]
 
+    def contents(self) -> Iterator[str | bytes]:
+        """What tells whether images or labels changed: all of them."""
+        yield from self.classes
+        for part in (self.train, self.test):
+            for tensor in (part.images, part.labels):
+                yield tensor.cpu().contiguous().numpy().tobytes()
+
     def to(self, device: torch.device) -> StoredData:
         """The same data on another device."""
         return replace(self, train=self.train.to(device), test=self.test.to(device))
@@ -92,35 +99,29 @@ class StoredData:
         yield from zip(images.split(TEST_BATCH), labels.split(TEST_BATCH), strict=True)
 
 
-def _load(dataset: Any, labels: list[int], subset: int, seed: int) -> ImageSet:
-    """Read images of one size into memory."""
-    chosen = even_subset(labels, subset, seed)
-    pictures = tqdm(chosen, desc="reading images", leave=False, disable=None, delay=2)
-    images = [pil_to_tensor(dataset[index][0]) for index in pictures]
-    sizes = {tuple(image.shape[1:]) for image in images}
+def _stack(images: Iterable[Tensor], number: int) -> Tensor:
+    """Images of one size as one tensor."""
+    bar = progress_bar(images, total=number, desc="reading images", leave=False, delay=2)
+    found = list(bar)
+    sizes = {tuple(image.shape[1:]) for image in found}
     if len(sizes) != 1:
         raise ValueError(f"images of one size are needed, found {sorted(sizes)[:4]}")
-    numbers = torch.tensor([labels[index] for index in chosen])
-    return ImageSet(torch.stack(images), numbers, list(dataset.classes))
+    return torch.stack(found)
 
 
-def _read(path: str) -> Any:
+def _read(path: str) -> Tensor:
     """A picture, or a ValueError with the name of its file."""
-    try:
-        return default_loader(path)
-    except Exception as error:  # damaged files make Pillow's decoders raise almost anything
-        raise ValueError(
-            f"cannot read {path} ({type(error).__name__}: {error}); repair or remove it"
-        ) from error
+    pixels = read_or_error(path)
+    if isinstance(pixels, str):
+        raise ValueError(f"cannot read {path} ({pixels}); repair or remove it")
+    return pixels
 
 
 def _folder(root: Path, part: str, subset: int, seed: int) -> ImageSet:
     """A class-folder tree `root/part/<class>/*`."""
-    try:
-        tree = ImageFolder(str(root / part), loader=_read)
-    except FileNotFoundError as error:
-        raise ValueError(f"no images of classes in {root / part}: {error}") from None
-    return _load(tree, tree.targets, subset, seed)
+    tree = list_tree(root / part).subset(subset, seed)
+    images = _stack(map(_read, tree.paths), len(tree.paths))
+    return ImageSet(images, torch.tensor(tree.labels), tree.classes)
 
 
 def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -210,4 +211,7 @@ def _official(
             f"{root} holds neither the official archive nor train/<class>/ folders; "
             "give --data, or --download to fetch the archive"
         ) from None
-    return _load(dataset, list(dataset.targets), *choice)
+    labels, (subset, seed) = list(dataset.targets), choice
+    chosen = even_subset(labels, subset, seed)
+    images = _stack((pil_to_tensor(dataset[index][0]) for index in chosen), len(chosen))
+    return ImageSet(images, torch.tensor([labels[n] for n in chosen]), list(dataset.classes))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,23 +15,16 @@ from classification.data import open_data
 from classification.train import Trainer, train
 from keepaugment import GradientSaliency
 from keepbench.images import Batch
+from keepbench.loop import train_epoch
 from keepbench.order import EpochBatches
-from keepbench.processes import Processes
-from keepbench.run import Run, read_rows
+from keepbench.run import read_rows
 from keepbench.views import draw_view, show
+from runs import CPU, assert_resumes, rows_of
 
-CPU = Processes(torch.device("cpu"))
-ROOT = Path(__file__).parents[2]
 STORED = Config(
     dataset="digits", arch="resnet8", subset=60, test_subset=30, epochs=4, batch_size=25,
     cut="cutout", keep="cut", cache=4,
 )  # fmt: skip
-
-
-def rows_of(folder: Path) -> list[dict[str, float]]:
-    """A run's metrics without what a clock measured."""
-    rows = read_rows(folder / "metrics.jsonl")
-    return [{k: v for k, v in row.items() if not k.endswith("seconds")} for row in rows]
 
 
 def maps_computed(trainer: Trainer) -> list[bool]:
@@ -46,7 +36,7 @@ def maps_computed(trainer: Trainer) -> list[bool]:
     computed = []
     while trainer.epoch < trainer.config.epochs:
         calls.clear()
-        trainer.train_epoch()
+        train_epoch(trainer)
         computed.append(calls != [trainer.config.subset])  # the probe alone
     return computed
 
@@ -82,21 +72,12 @@ def test_storing_changes_nothing_where_maps_are_fresh(tmp_path: Path) -> None:
         {"cut": "random_erasing"},
     ],
 )
-def test_a_resumed_run_equals_an_uninterrupted_one(change: dict, tmp_path: Path) -> None:
+def test_a_run_goes_on_with_its_maps(change: dict, tmp_path: Path) -> None:
+    """Stopped in its last epoch, which reads what the others have stored."""
     config = replace(STORED, **change)
-    whole = train("a", config, tmp_path / "whole", CPU)
-    part = Trainer(config, whole.data, CPU)
-    run = Run(tmp_path / "part", "a", config, CPU.device, resume=False)
-    run.load()
-    for _ in range(3):  # the next epoch reads what these have stored
-        row = part.train_epoch()
-        run.log(**row)
-    run.save(part.state())
-    run.close()
-    resumed = train("a", config, tmp_path / "part", CPU, resume=True)
-    assert rows_of(tmp_path / "part") == rows_of(tmp_path / "whole")
-    assert whole.cache is not None and resumed.cache is not None
-    assert torch.equal(whole.cache.maps, resumed.cache.maps)
+    data = open_data(config, CPU.device)
+    rows = assert_resumes(lambda: Trainer(config, data, CPU), 10, tmp_path)
+    assert len(rows) == 4 and all(0 < row["cache_agreement"] <= 1 for row in rows)
 
 
 def test_a_stored_map_of_the_trainer_lies_where_its_image_does() -> None:
@@ -107,11 +88,9 @@ def test_a_stored_map_of_the_trainer_lies_where_its_image_does() -> None:
     assert cache is not None
     cache.saliency = lambda images, labels: images[:, 0] - images[:, 0].amin((1, 2), keepdim=True)
     index = torch.arange(0, 200)
-    images, labels = data.train.images[index], data.train.labels[index]
-    trainer.augment(0, 0, index, images, labels)
-    for epoch in (1, 2, 4):  # further views fill in what the first did not show
-        trainer.augment(epoch, 0, index, images, labels)
-    trainer.augment(3, 0, index, images, labels)
+    images = data.train.images[index]
+    for epoch in (0, 1, 2, 4, 3):  # further views fill in what the first did not show
+        trainer.augment(epoch, 0, Batch(index, images, data.train.labels[index]))
     assert cache.view is not None
     stored, shown = cache(images.float()), show(images, cache.view, 4)[:, 0].float()
     coarse = torch.nn.functional.avg_pool2d(shown, 2).repeat_interleave(2, 1)
@@ -149,7 +128,7 @@ def test_a_stored_map_follows_crops_of_large_images(large: Config) -> None:
     def crops(epoch: int) -> Batch:
         order = EpochBatches(num_images=12, batch_size=12, epoch=epoch)
         samples = next(iter(data.train_batches(order, CPU.device, 0)))
-        trainer.augment(epoch, 0, *samples)
+        trainer.augment(epoch, 0, samples)
         return samples
 
     for epoch in (0, 1, 2, 4, 8, 16):
@@ -165,21 +144,10 @@ def test_a_stored_map_follows_crops_of_large_images(large: Config) -> None:
     assert min(similar) > 0.8 and sum(similar) / 12 > 0.93
 
 
-def test_a_run_on_large_images_resumes_with_its_maps(large: Config, tmp_path: Path) -> None:
+def test_a_run_on_large_images_goes_on_with_its_maps(large: Config, tmp_path: Path) -> None:
     config = replace(large, cache=4, cut="", mix="cutmix", keep="mix", mix_p=1.0)
-    whole = train("a", config, tmp_path / "whole", CPU)
-    part = Trainer(config, whole.data, CPU)
-    run = Run(tmp_path / "part", "a", config, CPU.device, resume=False)
-    run.load()
-    for _ in range(3):
-        run.log(**part.train_epoch())
-    run.save(part.state())
-    run.close()
-    resumed = train("a", config, tmp_path / "part", CPU, resume=True)
-    assert rows_of(tmp_path / "part") == rows_of(tmp_path / "whole")
-    assert all(0 < row["cache_agreement"] <= 1 for row in rows_of(tmp_path / "whole"))
-    assert whole.cache is not None and resumed.cache is not None
-    assert torch.equal(whole.cache.maps, resumed.cache.maps)
+    data = open_data(config, CPU.device)
+    assert_resumes(lambda: Trainer(config, data, CPU), 7, tmp_path)
 
 
 def test_a_view_is_drawn_and_shown_apart() -> None:
@@ -204,7 +172,6 @@ def test_the_boxes_that_are_compared() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"cache": -1}, "cache must be 0 or"),
         ({"keep": ""}, "has no map to store"),
         ({"saliency": "random"}, "has no map to store"),
         ({"policy": "randaugment"}, "not what randaugment does .* keep=cut needs --cache 0"),
@@ -218,24 +185,3 @@ def test_what_cannot_be_stored_is_named(change: dict, message: str) -> None:
 def test_pictures_are_drawn_of_fresh_maps() -> None:
     trainer = Trainer(STORED, open_data(STORED, CPU.device), CPU)
     assert isinstance(trainer.saliency, GradientSaliency)
-
-
-def test_two_processes_store_as_one(tree: Path, tmp_path: Path) -> None:
-    """Without a step of learning the maps of all 24 images are the same, whoever computes them."""
-    maps = []
-    for processes in (1, 2):
-        out = tmp_path / str(processes)
-        done = subprocess.run(
-            [
-                sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
-                str(processes), str(ROOT / "tools/run_classification.py"),
-                "cifar10-resnet18-keep_cutout_cached", "--dataset", "folder", "--data", str(tree),
-                "--arch", "convnext_atto", "--epochs", "1", "--batch-size", "10", "--lr", "0",
-                "--scale", "1", "--device", "cpu", "--out", str(out),
-            ],
-            capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        maps.append(torch.load(out / "last.pt")["cache"]["maps"])
-    assert (maps[0].flatten(1).amax(1) == 255).all()
-    assert (maps[0].int() - maps[1].int()).abs().max() <= 1

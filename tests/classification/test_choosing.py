@@ -28,8 +28,8 @@ from classification.data import open_data
 from classification.models import create_model
 from classification.train import Trainer
 from keepaugment import CentreSaliency, EarlyHead, RandomSaliency, box_agreement
-from keepbench.processes import Processes
-from keepbench.weights import load_checkpoint
+from runs import CPU as ALONE
+from runs import assert_resumes, epochs
 
 CPU = torch.device("cpu")
 BOXES = {"size": 8}
@@ -263,7 +263,6 @@ AUTO = Config(
     dataset="digits", arch="resnet8", subset=40, test_subset=20, epochs=4, batch_size=16,
     cut="cutout", keep="cut", saliency="auto", early_head="layer1",
 )  # fmt: skip
-ALONE = Processes(CPU)
 
 
 @pytest.mark.parametrize(
@@ -274,8 +273,7 @@ def test_a_run_takes_what_it_chose(
 ) -> None:
     """The first epoch takes full maps; nothing is chosen after the third."""
     config = replace(AUTO, agreement=min_agreement)
-    trainer = Trainer(config, open_data(config, CPU), ALONE)
-    rows = [trainer.train_epoch() for _ in range(4)]
+    rows = epochs(Trainer(config, open_data(config, CPU), ALONE))
     assert [row["map"] for row in rows] == ["full", *kinds]
     assert ["map_agreement" in row for row in rows] == [True, True, False, True]
     assert rows[0]["map_agreement"]["full"] == 1.0
@@ -286,8 +284,7 @@ def test_a_run_that_chose_full_maps_is_one_that_was_told_to() -> None:
     rows = []
     for change in ({"agreement": 1.0}, {"saliency": "gradient"}):
         config = replace(AUTO, **change, epochs=2, early_head="")  # type: ignore[arg-type]
-        trainer = Trainer(config, open_data(config, CPU), ALONE)
-        rows.append([trainer.train_epoch() for _ in range(2)][-1])
+        rows.append(epochs(Trainer(config, open_data(config, CPU), ALONE))[-1])
     same = ("train_loss", "changed_area", "test_loss")
     assert [rows[0][name] for name in same] == [rows[1][name] for name in same]
 
@@ -295,17 +292,8 @@ def test_a_run_that_chose_full_maps_is_one_that_was_told_to() -> None:
 def test_a_stopped_run_goes_on_with_the_map_that_it_chose(tmp_path: Path) -> None:
     config = replace(AUTO, agreement=0.3)
     data = open_data(config, CPU)
-    whole, part, again = (Trainer(config, data, ALONE) for _ in range(3))
-    expected = [whole.train_epoch() for _ in range(4)][-1]
-    for _ in range(3):
-        part.train_epoch()
-    torch.save(part.state(), tmp_path / "state.pt")
-    again.load_state(load_checkpoint(tmp_path / "state.pt"))
-    found = again.train_epoch()
-    assert expected["map"] == "low_early"
-    assert {k: v for k, v in found.items() if not k.endswith("seconds")} == {
-        k: v for k, v in expected.items() if not k.endswith("seconds")
-    }
+    rows = assert_resumes(lambda: Trainer(config, data, ALONE), 10, tmp_path)
+    assert rows[-1]["map"] == "low_early"
 
 
 @pytest.mark.parametrize("change", [{"keep": ""}, {"scale": 0.5}, {"cache": 2}, {"agreement": 1.5}])

@@ -1,16 +1,18 @@
-"""What befalls a run from outside: signals, folders, files and other processes."""
+"""What befalls a run from outside: damaged files, values that are not finite, kills."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import resource
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,209 +20,159 @@ import torch
 from classification.config import Config
 from classification.data import open_data
 from classification.train import Trainer, train
-from keepbench.loop import PREEMPTED, exit_with_message
-from keepbench.processes import Processes
-from keepbench.run import read_rows
+from keepbench import images
+from keepbench.leaving import PREEMPTED, exit_with_message
+from keepbench.loop import train_epoch
 from keepbench.weights import load_checkpoint
+from runs import CPU, ROOT, rows_of
 
-CPU = Processes(torch.device("cpu"))
-ROOT = Path(__file__).parents[2]
 SMALL = Config(
     dataset="digits", arch="resnet8", subset=40, test_subset=20, epochs=2, batch_size=16,
-    cut="cutout", keep="cut",
+    cut="cutout", keep="cut", early_head="layer1",
 )  # fmt: skip
+WORDS = [
+    "digits-resnet8-keep_cutout_low_early", "--subset", "40", "--test-subset", "20",
+    "--batch-size", "16", "--device", "cpu",
+]  # fmt: skip
+FILES = Config(dataset="images", image_size=24, arch="resnet8", batch_size=8, workers=0)
 
 
-def rows_of(folder: Path) -> list[dict[str, float]]:
-    """A run's metrics without what a clock measured."""
-    rows = read_rows(folder / "metrics.jsonl")
-    return [{k: v for k, v in row.items() if not k.endswith("seconds")} for row in rows]
-
-
-@contextmanager
-def before_step(number: int, act: Callable[[], Any]) -> Iterator[None]:
-    """Do something within before a step, counted from 1 over all epochs."""
-    train_step, calls = Trainer.train_step, []
-
-    def acting(self: Trainer, *arguments: Any) -> torch.Tensor:
-        calls.append(1)
-        if len(calls) == number:
-            act()
-        return train_step(self, *arguments)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "train_step", acting)
-        yield
-
-
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
-@pytest.mark.parametrize("step", [2, 3, 4])  # 3 steps make an epoch
-def test_a_run_that_a_signal_stopped_goes_on_as_if_it_was_not(
-    name: str, step: int, tmp_path: Path
+def test_a_reader_that_dies_ends_with_a_message(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train("a", SMALL, tmp_path / "whole", CPU)
-    folder = tmp_path / "run"
-    with before_step(step, lambda: signal.raise_signal(getattr(signal, name))):
-        with pytest.raises(SystemExit) as left, exit_with_message():
-            train("a", SMALL, folder, CPU)
-    assert left.value.code == PREEMPTED
-    state = load_checkpoint(folder / "last.pt")
-    assert (state["epoch"] * 3 + state["step"]) == step
-    with exit_with_message():
-        train("a", SMALL, folder, CPU, resume=True)
-    assert rows_of(folder) == rows_of(tmp_path / "whole")
+    def die(*arguments: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
 
-
-@contextmanager
-def powerless(folder: Path) -> Iterator[None]:
-    """Within, this process may write in `folder` only if its mode allows it: not as root."""
-    root = os.geteuid() == 0
-    if root:
-        os.chown(folder, 65534, 65534)
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
-
-
-def test_a_folder_that_may_not_be_written_is_refused_and_left_as_it_is() -> None:
-    """First a new folder of a run; then one that holds a run, which is then gone on with."""
-    data = open_data(SMALL, CPU.device)
-    with tempfile.TemporaryDirectory() as name, powerless(Path(name)):
-        place, folder = Path(name), Path(name, "run")
-        place.chmod(0o555)
-        with pytest.raises(SystemExit, match="Permission denied: .*run"), exit_with_message():
-            train("a", SMALL, folder, CPU)
-        assert not folder.exists()
-        place.chmod(0o755)
-        with before_step(4, lambda: folder.chmod(0o555)):
-            with (
-                pytest.raises(SystemExit, match="Permission denied.*saved before stands"),
-                exit_with_message(),
-            ):
-                train("a", SMALL, folder, CPU)
-        assert load_checkpoint(folder / "last.pt")["epoch"] == 1
-        folder.chmod(0o755)
-        train("a", SMALL, folder, CPU, resume=True)
-        whole = Trainer(SMALL, data, CPU)
-        expected = [whole.train_epoch() for _ in range(2)]
-        assert [row["train_loss"] for row in rows_of(folder)] == [
-            row["train_loss"] for row in expected
-        ]
-
-
-def spoil(tree: Path) -> Path:
-    """Cut a training image off in its middle."""
-    path = tree / "train" / "red" / "3.png"
-    path.write_bytes(path.read_bytes()[:400])
-    return path
-
-
-@pytest.mark.parametrize("dataset", ["folder", "images"])
-def test_a_truncated_image_is_named(dataset: str, tree: Path, tmp_path: Path) -> None:
-    path = spoil(tree)
-    config = Config(
-        dataset=dataset, data=str(tree), image_size=24 if dataset == "images" else 0,
-        arch="resnet8", epochs=1, batch_size=8, workers=0,
-    )  # fmt: skip
-    with pytest.raises(SystemExit, match=f"error: .*{path}"), exit_with_message():
+    monkeypatch.setattr(images, "read_image", die)
+    config = replace(FILES, data=str(tree), workers=1)
+    message = "DataLoader worker .*try fewer --workers"
+    with pytest.raises(SystemExit, match=message), exit_with_message():
         train("a", config, tmp_path / "run", CPU)
 
 
-SEVERAL = """
-import signal, sys
-from dataclasses import replace
-from pathlib import Path
-from classification.config import Config
-from keepbench.loop import Interrupted
-from keepbench.processes import join_processes
-from classification.train import Trainer, train
-
-folder = Path(sys.argv[1])
-config = Config(
-    dataset="digits", arch="resnet8", subset=40, test_subset=20, epochs=4, batch_size=8,
-    cut="cutout", keep="cut", early_head=sys.argv[2],
-)
-train_step, calls = Trainer.train_step, []
-
-def stopping(self, *arguments):
-    calls.append(1)
-    if len(calls) == 3 and self.processes.rank == 1:  # one process alone is asked
-        signal.raise_signal(signal.SIGTERM)
-    return train_step(self, *arguments)
-
-with join_processes("cpu") as processes:
-    train("a", config, folder / "whole", processes)
-    Trainer.train_step = stopping
-    try:
-        train("a", config, folder / "run", processes)
-    except Interrupted as stopped:
-        print(stopped)
-    else:
-        raise SystemExit("it was not stopped")
-    Trainer.train_step = train_step
-    train("a", config, folder / "run", processes, resume=True)
-"""
+@pytest.mark.parametrize("change", [{}, {"dataset": "folder", "image_size": 0}])
+def test_a_truncated_image_is_named(change: dict, tree: Path, tmp_path: Path) -> None:
+    path = tree / "train" / "red" / "3.png"
+    path.write_bytes(path.read_bytes()[:400])
+    with pytest.raises(SystemExit, match=f"error: .*{path}"), exit_with_message():
+        train("a", replace(FILES, data=str(tree), **change), tmp_path / "run", CPU)
 
 
-def torchrun(code: str, *words: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a program as two processes."""
-    script = folder / "program.py"
-    script.write_text(code)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    search = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": search}
-    return subprocess.run(
-        [*command, str(script), *words],
-        capture_output=True, text=True, env=environment, timeout=600,
+def test_a_step_that_is_not_finite_names_its_images_and_the_cure() -> None:
+    data = open_data(SMALL, CPU.device)
+    arms = {"": (FloatingPointError, "not finite.*skip with --resume"), "cut": (ValueError, "NaN")}
+    for keep, (kind, message) in arms.items():
+        trainer = Trainer(replace(SMALL, lr=1e30, epochs=1, keep=keep), data, CPU)
+        with pytest.raises(kind, match=message) as error:
+            train_epoch(trainer)
+        assert f"step 2, on the training images {list(trainer.order)[1]}" in str(error.value)
+
+
+def test_steps_that_are_not_finite_can_be_skipped() -> None:
+    """The second step's pixels give NaN: it is left out, and the weights stay finite."""
+    config = replace(SMALL, nonfinite="skip", keep="", early_head="", epochs=1)
+    trainer = Trainer(config, open_data(config, CPU.device), CPU)
+    stage = trainer.augment.pipeline.stages["colour"]
+
+    def spoiled(pixels: torch.Tensor) -> torch.Tensor:
+        return stage.run(pixels) * (float("nan") if trainer.step == 1 else 1.0)
+
+    trainer.augment.pipeline.stages["colour"] = stage._replace(run=spoiled)
+    row = train_epoch(trainer)
+    assert row is not None and row["skipped_steps"] == 1
+    assert all(value.isfinite().all() for value in trainer.model.state_dict().values())
+    assert row["train_loss"] < 10
+
+
+def start(words: list[str], folder: Path, by: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+    """The command line in a process of its own, or several `by` torchrun."""
+    command = [sys.executable, *by, str(ROOT / "tools" / "run_classification.py"), *words]
+    return subprocess.Popen(
+        [*command, "--out", str(folder)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("early_head", ["", "layer1"])
-def test_two_processes_that_one_signal_stopped_go_on_as_if_they_were_not(
-    early_head: str, tmp_path: Path
-) -> None:
-    """All weights are equal; the interrupted epoch's sums were added up in another order."""
-    done = torchrun(SEVERAL, str(tmp_path), early_head, folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("stopped in epoch 4 after step 1 of 5") == 2  # 16 steps are done
-    run, whole = (load_checkpoint(tmp_path / name / "last.pt") for name in ("run", "whole"))
-    for part in ("model", "early_head"):
-        assert run[part].keys() == whole[part].keys()
-        for name, value in whole[part].items():
-            assert torch.equal(value, run[part][name]), name
-    rows = zip(rows_of(tmp_path / "run"), rows_of(tmp_path / "whole"), strict=True)
-    for found, expected in rows:
-        assert found == pytest.approx(expected, rel=1e-6)
+def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
+    """Until a file is there."""
+    while not path.exists():
+        assert process.poll() is None, process.stderr.read().decode()  # type: ignore[union-attr]
+        time.sleep(0.01)
 
 
-FAILING = """
-import sys
-from pathlib import Path
-from classification.config import Config
-from keepbench.loop import exit_with_message
-from keepbench.processes import join_processes
-from classification.train import Trainer, train
-
-train_step, calls = Trainer.train_step, []
-
-def failing(self, *arguments):
-    calls.append(1)
-    if len(calls) == 8 and self.processes.rank == 1:
-        raise RuntimeError("the second process has had enough")
-    return train_step(self, *arguments)
-
-Trainer.train_step = failing
-config = Config(dataset="digits", arch="resnet8", subset=40, test_subset=20, epochs=9, batch_size=8)
-with exit_with_message(), join_processes("cpu") as processes:
-    train("a", config, Path(sys.argv[1]), processes)
-"""
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_others(tmp_path: Path) -> None:
+    """The second of two is killed; the job ends with an error and does not wait for it."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    process = start([*WORDS, "--epochs", "5000"], tmp_path / "run", torchrun)
+    wait_for(tmp_path / "run" / "last.pt", process)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(workers) == 2
+    os.kill(int(workers[1]), signal.SIGKILL)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode not in (0, PREEMPTED)
+    assert b"Signal 9" in errors
+    assert load_checkpoint(tmp_path / "run" / "last.pt")["epoch"] >= 1
 
 
-def test_a_process_that_fails_ends_the_others_with_its_error(tmp_path: Path) -> None:
-    done = torchrun(FAILING, str(tmp_path / "run"), folder=tmp_path)
-    assert done.returncode != 0
-    assert "the second process has had enough" in done.stderr
-    assert load_checkpoint(tmp_path / "run" / "last.pt")["epoch"] == 1
+def saved_epochs(folder: Path) -> int:
+    """Epochs of the newest checkpoint in a folder that can be read."""
+    found = [0]
+    for name in ("new.pt", "last.pt", "previous.pt"):
+        with contextlib.suppress(ValueError):
+            found.append(load_checkpoint(folder / name)["epoch"])
+    return max(found)
+
+
+@pytest.mark.slow
+def test_fifty_kills_lose_nothing_beyond_the_last_saved_step(tmp_path: Path) -> None:
+    """Killed fifty times at random moments, a run ends as one that was never stopped.
+
+    Each process is killed up to a second after its first row of metrics, when an epoch and its
+    saving take a tenth of that, so many kills fall into the writing of a checkpoint.
+    """
+    words, folder = [*WORDS, "--epochs", "400"], tmp_path / "run"
+    process = start(words, tmp_path / "whole")
+    process.communicate(timeout=900)
+    assert process.returncode == 0
+    generator = torch.Generator().manual_seed(0)
+    metrics = folder / "metrics.jsonl"
+    saved, lost, writing = [0], 0, 0
+    for _ in range(50):
+        before = metrics.stat().st_mtime_ns if metrics.exists() else 0
+        process = start([*words, "--resume"], folder)
+        wait_for(metrics, process)
+        while metrics.stat().st_mtime_ns == before:
+            assert process.poll() is None
+            time.sleep(0.01)
+        time.sleep(float(torch.rand((), generator=generator)))
+        process.kill()
+        process.communicate()
+        writing += (folder / "new.pt").exists()
+        saved.append(saved_epochs(folder))
+        lost += saved[-1] < saved[-2]
+    process = start([*words, "--resume"], folder)
+    process.communicate(timeout=900)
+    print(json.dumps({"saved": saved, "killed_while_writing": writing, "lost": lost}))
+    assert lost == 0 and 0 < saved[-1] < 400
+    assert rows_of(folder) == rows_of(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_memory_stays_flat() -> None:
+    """Thousands of steps with maps and stored maps take no more memory."""
+    config = replace(SMALL, cache=2, early_head="", epochs=10_000, eval_every=10_000)
+    trainer = Trainer(config, open_data(config, CPU.device), CPU)
+
+    def resident() -> float:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * resource.getpagesize() / 2**20
+
+    sizes = []
+    for _ in range(5):
+        for _ in range(250):
+            train_epoch(trainer)
+        sizes.append(resident())
+    print("MiB after each 750 steps:", [round(size, 1) for size in sizes])
+    assert sizes[-1] - sizes[1] < 8

@@ -8,7 +8,6 @@ from torchvision.transforms.functional import to_pil_image
 
 from classification.image_trees import Batches, load_folders
 from keepbench.images import read_image
-from keepbench.order import EpochBatches, mixed_seed
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This DataLoader will create"),  # fewer cores than workers
@@ -133,25 +132,6 @@ def test_an_epoch_resumes_in_its_middle(tree):
         assert all(map(same, rest, whole[start:]))
 
 
-@pytest.mark.parametrize("num_images", [40, 41, 43, 47])
-@pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_processes_share_the_images_of_each_step(num_images, world_size):
-    settings = {"num_images": num_images, "batch_size": 8, "seed": 1, "epoch": 2}
-    whole = list(EpochBatches(**settings))
-    parts = [
-        list(EpochBatches(**settings, rank=rank, world_size=world_size))
-        for rank in range(world_size)
-    ]
-    assert len({len(part) for part in parts}) == 1  # or DistributedDataParallel would wait for ever
-    for part, step in zip(zip(*parts, strict=True), whole, strict=False):
-        assert sorted(sum(part, [])) == sorted(step)
-        assert max(map(len, part)) - min(map(len, part)) <= 1
-    seen = sorted(sum((sum(part, []) for part in parts), []))
-    left_out = num_images % 8 if num_images % 8 < world_size else 0
-    assert len(seen) == len(set(seen)) == num_images - left_out
-    assert sorted(sum(whole, [])) == list(range(num_images))
-
-
 def test_test_images_are_in_one_process_each(tree):
     data = load_folders(tree, size=16)
     whole = joined(data.val_batches(3))
@@ -240,12 +220,6 @@ def test_readers_can_be_sent_to_a_new_process(tree):
     assert torch.equal(pickle.loads(pickle.dumps(reader))[3].crop[0], reader[3].crop[0])
 
 
-def test_mixed_seeds_are_fixed_and_differ():
-    assert mixed_seed(1, 2, 3) == mixed_seed(1, 2, 3)
-    assert len({mixed_seed(a, b) for a in range(30) for b in range(30)}) == 900
-    torch.Generator().manual_seed(mixed_seed(0))
-
-
 def test_a_tree_must_be_whole(tmp_path):
     with pytest.raises(ValueError, match="no folder .*train"):
         load_folders(tmp_path)
@@ -273,18 +247,3 @@ def test_a_tree_must_be_whole(tmp_path):
 def test_settings_are_checked(tree, settings, said):
     with pytest.raises(ValueError, match=said):
         load_folders(tree, **settings)
-
-
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
-        ({"batch_size": 0}, "batch_size"),
-        ({"batch_size": 4, "rank": 2, "world_size": 2}, "rank"),
-        ({"batch_size": 4, "world_size": 3}, "multiple of 3"),
-        ({"batch_size": 16, "world_size": 16}, "too few"),
-        ({"batch_size": 4, "start": 4}, "start"),
-    ],
-)
-def test_steps_are_checked(settings, said):
-    with pytest.raises(ValueError, match=said):
-        EpochBatches(num_images=12, **settings)

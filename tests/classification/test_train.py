@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,28 +12,21 @@ from typing import Any
 import pytest
 import torch
 
+from classification import cli
 from classification.cli import main
 from classification.config import Config
 from classification.data import open_data
-from classification.train import Trainer, learning_rate, make_optimizer, train
-from keepbench.processes import Processes
-from keepbench.run import Run, read_rows
+from classification.train import Trainer, learning_rate, train
+from keepbench.images import Batch
+from keepbench.leaving import PREEMPTED
+from keepbench.loop import train_epoch
+from keepbench.run import read_rows
 from keepbench.small_images import ImageSet, StoredData
+from runs import CPU, ROOT, assert_resumes, epochs, rows_of, without_clocks
 
-CPU = Processes(torch.device("cpu"))
-ROOT = Path(__file__).parents[2]
 SMALL = Config(dataset="digits", arch="resnet8", subset=60, test_subset=30, epochs=2, batch_size=25)
 KEEP_LOW = {"cut": "cutout", "keep": "cut", "scale": 0.5}
 CUTOUT = replace(SMALL, cut="cutout", keep="cut")
-
-
-def without_clocks(row: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in row.items() if not k.endswith("seconds")}
-
-
-def rows_of(folder: Path) -> list[dict[str, Any]]:
-    """A run's metrics without what a clock measured."""
-    return [without_clocks(row) for row in read_rows(folder / "metrics.jsonl")]
 
 
 @pytest.mark.parametrize(
@@ -64,39 +56,29 @@ def test_a_compiled_run_equals_one_that_is_not(
     compiled = Trainer(replace(config, compile=True), open_data(config, CPU.device), CPU)
     rows, made = [], []
     for _ in range(4):
-        rows.append(compiled.train_epoch())
+        rows.append(train_epoch(compiled))
         made.append(len(graphs))
     assert [without_clocks(row) for row in rows] == rows_of(tmp_path / "eager")
     assert made[0] >= 4 and made[1:] == 3 * [made[1]]
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "steps"),
     [
-        {},
-        {"cut": "cutout", "keep": "cut"},
-        {"cut": "cutout", "keep": "cut", "early_head": "layer1", "scale": 0.5, "bf16": True},
-        {"mix": "cutmix", "keep": "mix", "saliency": "shuffled"},
-        {"cut": "random_erasing", "keep": "cut", "saliency": "random", "ema": 0.9},
-        {"policy": "randaugment", "magnitude": 20, "cut": "cutout", "keep": "paste", "clip": 1.0},
-        {"arch": "wrn28_2", "dropout": 0.3, "optimizer": "lamb", "lr": 1e-3, "subset": 20},
+        ({"ema": 0.9}, 3),  # the last step of an epoch
+        ({**KEEP_LOW, "early_head": "layer1", "bf16": True}, 4),
+        ({"mix": "cutmix", "keep": "mix", "saliency": "shuffled"}, 5),
+        ({"cut": "random_erasing", "keep": "cut", "saliency": "random", "optimizer": "lamb"}, 2),
+        ({"policy": "randaugment", "keep": "paste", "clip": 1.0}, 1),
+        ({"arch": "wrn28_2", "dropout": 0.3, "subset": 40, "batch_size": 14}, 2),
     ],
 )
-def test_a_resumed_run_equals_an_uninterrupted_one(change: dict, tmp_path: Path) -> None:
+def test_a_run_stopped_after_any_step_goes_on_there(
+    change: dict, steps: int, tmp_path: Path
+) -> None:
     config = replace(SMALL, **change)
-    whole = train("a", config, tmp_path / "whole", CPU)
-    half = Trainer(config, whole.data, CPU)
-    run = Run(tmp_path / "half", "a", config, CPU.device, resume=False)
-    run.load()
-    row = half.train_epoch()
-    run.save(half.state())
-    run.log(**row)
-    run.close()
-    torch.rand(7)  # another process: its random numbers stand elsewhere
-    resumed = train("a", config, tmp_path / "half", CPU, resume=True)
-    assert rows_of(tmp_path / "half") == rows_of(tmp_path / "whole")
-    for name, value in whole.model.state_dict().items():
-        assert torch.equal(value, resumed.model.state_dict()[name]), name
+    data = open_data(config, CPU.device)
+    assert_resumes(lambda: Trainer(config, data, CPU), steps, tmp_path)
 
 
 def test_a_seed_gives_the_same_run(tmp_path: Path) -> None:
@@ -115,7 +97,7 @@ def test_arms_of_one_seed_see_the_same_images() -> None:
         assert torch.equal(a, b)
     steps = [next(iter(t.data.train_batches(t._order(), CPU.device, 0))) for t in (plain, keep)]
     assert torch.equal(steps[0].numbers, steps[1].numbers)
-    a, b = (t.augment(0, 0, *step) for t, step in zip((plain, keep), steps, strict=True))
+    a, b = (t.augment(0, 0, step) for t, step in zip((plain, keep), steps, strict=True))
     assert torch.equal(a.targets, b.targets)
     untouched = (a.inputs != 0) & (b.inputs != 0)
     assert untouched.float().mean() > 0.5
@@ -129,11 +111,11 @@ def test_an_augmented_image_does_not_depend_on_its_batch() -> None:
     stored = trainer.data
     assert isinstance(stored, StoredData)
     index = torch.arange(20)
-    images, labels = stored.train.images[index], stored.train.labels[index]
-    batch = trainer.augment(3, 0, index, images, labels).inputs
-    alone = trainer.augment(3, 5, index[7:8], images[7:8], labels[7:8]).inputs
-    assert torch.equal(alone[0], batch[7])
-    assert not torch.equal(trainer.augment(4, 0, index, images, labels).inputs, batch)
+    batch = Batch(index, stored.train.images[index], stored.train.labels[index])
+    whole = trainer.augment(3, 0, batch).inputs
+    alone = trainer.augment(3, 5, Batch(*(part[7:8] for part in batch[:3]))).inputs
+    assert torch.equal(alone[0], whole[7])
+    assert not torch.equal(trainer.augment(4, 0, batch).inputs, whole)
 
 
 def test_every_setting_changes_the_run(tmp_path: Path) -> None:
@@ -162,8 +144,7 @@ def test_every_setting_changes_the_run(tmp_path: Path) -> None:
         config = replace(base, **change)
         key = (config.subset, config.test_subset, config.seed)
         data[key] = data.get(key) or open_data(config, CPU.device)
-        row = Trainer(config, data[key], CPU).train_epoch()
-        numbers = json.dumps({k: v for k, v in row.items() if not k.endswith("seconds")})
+        numbers = json.dumps(epochs(Trainer(config, data[key], CPU)))
         assert numbers not in seen, (change, seen[numbers])
         seen[numbers] = change
 
@@ -180,15 +161,6 @@ def test_learning_rates() -> None:
         for number, quarter in enumerate(quarters):
             assert learning_rate(stairs, quarter * 7 - 1, 7) == pytest.approx(0.1**number)
             assert learning_rate(stairs, quarter * 7, 7) == pytest.approx(0.1 ** (number + 1))
-
-
-def test_norms_and_biases_decay_only_if_asked() -> None:
-    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
-    for decay, expected in ((True, 0.5), (False, 0.0)):
-        config = Config(weight_decay=0.5, norm_decay=decay)
-        weights, rest = make_optimizer(config, [model]).param_groups
-        assert weights["weight_decay"] == 0.5 and len(weights["params"]) == 1
-        assert rest["weight_decay"] == expected and len(rest["params"]) == 3
 
 
 def test_the_test_by_hand() -> None:
@@ -226,8 +198,10 @@ def test_occlusion_lowers_accuracy(tmp_path: Path) -> None:
         ({"keep": "cut"}, "keep=cut has nothing to keep from"),
         ({"keep": "paste", "cut": "cutout"}, "keep=paste has nothing to keep from"),
         ({"keep": "mix", "mix": "mixup"}, "keep=mix has nothing to keep from"),
-        ({"epochs": 0}, "must be at least 1"),
+        ({"warmup": 3}, "warmup must be at most epochs=2, found 3"),
         ({"dataset": "images"}, "needs --image-size"),
+        ({"image_size": 64}, "image_size and test_size are for dataset='images'"),
+        ({"dataset": "images", "image_size": 8, "cut": "cutout"}, "size must be at most 8"),
     ],
 )
 def test_settings_that_contradict_each_other(change: dict, message: str) -> None:
@@ -250,58 +224,32 @@ def test_a_model_that_does_not_suit_is_refused(change: dict, message: str) -> No
         Trainer(replace(SMALL, **change), open_data(SMALL, CPU.device), CPU)
 
 
-def run_tool(*words: str, processes: int = 1) -> subprocess.CompletedProcess:
-    start = [sys.executable]
-    if processes > 1:
-        start += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [*start, str(ROOT / "tools/run_classification.py"), *words, "--device", "cpu"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
-
-
 def test_the_command_line_trains_and_explains(tree: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     words = [
         "cifar10-resnet18-keep_cutout_low_early", "--dataset", "folder", "--data", str(tree),
         "--arch", "resnet8", "--epochs", "1", "--batch-size", "8", "--out", str(out),
-        "--tensorboard",
     ]  # fmt: skip
-    first = run_tool(*words)
-    assert first.returncode == 0, first.stderr
-    assert "% of the test images right" in first.stdout
+    tool = [sys.executable, str(ROOT / "tools/run_classification.py"), "--device", "cpu"]
+    done = subprocess.run([*tool, *words], capture_output=True, text=True)
+    assert "% of the test images right" in done.stdout, done.stderr
     about = json.loads((out / "run.json").read_text())
     assert about["experiment"] == "cifar10-resnet18-keep_cutout_low_early"
-    assert about["command"].startswith("python tools/run_classification.py cifar10-")
+    assert about["command"].startswith("python tools/run_classification.py --device cpu cifar10-")
     (row,) = read_rows(out / "metrics.jsonl")
     assert all(row[f"{part}_seconds"] > 0 for part in ("map", "boxes", "augment", "step"))
     assert 0.05 < row["changed_area"] < 0.25
-    assert list(out.glob("events.out.tfevents.*"))
-    second = run_tool(*words)
-    assert second.returncode != 0
-    assert "give --resume" in second.stderr and "Traceback" not in second.stderr
+    with pytest.raises(SystemExit, match="error: .*give --resume"):
+        main(words)
 
 
-@pytest.mark.parametrize(("saliency", "tolerance"), [("centre", 1e-4), ("gradient", 0.05)])
-def test_two_processes_train_as_one(
-    tree: Path, tmp_path: Path, saliency: str, tolerance: float
+def test_a_run_that_was_stopped_has_its_own_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A model without BatchNorm, which would see half a batch; 24 images in steps of 10, 10, 4.
-
-    A gradient map depends on the weights, whose last digits differ, so a box may tip over.
-    """
-    losses = []
-    for processes in (1, 2):
-        out = tmp_path / str(processes)
-        done = run_tool(
-            "cifar10-resnet18-keep_cutout", "--dataset", "folder", "--data", str(tree), "--arch",
-            "convnext_atto", "--epochs", "2", "--batch-size", "10", "--lr", "0.01",
-            "--early-head", "stages.0", "--saliency", saliency, "--out", str(out),
-            processes=processes,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        rows = rows_of(out)
-        losses.append([row[key] for row in rows for key in ("train_loss", "test_loss")])
-    assert losses[0] == pytest.approx(losses[1], rel=tolerance)
+    monkeypatch.setattr(cli, "train", lambda *arguments, **options: None)
+    with pytest.raises(SystemExit) as left:
+        main(["digits-resnet8-none", "--device", "cpu", "--out", str(tmp_path)])
+    assert left.value.code == PREEMPTED
 
 
 def test_bad_words_end_without_a_traceback(tmp_path: Path) -> None:

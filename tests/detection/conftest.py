@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,6 +28,16 @@ def save_resnet(folder: Path, depth: int) -> Path:
     path = folder / f"resnet{depth}.pth"
     torch.save(tame(torchvision.models.get_model(f"resnet{depth}")).state_dict(), path)
     return path
+
+
+class Trap:
+    """Unpickling it makes a folder, which tells that code ran."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = str(folder)
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (self.folder,)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from detection.experiments import EXPERIMENTS
 from detection.export import export
 from detection.export_cli import main as export_main
 from detection.names import BLOCKS, backbone_shapes
-from detection.pickles import read_weights, write_weights
+from detection.pickles import read_pickle
 from detection.schedule import COCO_IMAGES
 from detection.settings import make_cfg, open_backbone
 from detection.sources import open_source
@@ -79,7 +79,7 @@ def test_other_settings_do_not_pass(resnet18: Path, exported: Path, tmp_path: Pa
     right = exported.with_suffix(".yaml").read_text()
     settings = tmp_path / "wrong.yaml"
     settings.write_text(right.replace("- 123.675", "- 123.6"))  # a thousandth of red
-    found = compare_detectors(open_source(resnet18), settings, exported, read_weights(exported))
+    found = compare_detectors(open_source(resnet18), settings, exported, read_pickle(exported))
     assert all(stages["stem"] > 1e-4 for stages in found.values())
 
 
@@ -89,18 +89,18 @@ def test_the_stride_of_other_networks_does_not_pass(tmp_path: Path) -> None:
     export(source, "detectron2", path, compare=False)
     settings = path.with_suffix(".yaml")
     settings.write_text(settings.read_text().replace("1X1: false", "1X1: true"))
-    for stages in compare_detectors(source, settings, path, read_weights(path)).values():
+    for stages in compare_detectors(source, settings, path, read_pickle(path)).values():
         assert stages["res2"] < 1e-5  # whose stride is 1
         assert min(stages[name] for name in ("res3", "res4", "res5")) > 1e-4
 
 
-def test_weights_that_detectron2_passes_over_are_found(exported: Path, tmp_path: Path) -> None:
-    weights = read_weights(exported)
-    settings, spoilt = exported.with_suffix(".yaml"), tmp_path / "spoilt.pkl"
-    model = load_detector("retinanet", 18, settings, exported)
+def test_weights_that_detectron2_passes_over_are_found(exported: Path) -> None:
+    weights = read_pickle(exported)
+    settings = exported.with_suffix(".yaml")
+    model = load_detector("retinanet", 18, settings, exported, weights)
     check_loaded(model, weights)
-    write_weights(spoilt, weights | {"res3.0.conv1.weight": torch.ones(1, 1, 3, 3)})
-    broken = load_detector("retinanet", 18, settings, spoilt)  # logs it, and goes on
+    odd = weights | {"res3.0.conv1.weight": torch.ones(1, 1, 3, 3)}
+    broken = load_detector("retinanet", 18, settings, exported, odd)  # logs it, and goes on
     with pytest.raises(ValueError, match="1 weights of the backbone .* res3.0.conv1.weight"):
         check_loaded(broken, weights)
     with pytest.raises(ValueError, match="stem.conv2.weight"):
@@ -184,12 +184,15 @@ def test_fine_tuning_from_an_export_runs_stops_and_goes_on(
     assert setup["test"]["images"] == 2
     assert len(list((folder / "pictures").iterdir())) == 2
     trained = torch.load(folder / "model_final.pth", weights_only=True)["model"]
-    weights, moved = read_weights(exported), {}
+    weights, moved = read_pickle(exported), {}
     for own, place in detectron.backbone_places(list(trained)).items():
         moved[own] = not torch.equal(trained[place], weights[own])
     assert not any(moved[own] for own in moved if own.startswith(("stem", "res2")) or "norm" in own)
     assert all(moved[own] for own in moved if own.startswith("res3") and "norm" not in own)
 
+    (folder / "last_checkpoint").write_text("trap.pkl")
+    with pytest.raises(SystemExit, match="names 'trap.pkl', which is no model_"):
+        run_toy(folder, "--resume", backbone=str(exported))
     (folder / "last_checkpoint").write_text("model_0000001.pth")  # as if it had stopped there
     (folder / "metrics.jsonl").write_text(json.dumps(rows[0]) + "\n")
     again = run_toy(folder, "--resume", backbone=str(exported))

@@ -43,6 +43,23 @@ def test_images_are_scaled_as_bag_of_tricks_does(data: Data) -> None:
         assert np.array_equal(data.images[number].permute(1, 2, 0).numpy(), expected)
 
 
+def test_images_of_16_bits_and_turned_ones_are_read_as_they_look(tmp_path: Path) -> None:
+    write_toy(tmp_path / "a", num_train=2, num_test=1, cameras=2, images=2, strangers=0)
+    config = Config(dataset="toy", data=str(tmp_path / "a"), height=128, width=64, workers=0,
+                    num_ids=2, num_instances=2)  # fmt: skip
+    ramp = np.arange(128 * 64).reshape(128, 64) // 32
+    first, second = sorted((tmp_path / "a" / "bounding_box_train").iterdir())[:2]
+    Image.fromarray((ramp * 257).astype(np.uint16)).save(first.with_suffix(".png"))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = np.ascontiguousarray(np.rot90(ramp)).astype(np.uint8)
+    Image.fromarray(turned).save(second.with_suffix(".png"), exif=exif)
+    first.unlink()
+    second.unlink()
+    images = open_data(config, CPU).images[:2]
+    assert (images == torch.from_numpy(ramp).to(torch.uint8)).all()
+
+
 def test_images_keep_their_people_and_cameras(data: Data) -> None:
     assert data.labels.unique().tolist() == [0, 1, 2, 3, 4, 5] and data.num_classes == 6
     for number, photo in enumerate(data.listing.train):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
@@ -41,10 +42,30 @@ def official(root: Path) -> Path:
 
 def test_a_name_says_who_was_seen_by_which_camera(tmp_path: Path) -> None:
     root = fill(tmp_path, a=["0002_c1s1_000451_03", "-1_c6s2_000001_01", "1501_c3s1_000001_00.jpg"])
-    (root / "a" / "Thumbs.db").write_text("of the official archive")
-    photos, wrong = read_names(root / "a")
+    photos, wrong, _ = read_names(root / "a")
     assert {(photo.person, photo.camera) for photo in photos} == {(2, 1), (-1, 6), (1501, 3)}
     assert not wrong
+
+
+def test_what_is_no_image_is_left_out_and_counted(tmp_path: Path) -> None:
+    root = official(tmp_path)
+    for name in ("Thumbs.db", "._0001_c1s1_000001_00.jpg", "0001_c1s1_000001_00.gif"):
+        (root / "bounding_box_train" / name).touch()
+    (root / "bounding_box_train" / "0003_c1s1_000001_00.jpg").mkdir()
+    os.mkfifo(root / "query" / "0007_c1s1_000006_00.jpg")
+    listing = list_market(root)
+    assert listing.counts()["train"] == 4 and listing.counts()["query"] == 2
+    assert listing.notes[:2] == (
+        "bounding_box_train: no images and left out: 1 .db, 1 .gif, 1 folder, 1 hidden",
+        "query: no images and left out: 1 no regular file",
+    )
+
+
+def test_pixels_whose_white_is_unknown_are_refused_by_name(tmp_path: Path) -> None:
+    root = official(tmp_path)
+    Image.new("F", (4, 8)).save(root / "bounding_box_train" / "0001_c1s1_000009_00.tif")
+    with pytest.raises(ValueError, match=r"1 bad files .*0001_c1s1_000009_00.tif .*floating-point"):
+        list_market(root)
 
 
 @pytest.mark.parametrize("name", ["someone", "0002", "c1s1_000451_03", "0002_1_000451", "x2_c1s1"])

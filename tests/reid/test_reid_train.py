@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from keepaugment import KeepRandomErasing, RandomErasing
-from keepbench.loop import PREEMPTED, Interrupted, exit_with_message
+from keepbench.leaving import PREEMPTED, exit_with_message
+from keepbench.loop import Interrupted
 from keepbench.processes import Processes
 from keepbench.run import read_rows
 from keepbench.weights import load_checkpoint
@@ -103,12 +104,9 @@ def test_every_experiment_has_every_budget_and_a_cost(name: str, budget: str) ->
     ("change", "message"),
     [
         ({"keep": "cut", "erase_p": 0.0}, "nothing to keep from"),
-        ({"num_ids": 1}, "2 identities and 2 images"),
-        ({"num_instances": 1}, "2 identities and 2 images"),
-        ({"last_stride": 3}, "last_stride must be 1 or 2"),
-        ({"epochs": 0}, "at least 1"),
-        ({"sheet": -1}, "must not be negative"),
-        ({"smoothing": 1.0}, "smoothing must be in"),
+        ({"epochs": 9}, "warmup must be at most epochs=9, found 10"),
+        ({"padding": 128}, "padding must be at most 127 for 256x128 images, found 128"),
+        ({"keep": "cut", "scale": 0.01}, "scale must leave 2 pixels"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(change: dict, message: str) -> None:

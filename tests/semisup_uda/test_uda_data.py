@@ -117,13 +117,6 @@ def test_the_record_is_checked(config: Config, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"labels": 0}, "labels must be at least 1"),
-        ({"steps": 0}, "steps must be at least 1"),
-        ({"ratio": -1}, "ratio must be at least 1"),
-        ({"temperature": 0.0}, "temperature must be positive"),
-        ({"confidence": 1.5}, "confidence must be a probability"),
-        ({"ema": 1.0}, "ema must be in"),
-        ({"weight": -1.0}, "weight must not be negative"),
         ({"keep": "paste", "method": "supervised"}, "no strong view to paste on"),
         ({"keep": "paste", "policy": ""}, "no strong view to paste on"),
     ],

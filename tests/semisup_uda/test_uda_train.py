@@ -2,21 +2,21 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import signal
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from keepbench.loop import PREEMPTED, Interrupted
-from keepbench.processes import Processes
-from keepbench.run import Run, read_rows
+from keepbench.leaving import PREEMPTED
+from keepbench.loop import train_epoch
+from keepbench.processes import Processes, join_processes
 from keepbench.weights import load_checkpoint
+from runs import CPU, assert_resumes, rows_of, torchrun, without_clocks
 from semisup_uda.cli import main
 from semisup_uda.config import Config
 from semisup_uda.data import open_images
@@ -24,8 +24,6 @@ from semisup_uda.evaluate import evaluate_run
 from semisup_uda.evaluate import main as evaluate_main
 from semisup_uda.train import Trainer, learning_rate, train
 
-CPU = Processes(torch.device("cpu"))
-ROOT = Path(__file__).parents[2]
 SMALL = Config(
     dataset="digits", data="", arch="resnet8", subset=60, test_subset=30, labels=10,
     split="balanced", epochs=2, steps=3, batch_size=4, ratio=2, ema=0.5, confidence=0.12,
@@ -33,77 +31,49 @@ SMALL = Config(
 KEEP = replace(SMALL, keep="paste")
 
 
-def rows_of(folder: Path) -> list[dict[str, float]]:
-    """A run's metrics without what a clock measured."""
-    rows = read_rows(folder / "metrics.jsonl")
-    return [{k: v for k, v in row.items() if not k.endswith("seconds")} for row in rows]
-
-
 def make_trainer(config: Config) -> Trainer:
     return Trainer(config, open_images(config, CPU.device), CPU)
 
 
 @pytest.mark.parametrize(
-    ("change", "stop"),
+    ("change", "steps"),
     [
         ({"keep": "paste"}, 2),
-        ({"keep": "paste"}, 3),
         ({"keep": "paste", "saliency": "shuffled", "tsa": "linear", "ema": 0.0}, 4),
-        ({"method": "fixmatch", "policy": "autoaugment", "channels_last": True}, 4),
-        ({"method": "supervised"}, 4),
+        ({"method": "fixmatch", "policy": "autoaugment", "channels_last": True}, 3),
+        ({"method": "supervised"}, 5),
         ({"unlabelled": "labelled", "arch": "resnet20"}, 1),
     ],
 )
-def test_a_run_stopped_after_any_step_equals_an_uninterrupted_one(
-    change: dict, stop: int, tmp_path: Path
+def test_a_run_stopped_after_any_step_goes_on_there(
+    change: dict, steps: int, tmp_path: Path
 ) -> None:
     config = replace(SMALL, **change)
-    whole = train("a", config, tmp_path / "whole", CPU)
-    part = make_trainer(config)
-    calls = []
-
-    def progress() -> None:
-        calls.append(part.step)
-        if len(calls) == stop:
-            raise Interrupted
-
-    with Run(tmp_path / "part", "a", config, CPU.device, resume=False) as run:
-        run.load()
-        with pytest.raises(Interrupted):
-            while True:
-                run.log(**part.train_epoch(progress))
-                run.save(part.state())
-        run.save(part.state())
-    assert part.epoch * part.steps + part.step == stop
-    torch.rand(7)  # another process: its random numbers stand elsewhere
-    resumed = train("a", config, tmp_path / "part", CPU, resume=True)
-    assert rows_of(tmp_path / "part") == rows_of(tmp_path / "whole")
-    for name, value in whole.tested.state_dict().items():
-        assert torch.equal(value, resumed.tested.state_dict()[name]), name
+    images = open_images(config, CPU.device)
+    assert_resumes(lambda: Trainer(config, images, CPU), steps, tmp_path)
 
 
 def test_a_signal_saves_and_leaves_with_its_own_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["digits-uda-keep_randaugment-20", "--subset", "60", "--test-subset", "30", "--epochs",
-             "2", "--steps", "3", "--batch-size", "4", "--device", "cpu"]  # fmt: skip
-    main([*words, "--out", str(tmp_path / "whole")])
-    train_step, folder = Trainer.train_step, tmp_path / "run"
+             "2", "--steps", "3", "--batch-size", "4", "--device", "cpu", "--out", str(tmp_path)]  # fmt: skip
+    train_step = Trainer.train_step
 
-    def asking(self: Trainer, *samples: object) -> torch.Tensor:
+    def asking(self: Trainer, batch: Any) -> torch.Tensor:
         if (self.epoch, self.step) == (1, 0):
             signal.raise_signal(signal.SIGTERM)
-        return train_step(self, *samples)  # type: ignore[arg-type]
+        return train_step(self, batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "train_step", asking)
         with pytest.raises(SystemExit) as left:
-            main([*words, "--out", str(folder)])
+            main(words)
     assert left.value.code == PREEMPTED
-    state = load_checkpoint(folder / "last.pt")
+    state = load_checkpoint(tmp_path / "last.pt")
     assert (state["epoch"], state["step"]) == (1, 1)
-    main([*words, "--out", str(folder), "--resume"])
-    assert rows_of(folder) == rows_of(tmp_path / "whole")
+    main([*words, "--resume"])
+    assert len(rows_of(tmp_path)) == 2
 
 
 def test_a_seed_gives_the_same_run(tmp_path: Path) -> None:
@@ -122,7 +92,7 @@ def test_one_forward_pass_trains_a_step_and_no_label_reaches_the_map() -> None:
 
     trainer.model.register_forward_pre_hook(note)
     labelled, unlabelled = (next(stream.steps(0, 1, CPU.device)) for stream in trainer.streams)
-    trainer.train_step(labelled, unlabelled)
+    trainer.train_step((labelled, unlabelled))
     assert sizes == [(True, (8, 1, 16, 16)), (False, (20, 1, 32, 32))]
 
 
@@ -137,7 +107,7 @@ def test_labels_of_the_others_are_never_trained_on(tmp_path: Path) -> None:
             labels.copy_((labels + 1) % 10)
             labels[images.labelled] = kept
         trainer = Trainer(KEEP, images, CPU)
-        trainer.train_epoch()
+        train_epoch(trainer)
         weights.append(torch.cat([p.flatten() for p in trainer.model.parameters()]))
     assert torch.equal(*weights)
 
@@ -172,8 +142,7 @@ def test_every_setting_changes_the_run() -> None:
     ]  # fmt: skip
     seen: dict[str, dict] = {}
     for change in changes:
-        row = make_trainer(replace(KEEP, **change)).train_epoch()
-        numbers = json.dumps({k: v for k, v in row.items() if not k.endswith("seconds")})
+        numbers = json.dumps(without_clocks(train_epoch(make_trainer(replace(KEEP, **change)))))
         assert numbers not in seen, (change, seen[numbers])
         seen[numbers] = change
 
@@ -183,27 +152,6 @@ def test_learning_rates() -> None:
     assert learning_rate(config, 0) == 2.0
     assert learning_rate(config, 8) == pytest.approx(2 * math.cos(7 * math.pi / 32))
     assert learning_rate(config, 16) == pytest.approx(2 * math.cos(7 * math.pi / 16))
-
-
-def test_the_average_holds_batchnorm_statistics() -> None:
-    """After two steps: half the first step's values and half the second's."""
-    trainer = make_trainer(replace(SMALL, steps=2))
-    states = []
-    step = trainer.train_step
-
-    def noting(*samples: object) -> torch.Tensor:
-        sums = step(*samples)  # type: ignore[arg-type]
-        states.append({k: v.clone().double() for k, v in trainer.model.state_dict().items()})
-        return sums
-
-    trainer.train_step = noting  # type: ignore[method-assign]
-    trainer.train_epoch()
-    average = {k.removeprefix("module."): v for k, v in trainer.tested.state_dict().items()}
-    names = [name for name in states[0] if not name.endswith("num_batches_tracked")]
-    assert any("running_mean" in name for name in names)
-    for name in names:
-        expected = (states[0][name] + states[1][name]) / 2
-        assert torch.allclose(average[name].double(), expected, atol=1e-6), name
 
 
 def test_metrics_add_up(tmp_path: Path) -> None:
@@ -279,39 +227,22 @@ def test_resume_checks_the_split(tree: Path, tmp_path: Path) -> None:
         train("a", replace(config, epochs=1), tmp_path, CPU, resume=True)
 
 
-def run_tool(*words: str, processes: int = 1) -> subprocess.CompletedProcess:
-    start = [sys.executable]
-    if processes > 1:
-        start += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [*start, str(ROOT / "tools/run_semisup_uda.py"), *words, "--device", "cpu"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+def train_as_one(tree: str, folder: Path, processes: Processes) -> None:
+    """A model without BatchNorm, which would see half a batch; 6 labels in batches of 4."""
+    config = replace(
+        KEEP, dataset="folder", data=tree, subset=0, test_subset=0, labels=6, confidence=0.3,
+        arch="convnext_atto", tsa="linear", scale=1.0, saliency="centre",
+    )  # fmt: skip
+    train("a", config, folder, processes)
 
 
-@pytest.mark.parametrize(("saliency", "tolerance"), [("centre", 1e-4), ("gradient", 0.05)])
-def test_two_processes_train_as_one(
-    tree: Path, tmp_path: Path, saliency: str, tolerance: float
-) -> None:
-    """A model without BatchNorm, which would see half a batch; 6 labels in batches of 4.
-
-    A gradient map depends on the weights, whose last digits differ, so a box may tip over.
-    """
-    losses = []
-    for processes in (1, 2):
-        out = tmp_path / str(processes)
-        done = run_tool(
-            "cifar10-uda-keep_randaugment-250", "--dataset", "folder", "--data", str(tree),
-            "--arch", "convnext_atto", "--labels", "6", "--split", "balanced", "--epochs", "2",
-            "--steps", "3", "--batch-size", "4", "--ratio", "2", "--confidence", "0.3", "--ema",
-            "0.5", "--tsa", "linear", "--scale", "1", "--saliency", saliency, "--out", str(out),
-            processes=processes,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        rows = rows_of(out)
-        names = ("supervised_loss", "unsupervised_loss", "tsa_share", "test_loss")
-        losses.append([row[name] for row in rows for name in names])
-    assert losses[0] == pytest.approx(losses[1], rel=tolerance)
-    assert all(loss != 0 for loss in losses[0])
+def test_two_processes_train_as_one(tree: Path, tmp_path: Path) -> None:
+    done = torchrun(__file__, tree, tmp_path / "two")
+    assert done.returncode == 0, done.stderr
+    train_as_one(str(tree), tmp_path / "one", CPU)
+    for one, two in zip(rows_of(tmp_path / "one"), rows_of(tmp_path / "two"), strict=True):
+        for name in ("supervised_loss", "unsupervised_loss", "tsa_share", "test_loss"):
+            assert one[name] == pytest.approx(two[name], rel=1e-4) and one[name] != 0
 
 
 def test_bad_words_end_without_a_traceback(tree: Path, tmp_path: Path) -> None:
@@ -339,3 +270,8 @@ def test_unlabelled_digits_help(seed: int, tmp_path: Path) -> None:
         main([f"digits-{arm}-20", "--seed", str(seed), "--device", "cpu", "--out", str(out)])
         accuracies[arm] = rows_of(out)[-1]["test_accuracy"]
     assert accuracies["uda-randaugment"] > accuracies["supervised"] + 3
+
+
+if __name__ == "__main__":
+    with join_processes("cpu") as processes:
+        train_as_one(sys.argv[1], Path(sys.argv[2]), processes)

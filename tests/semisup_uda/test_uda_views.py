@@ -7,7 +7,7 @@ import torch
 
 from keepaugment import SampleDraws, View
 from keepaugment.operations import ID
-from keepbench.order import CHUNK, Stream
+from keepbench.clock import Clock
 from keepbench.small_images import ImageSet, StoredData
 from keepbench.views import reflect_crop
 from semisup_uda.config import Config
@@ -15,6 +15,7 @@ from semisup_uda.policy import UDARandAugment
 from semisup_uda.views import Views
 
 CPU = torch.device("cpu")
+EVERY = torch.arange(12)
 BASE = Config(padding=2, cutout=0, keep="paste", paste_size=4, scale=1.0)
 
 
@@ -31,7 +32,7 @@ def make_views(config: Config, side: int = 16) -> tuple[Views, torch.Tensor]:
     pixels = torch.randint(256, (12, 3, side, side), generator=generator, dtype=torch.uint8)
     images = ImageSet(pixels, torch.arange(12) % 2, ["a", "b"])
     data = StoredData(images, images, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
-    return Views(config, data, peak, SampleDraws(0), SampleDraws(1)), pixels
+    return Views(config, data, peak, SampleDraws(0), SampleDraws(1), Clock(CPU)), pixels
 
 
 def test_a_crop_continues_by_reflection() -> None:
@@ -59,61 +60,52 @@ def test_a_crop_against_padding() -> None:
 
 def test_all_crops_and_flips_occur() -> None:
     views, pixels = make_views(replace(BASE, padding=1))
-    positions = torch.arange(12)
-    same = torch.stack([views.weak(pixels[:1].expand(12, -1, -1, -1), 0, positions + 12 * i)
-                        for i in range(30)]).flatten(0, 1)  # fmt: skip
+    same = views.weak(pixels[:1].expand(360, -1, -1, -1), 0, torch.arange(360))["weak"]
     assert len(same.flatten(1).unique(dim=0)) == 18  # 3 x 3 places, two ways round
 
 
 def test_both_views_have_one_crop_and_flip() -> None:
     """Without a policy and Cutout, the strong view is the clean one."""
     views, pixels = make_views(replace(BASE, policy="", keep=""))
-    weak = views.weak(pixels, 1, torch.arange(12))
-    clean = views.inputs(weak)
-    strong, pasted = views.strong(weak, clean)
-    assert torch.equal(strong, clean)
-    assert float(pasted) == 0.0
+    weak, strong = (see(pixels, 1, EVERY) for see in (views.weak, views.strong))
+    assert torch.equal(weak["weak"], strong["weak"]) and torch.equal(weak["clean"], strong["clean"])
+    assert torch.equal(strong["strong"], strong["clean"])
+    assert torch.equal(weak["clean"], views.inputs(weak["weak"]))
+    assert float(strong["pasted"]) == 0.0
 
 
 @pytest.mark.parametrize("policy", ["uda", "randaugment", "trivialaugment", "autoaugment"])
 def test_what_is_pasted_is_the_clean_view_where_the_map_is_high(policy: str) -> None:
     config = replace(BASE, policy=policy, cutout=12, tau=1.0)
     (keep, pixels), (plain, _) = make_views(config), make_views(replace(config, keep=""))
-    positions = torch.arange(12)
-    weak = keep.weak(pixels, 1, positions)
-    assert torch.equal(weak, plain.weak(pixels, 1, positions))
-    clean = keep.inputs(weak)
-    kept, share = keep.strong(weak, clean)
-    strong, _ = plain.strong(weak, clean)
-    changed = (kept != strong).any(1)
+    kept, strong = (views.strong(pixels, 1, EVERY) for views in (keep, plain))
+    assert torch.equal(kept["clean"], strong["clean"])
+    changed = (kept["strong"] != strong["strong"]).any(1)
     assert changed.any()
-    assert torch.equal(torch.where(changed[:, None], clean, strong), kept)
+    expected = torch.where(changed[:, None], kept["clean"], strong["strong"])
+    assert torch.equal(expected, kept["strong"])
     assert not changed[:, :8].any() and not changed[:, :, :8].any()  # only the lower right
     rows, columns = changed.any(2), changed.any(1)
     assert int(rows.sum(1).max()) <= 4 and int(columns.sum(1).max()) <= 4
-    assert float(share) == pytest.approx(float(changed.float().mean()))
+    assert float(kept["pasted"]) == pytest.approx(float(changed.float().mean()))
 
 
 def test_cutout_is_the_mean_colour_and_comes_before_the_paste() -> None:
     views, pixels = make_views(replace(BASE, policy="", keep="", cutout=6))
-    weak = views.weak(pixels, 1, torch.arange(12))
-    clean = views.inputs(weak)
-    strong, _ = views.strong(weak, clean)
-    cut = (strong == 0).all(1)
-    assert torch.equal(strong, torch.where(cut[:, None], 0.0, clean))
+    values = views.strong(pixels, 1, EVERY)
+    cut = (values["strong"] == 0).all(1)
+    assert torch.equal(values["strong"], torch.where(cut[:, None], 0.0, values["clean"]))
     assert 9 <= int(cut.sum((1, 2)).min()) and int(cut.sum((1, 2)).max()) == 36
 
 
 def test_a_view_does_not_depend_on_its_batch() -> None:
     views, pixels = make_views(BASE)
-    weak = views.weak(pixels, 1, torch.arange(12))
-    whole, _ = views.strong(weak, views.inputs(weak))
-    part = views.weak(pixels[5:7], 1, torch.arange(5, 7))
-    assert torch.equal(part, weak[5:7])
-    alone, _ = views.strong(part, views.inputs(part))
-    assert torch.equal(alone, whole[5:7])
-    other = views.weak(pixels, 0, torch.arange(12))  # the other stream
-    assert not torch.equal(other, weak)
+    whole = views.strong(pixels, 1, EVERY)
+    alone = views.strong(pixels[5:7], 1, torch.arange(5, 7))
+    for name in ("weak", "clean", "strong"):
+        assert torch.equal(alone[name], whole[name][5:7])
+    other = views.strong(pixels, 0, EVERY)  # the other stream
+    assert not torch.equal(other["weak"], whole["weak"])
 
 
 def test_the_law_of_the_policy() -> None:
@@ -153,47 +145,6 @@ def test_the_policys_cutout_has_twice_the_level() -> None:
     assert int(only.sum()) > 30
     assert (area <= side**2).all()
     assert (area == side**2).float().mean() > 0.5  # but at the lower and right border
-
-
-@pytest.mark.parametrize(("num_images", "batch_size"), [(10, 4), (3, 7), (5, 5), (1, 3)])
-def test_a_stream_shows_every_image_before_any_again(num_images: int, batch_size: int) -> None:
-    stream = Stream(name=0, num_images=num_images, batch_size=batch_size)
-    batches = list(stream.steps(0, 2 * num_images, CPU))
-    numbers = torch.cat([batch.numbers for batch in batches])
-    assert torch.equal(
-        torch.cat([batch.positions for batch in batches]), torch.arange(len(numbers))
-    )
-    for shuffle in numbers.split(num_images):
-        assert sorted(shuffle.tolist()) == list(range(num_images))
-
-
-def test_a_stream_goes_on_anywhere() -> None:
-    stream = Stream(name=1, num_images=11, batch_size=4, seed=5)
-    whole = list(stream.steps(0, CHUNK + 9, CPU))
-    part = list(stream.steps(CHUNK - 3, CHUNK + 9, CPU))
-    assert len(whole) == CHUNK + 9 and len(part) == 12
-    for a, b in zip(whole[CHUNK - 3 :], part, strict=True):
-        assert torch.equal(a.numbers, b.numbers) and torch.equal(a.positions, b.positions)
-
-
-def test_processes_share_a_step() -> None:
-    (whole,) = Stream(name=0, num_images=9, batch_size=6).steps(3, 4, CPU)
-    for rank in range(2):
-        own = Stream(name=0, num_images=9, batch_size=6, rank=rank, world_size=2)
-        (part,) = own.steps(3, 4, CPU)
-        assert torch.equal(part.numbers, whole.numbers[rank::2])
-        assert torch.equal(part.positions, whole.positions[rank::2])
-    with pytest.raises(ValueError, match="6 images does not divide by 4"):
-        Stream(name=0, num_images=9, batch_size=6, world_size=4)
-
-
-def test_streams_differ_by_seed_and_name() -> None:
-    orders = [
-        tuple(Stream(name=name, num_images=50, batch_size=5, seed=seed).numbers(0, 50).tolist())
-        for name in (0, 1)
-        for seed in (0, 1)
-    ]
-    assert len(set(orders)) == 4
 
 
 def test_lengths_that_do_not_fit_are_refused() -> None:

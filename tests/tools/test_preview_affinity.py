@@ -23,8 +23,8 @@ from previewing.affinity import (
     trained_on,
     with_diversity,
 )
+from previewing.affinity_page import affinity_plots
 from previewing.cli import main
-from previewing.output import affinity_plots
 from previewing.runs import read_run
 
 CPU = Processes(torch.device("cpu"))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pickle
-import sys
+from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -25,10 +26,10 @@ CPU = torch.device("cpu")
 
 def test_a_name_is_ours_or_timms_and_its_weights_are_said_to_be_random() -> None:
     ours = load_network("resnet8", device=CPU)
-    assert (ours.size, ours.warning, ours.name(3)) == (32, RANDOM, "class 3")
+    assert (ours.size, ours.warning, ours.name(3, 10)) == (32, RANDOM, "class 3")
     timms = load_network("test_resnet.r160_in1k", device=CPU)
     assert (timms.size, timms.warning) == (160, RANDOM)
-    assert timms.name(281).startswith("tabby")
+    assert timms.name(281, 1000).startswith("tabby")
 
 
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s}, lambda s: {"model": s}])
@@ -40,7 +41,7 @@ def test_a_state_dict_gives_the_same_network(wrap: object, tmp_path: Path) -> No
     images, labels = torch.randn(2, 3, 32, 32), torch.tensor([1, 6])
     expected = saliency_map(model, images, labels)
     assert torch.equal(network.saliency(images, labels), expected)
-    assert network.warning == ""
+    assert network.warning == "" and "with the trained weights" in network.about
     with pytest.raises(ValueError, match="--arch"):
         load_network(str(tmp_path / "weights.pt"), device=CPU)
     with pytest.raises(ValueError, match="do not fit"):
@@ -72,27 +73,38 @@ def test_a_runs_network_and_map(tmp_path: Path) -> None:
     trainer = train("x", config, tmp_path / "run", Processes(CPU))
     for place in ("run", "run/last.pt"):
         network = load_network(str(tmp_path / place), device=CPU)
-        assert len(network.mean) == 1 and network.name(3) == "3" and network.warning == ""
+        assert len(network.mean) == 1 and network.name(3, 10) == "3" and network.warning == ""
         pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
         inputs, labels = network.inputs(pixels), torch.tensor([1, 2])
         assert inputs.shape == (2, 1, 32, 32)
         assert torch.equal(network.saliency(inputs, labels), trainer.saliency(inputs, labels))
 
 
-def test_ones_own_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "my_network.py").write_text(
-        "from torch import nn\n"
-        "def make():\n    return nn.Sequential(nn.Flatten(), nn.LazyLinear(3))\n"
-        "def wrong():\n    return 3\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    network = load_network("my_network:make", device=CPU)
-    assert isinstance(network.logits, nn.Sequential) and network.size == 224
-    with pytest.raises(ValueError, match="returned int"):
-        load_network("my_network:wrong", device=CPU)
-    with pytest.raises(ValueError, match="absent"):
-        load_network("my_network:absent", device=CPU)
+def test_the_average_in_a_file_is_taken_and_said(tmp_path: Path) -> None:
+    trained, average = create_model("resnet8", 7), create_model("resnet8", 7).eval()
+    both = {"model": trained.state_dict(), "average": average.state_dict()}
+    torch.save(both, tmp_path / "weights.pt")
+    network = load_network(str(tmp_path / "weights.pt"), arch="resnet8", device=CPU)
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(network.logits.eval()(images), average(images))  # type: ignore[attr-defined]
+    assert network.about == "resnet8 with the averaged weights ('average') in weights.pt"
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_transformers_channels_are_its_convolutions(channels: int, tmp_path: Path) -> None:
+    name = "vit_tiny_patch16_224"
+    model = create_model(name, 3, in_chans=channels, depth=1)
+    torch.save(model.state_dict(), tmp_path / "vit.pt")
+    with patch("previewing.networks.create_model", partial(create_model, depth=1)):
+        network = load_network(str(tmp_path / "vit.pt"), arch=name, device=CPU)
+    assert len(network.mean) == channels
+
+
+def test_ones_own_function(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("from torch import nn\ndef make():\n    return nn.Flatten()\n")
+    network = load_network(f"{tmp_path}/own.py:make", device=CPU)
+    assert isinstance(network.logits, nn.Flatten) and network.size == 224
+    assert network.name(0, 1000).startswith("tench") and network.name(0, 10) == "class 0"
 
 
 def test_nothing_is_fetched_unless_asked_for() -> None:

@@ -14,9 +14,11 @@ import pytest
 
 from classification.experiments import EXPERIMENTS
 from keepbench.paper import Cell
+from reporting import exports
 from reporting.catalogue import TASKS, load
 from reporting.claims import CLAIMS
 from reporting.cli import main
+from reporting.content import build
 from reporting.evidence import SUPPORTED, TOO_LITTLE
 from reporting.folders import Group, read_all
 from reporting.results import Results
@@ -144,6 +146,11 @@ def _nan(folder: Path) -> None:
     (folder / "metrics.jsonl").write_text(text)
 
 
+def _too_high(folder: Path) -> None:
+    text = (folder / "metrics.jsonl").read_text().replace("95.0", "5000.0")
+    (folder / "metrics.jsonl").write_text(text)
+
+
 def _binary(folder: Path) -> None:
     (folder / "metrics.jsonl").write_bytes(b"\xff\xfe\x00")
 
@@ -166,7 +173,8 @@ def _empty(folder: Path) -> None:
         (_unknown, "no installed task has an experiment 'gone'"),
         (_half, "unfinished: 1 of 300"),
         (_no_epoch, "no epoch is finished"),
-        (_nan, "no finite test_accuracy"),
+        (_nan, "no test_accuracy in [0, 100]"),
+        (_too_high, "no test_accuracy in [0, 100]"),
         (_binary, "no epoch is finished (1 damaged lines)"),
         (_numbers, "no epoch is finished (2 damaged lines)"),
         (_empty, "run.json is missing"),
@@ -214,12 +222,13 @@ def test_the_summary_sets_keep_against_twin_and_controls(tmp_path: Path) -> None
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report of a few runs at two budgets, a hostile name and an empty folder."""
+    """A report of a few runs at two budgets, hostile names and an empty folder."""
     root = tmp_path_factory.mktemp("runs")
     for seed in range(3):
         write_run(root, PLAIN, 95 + seed, seed=seed)
         write_run(root, KEEP, 95.5 + 1.1 * seed, seed=seed)
     write_run(root, PLAIN, 80.0, budget="short")
+    write_run(root, KEEP, 80.0, budget="short", attention=r"$\frac{$")
     (root / "<script>alert(1)<script>").mkdir()
     main([str(root), "--out", str(root / "report")])
     return root / "report"
@@ -276,7 +285,7 @@ def test_text_and_data_say_the_same(report: Path) -> None:
     assert missing["status"] == "not run yet"
     assert missing["command"] == "python tools/run_classification.py cifar10-resnet110-cutout"
     content = json.loads((report / "report.json").read_text())
-    assert content["runs"] == 7
+    assert content["runs"] == 8
     finding = content["claims"][0]["findings"][0]
     assert (finding["word"], finding["paper"]) == (SUPPORTED, 0.5)
     assert finding["difference"]["mean"] == pytest.approx(0.6)
@@ -287,9 +296,11 @@ def test_text_and_data_say_the_same(report: Path) -> None:
 
 
 def test_an_empty_folder_gives_a_report_of_what_to_run(tmp_path: Path) -> None:
-    (tmp_path / "runs").mkdir()
-    main([str(tmp_path / "runs"), "--out", str(tmp_path / "report")])
-    assert "not run yet" in (tmp_path / "report" / "report.html").read_text()
+    found = build([tmp_path], CATALOGUE)
+    assert found.run_count == 0
+    rows = exports.rows(found)
+    assert {"not run yet"} <= {row["status"] for row in rows}
+    assert "python tools/run_classification.py " + KEEP in {row.get("command") for row in rows}
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:

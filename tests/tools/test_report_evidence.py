@@ -74,9 +74,9 @@ def test_verdicts_follow_the_rule(
 
 
 def test_a_true_null_is_rarely_supported() -> None:
-    draws = stats.norm.rvs(size=(4000, 5), random_state=0)
+    draws = stats.norm.rvs(size=(1500, 5), random_state=0)
     share = sum(judge(row.tolist()).word == SUPPORTED for row in draws) / len(draws)
-    assert 0.018 < share < 0.032  # 2.5 % on this side
+    assert 0.013 < share < 0.037  # 2.5 % on this side, with a deviation of 0.4 %
 
 
 def test_a_claim_needs_all_its_comparisons() -> None:

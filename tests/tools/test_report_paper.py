@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from keepbench.paper import FIGURES, TABLES
-from keepbench.settings import Experiment
+from keepbench.settings import Experiment, setting
 from reporting import costs, errata
 from reporting.catalogue import TASKS, Task, control_twins, load, plain_twins
 from reporting.claims import CLAIMS
@@ -33,12 +33,12 @@ def test_cells_and_claims_name_experiments_that_exist(name: str) -> None:
 
 @dataclass(frozen=True)
 class Small:
-    keep: str = ""
-    tau: float = 0.6
-    saliency: str = "gradient"
-    scale: float = 1.0
-    early_head: str = ""
-    size: int = 16
+    keep: str = setting("", "", role="keep")
+    tau: float = setting(0.6, "", role="keep")
+    saliency: str = setting("gradient", "", role="keep")
+    scale: float = setting(1.0, "", role="map")
+    early_head: str = setting("", "", role="map")
+    size: int = setting(16, "")
 
 
 def test_twins_differ_in_their_switch_alone() -> None:

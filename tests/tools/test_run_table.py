@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -79,7 +78,7 @@ def test_tables_6_and_7_are_benchmarks(tmp_path: Path) -> None:
         ("1", "vit", [], "no experiment of 1 has 'vit'"),
         ("1", "", ["--learning", "1"], "unrecognized arguments: --learning"),
         ("1", "", ["--tau", "high"], "invalid float value: 'high'"),
-        ("1", "", ["--epochs", "0"], "epochs and batch_size must be at least 1"),
+        ("1", "", ["--epochs", "0"], "epochs must be in .1, 1e6., found 0"),
         ("1", "", ["--out", "x"], "set for each run"),
     ],
 )
@@ -160,34 +159,25 @@ def test_a_run_that_begins_while_all_are_halted_is_stopped(tmp_path: Path) -> No
 def test_a_queue_runs_resumes_and_skips(
     digits: Catalogue, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    words = [TABLE, "--seeds", "1", "--out", str(tmp_path), "--devices", "cpu", *FEW]
-    main(words)
-    assert "2 done" in capfd.readouterr().out
-    folder = queue(digits, tmp_path)[0].out
+    words = [TABLE, "--seeds", "1", "--only", "keep", "--out", str(tmp_path), "--devices", "cpu"]
+    main([*words, *FEW])
+    assert "1 done" in capfd.readouterr().out
+    folder = queue(digits, tmp_path, only="keep")[0].out
     rows = (folder / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(row)["epoch"] for row in rows] == [1, 2]
 
     shutil.move(folder / "previous.pt", folder / "last.pt")  # as if killed after the first epoch
     (folder / "metrics.jsonl").write_text(rows[0] + "\n")
-    main(words)
-    said = capfd.readouterr().out
-    assert "1 of them finished before" in said
-    assert "1 skipped, 1 done" in said
+    main([*words, *FEW])
+    assert "1 done" in capfd.readouterr().out
     again = [json.loads(row) for row in (folder / "metrics.jsonl").read_text().splitlines()]
     assert again[1]["test_loss"] == json.loads(rows[1])["test_loss"]
 
-
-def test_a_folder_of_another_run_fails_and_is_kept(
-    digits: Catalogue, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    words = [TABLE, "--seeds", "1", "--only", "keep", "--out", str(tmp_path), "--devices", "cpu"]
     main([*words, *FEW])
-    with pytest.raises(SystemExit) as stopped:
-        main([*words, *FEW, "--tau", "0.3"])
-    assert stopped.value.code == 1
-    assert "tau: 0.6 then, 0.3 now" in capfd.readouterr().out
-    main([*words, *FEW])  # and the run that is there counts as before
-    assert "1 of them finished before" in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert "1 of them finished before" in said and "1 skipped" in said
+    main([*words, "--dry-run", *FEW, "--tau", "0.3"])  # the folder holds another run
+    assert "0 of them finished before" in capfd.readouterr().out
 
 
 def test_a_dry_run_prints_commands_that_work(
@@ -228,9 +218,3 @@ def test_without_submitit_the_message_says_how(
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(ValueError, match="pip install submitit"):
         cluster.submit(three, "local", {}, tmp_path)
-
-
-@pytest.mark.parametrize("script", ["report.py", "run_table.py"])
-def test_the_scripts_start(script: str) -> None:
-    command = [sys.executable, str(TOOLS / script), "--help"]
-    assert subprocess.run(command, capture_output=True, timeout=100).returncode == 0

@@ -38,7 +38,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--channels", type=int, default=3, help="of images")
     add("--classes", type=int, default=10, help="of a model by name")
     add("--output", default="", help="number or name of the logits in what the model returns")
-    add("--weights", type=Path, help="file with the model's state dict")
+    add("--weights", type=Path, help="file of weights; the average if it has one")
     add("--images", nargs="+", default=[], help="files or folders; if not, two photographs' parts")
     add("--batch-size", type=int, default=8, help="images to look at, at least 2")
     add("--agreement", type=float, default=LEAST, help="with full maps, that is asked for")
@@ -122,7 +122,8 @@ def examine(words: argparse.Namespace) -> bool:
     million = sum(parameter.numel() for parameter in case.model.parameters()) / 1e6
     print(
         f"{words.model}: {type(case.model).__name__}, {million:.2f} million parameters, "
-        f"{case.classes} classes; {len(case.images)} images of {size} pixels; "
+        f"{case.classes} classes, {case.subject.weights_in_words()}; "
+        f"{len(case.images)} images of {size} pixels; "
         f"{hardware(case.images.device)}; torch {torch.__version__}\n"
     )
     print("\n".join(_shown_stages(case)) + "\n")

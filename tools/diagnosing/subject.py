@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -17,10 +13,9 @@ from classification.models import MODELS, create_model
 from keepaugment.cutting import per_channel
 from keepaugment.no_trace import Forward, no_trace
 from keepbench.images import IMAGENET_MEAN, IMAGENET_STD
-from keepbench.weights import load_checkpoint
+from keepbench.own_network import is_function, make_network
+from keepbench.weights import load_weights, read_weights
 from previewing.images import SAMPLE, read_pictures
-
-_ELSEWHERE = ("hf-hub:", "hf_hub:", "local-dir:")  # timm's names with a colon
 
 
 @dataclass(frozen=True)
@@ -33,7 +28,7 @@ class Subject:
         classes: of a model by name.
         channels: of its images.
         output: number or name of the logits in what the model returns; empty if it is the logits.
-        weights: file with a state dict.
+        weights: file of weights.
     """
 
     model: str
@@ -54,18 +49,22 @@ class Subject:
             ValueError: There is no such model, it is no module, or the weights do not fit.
         """
         torch.manual_seed(0)
-        if ":" in self.model and not self.model.startswith(_ELSEWHERE):
-            model = _from_factory(self.model)
+        if is_function(self.model):
+            model = make_network(self.model)
         else:
             model = create_model(self.model, self.classes, in_chans=self.channels)
         if self.weights:
-            state = load_checkpoint(self.weights)
-            state = next((state[k] for k in ("model", "state_dict") if k in state), state)
             try:
-                model.load_state_dict(state)
-            except (RuntimeError, TypeError, AttributeError) as error:
+                load_weights(model, read_weights(self.weights))
+            except ValueError as error:
                 raise ValueError(f"{self.weights} does not fit {self.model}: {error}") from None
         return model.train()
+
+    def weights_in_words(self) -> str:
+        """Which weights the model has."""
+        if self.weights:
+            return f"{read_weights(self.weights)} in {self.weights.name}"
+        return "its factory's weights" if is_function(self.model) else "random weights"
 
     def logits(self, model: Forward) -> Forward:
         """Images to logits (B, K), by the model or by what was made of it."""
@@ -86,32 +85,6 @@ class Subject:
             return "model(images)"
         picked = f"[{self.output}]" if self.output.isdigit() else f".{self.output}"
         return f"model(images){picked}"
-
-
-def _module(place: str) -> ModuleType:
-    """A Python file, or a module by its dotted name."""
-    if not place.endswith(".py"):
-        return importlib.import_module(place)
-    spec = importlib.util.spec_from_file_location(Path(place).stem, place)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def _from_factory(name: str) -> nn.Module:
-    place, _, function = name.rpartition(":")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)
-    try:
-        factory = getattr(_module(place), function)
-    except (ImportError, AttributeError, FileNotFoundError) as error:
-        raise ValueError(f"no factory {name!r}: {error}") from error
-    model = factory()
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"{name} must return a torch.nn.Module, found {type(model).__name__}")
-    return model
 
 
 def read_images(places: list[str], size: int, channels: int, number: int) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from classification.config import Config
 from classification.train import Trainer
 from keepaugment import GradientSaliency, SampleDraws
 from keepbench.accuracy import label_ranks
+from keepbench.clock import Clock
 from keepbench.images import Batch
 from previewing.runs import ClassificationRun, read_run
 
@@ -49,15 +50,8 @@ METHODS = {
     "randaugment+cutout": Method("magnitude", {"policy": "randaugment", "cut": "cutout"}, "paste"),
     "autoaugment+cutout": Method("magnitude", {"policy": "autoaugment", "cut": "cutout"}, "paste"),
 }
-AUGMENTATION = (
-    *("policy", "policy_set", "num_ops", "magnitude", "policy_space", "cut", "size", "cut_p"),
-    *("mix", "jitter", "keep", "tau", "paste_size", "match_area", "saliency"),
-)
-"""What must agree between a run and an arm for the run's loss to be the arm's diversity."""
-_MATTERS_IF = {
-    "size": "cut", "cut_p": "cut", "tau": "keep", "match_area": "keep", "saliency": "keep",
-    "num_ops": "policy", "magnitude": "policy", "policy_set": "policy", "policy_space": "policy",
-}  # fmt: skip
+STAGES = ("policy", "cut", "mix", "keep")
+"""Settings that switch a stage of augmentation on, and the roles of those that belong to it."""
 
 
 @dataclass(frozen=True)
@@ -101,14 +95,11 @@ def make_arms(
 
 def augmentation_of(config: Config) -> dict[str, Any]:
     """The settings that make an augmentation what it is, without those that have no effect."""
-    found = {}
-    for name in AUGMENTATION:
-        need = _MATTERS_IF.get(name)
-        if need is None or getattr(config, need):
-            found[name] = getattr(config, name)
+    stages = {each.name: each.metadata["role"] for each in fields(config)}
+    used = {n: s for n, s in stages.items() if s in STAGES and getattr(config, s)}
     if config.keep != "paste":
-        found.pop("paste_size")
-    return found
+        used.pop("paste_size", None)
+    return {name: getattr(config, name) for name in used}
 
 
 @torch.no_grad()
@@ -133,7 +124,7 @@ def right_answers(
         saliency = GradientSaliency(trainer.model, config.scale, trainer.head)
         augment = Augmentation(
             config, trainer.data, trainer.model, saliency, None, (draws, draws, draws), device,
-            trainer.clock,
+            Clock(device),
         )  # fmt: skip
     right = []
     trainer.tested.eval()

@@ -6,26 +6,22 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
-
-from keepbench.loop import exit_with_message
+from keepbench.leaving import exit_with_message
 from keepbench.machine import find_device
-from keepbench.processes import Processes, join_processes
+from keepbench.processes import Processes
 from previewing.affinity import METHODS, make_arms, measure, trained_on, with_diversity
+from previewing.affinity_page import affinity_plots, table_of
 from previewing.images import read_pictures
 from previewing.networks import load_network
-from previewing.output import affinity_plots, replay_facts, replay_page, table_of
-from previewing.pages import render
+from previewing.pages import render, write
 from previewing.panels import preview_data
 from previewing.runs import read_run, trained
-from replaying.replay import replay
 
 EXAMPLES = """
 examples:
   preview.py sample --model resnet50.tv_in1k --pretrained
   preview.py photos/ --model runs/cifar10-resnet18-keep_cutout/seed-0 --data data
   preview.py cat.jpg --model weights.pt --arch resnet50 --tau 0.4 --label 281
-  preview.py --replay runs/cifar10-resnet18-keep_cutout/seed-0 --epoch 37 --index 4711
   preview.py --affinity runs/cifar10-resnet18-none/seed-0 --method cutout --strengths 8 16 24
 """
 
@@ -39,7 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("images", nargs="*", metavar="IMAGES", help="files, folders, or 'sample': two photographs")
-    add("--out", type=Path, help="the page; preview.html, replay.html or affinity.html if not")
+    add("--out", type=Path, help="the page; preview.html or affinity.html if not")
     add("--data", help="folder of a run's data set, in place of the one it was run with")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps; auto takes a GPU")
     add("--tau", type=float, default=0.6, help="quantile of importance")
@@ -47,7 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     group = parser.add_argument_group("look at images")
     add = group.add_argument
-    add("--model", help="name, run folder, checkpoint, state dict file, or MODULE:FUNCTION")
+    add("--model", help="name, run folder, checkpoint, file of weights, or MODULE:FUNCTION")
     add("--arch", help="the model that a state dict file belongs to")
     add("--pretrained", action="store_true", help="fetch timm's weights")
     add("--image-size", type=int, help="side of the images in pixels; the network's own if not")
@@ -55,15 +51,6 @@ def make_parser() -> argparse.ArgumentParser:
     add("--size", type=int, help="length of the box at first")
     add("--scale", type=float, default=1.0, help="of the copy that maps are taken of")
     add("--most", type=int, default=8, help="images on the page")
-
-    group = parser.add_argument_group("replay a training image exactly as the network saw it")
-    add = group.add_argument
-    add("--replay", type=Path, metavar="RUN", help="folder of the run")
-    add("--epoch", type=int, help="from 1, as in metrics.jsonl")
-    add("--index", type=int, help="number of the image in the training set")
-    add("--step-weights", type=Path, nargs="+", default=[], metavar="FILE",
-        help="further checkpoints of the run to start from")  # fmt: skip
-    add("--tensor", type=Path, help="write what the network saw to this .npy file")
 
     group = parser.add_argument_group("measure affinity and diversity")
     add = group.add_argument
@@ -77,12 +64,6 @@ def make_parser() -> argparse.ArgumentParser:
     add("--diversity", type=Path, nargs="+", default=[], metavar="RUN",
         help="runs that were trained with these augmentations")  # fmt: skip
     return parser
-
-
-def _write(path: Path, text: str, what: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    print(f"{what}: {path}")
 
 
 def _check_preview(arguments: argparse.Namespace) -> None:
@@ -121,25 +102,7 @@ def _preview(arguments: argparse.Namespace) -> None:
     if network.warning:
         print(f"warning: {network.warning}", file=sys.stderr)
     page = render("preview.html", data=data, about=network.about, warning=network.warning)
-    _write(arguments.out or Path("preview.html"), page, f"{len(pictures.names)} images")
-
-
-def _replay(arguments: argparse.Namespace, processes: Processes) -> None:
-    if arguments.epoch is None or arguments.index is None:
-        raise ValueError("--replay needs --epoch (from 1) and --index, the image's number")
-    run = read_run(arguments.replay, arguments.data)
-    epoch, index = arguments.epoch, arguments.index
-    image = replay(run, epoch, index, processes, checkpoints=arguments.step_weights)
-    if image is None:
-        return
-    data = image.data
-    print(*image.how, sep="\n")
-    for name, value in replay_facts(image, run, data.classes).items():
-        print(f"{name}: {value}")
-    if arguments.tensor:
-        np.save(arguments.tensor, image.inputs.float().cpu().numpy())
-    page = replay_page(image, run, data, epoch, index)
-    _write(arguments.out or Path("replay.html"), page, f"image {index} of epoch {epoch}")
+    write(arguments.out or Path("preview.html"), page, f"{len(pictures.names)} images")
 
 
 def _affinity(arguments: argparse.Namespace) -> None:
@@ -172,23 +135,18 @@ def _affinity(arguments: argparse.Namespace) -> None:
         clean=clean,
         notes=notes,
     )
-    _write(arguments.out or Path("affinity.html"), page, f"affinity of {arguments.method}")
+    write(arguments.out or Path("affinity.html"), page, f"affinity of {arguments.method}")
 
 
 def main(argv: list[str] | None = None) -> None:
     """Write the page that was asked for."""
     parser = make_parser()
     arguments = parser.parse_args(argv)
-    asked = [name for name in ("replay", "affinity") if getattr(arguments, name) is not None]
-    if len(asked) + bool(arguments.images or arguments.model) > 1:
-        parser.error("IMAGES with --model, --replay and --affinity exclude each other")
-    if not asked and not arguments.images and not arguments.model:
-        parser.error("give IMAGES and --model, or --replay, or --affinity")
+    looks = bool(arguments.images or arguments.model)
+    if looks == (arguments.affinity is not None):
+        parser.error("give either IMAGES and --model, or --affinity")
     with exit_with_message():
-        if asked == ["replay"]:
-            with join_processes(arguments.device) as processes:
-                _replay(arguments, processes)
-        elif asked:
-            _affinity(arguments)
-        else:
+        if looks:
             _preview(arguments)
+        else:
+            _affinity(arguments)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +15,9 @@ from classification.models import MODELS, create_model
 from keepaugment import GradientSaliency, Saliency
 from keepaugment.cutting import per_channel
 from keepbench.images import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD
+from keepbench.own_network import is_function, make_network
 from keepbench.processes import Processes
-from keepbench.weights import load_checkpoint
+from keepbench.weights import load_weights, read_weights
 from previewing.runs import read_run, run_folder, trained
 
 RANDOM = (
@@ -58,9 +57,9 @@ class Network(NamedTuple):
         mean, std = (per_channel(values, images) for values in (self.mean, self.std))
         return (images - mean) / std
 
-    def name(self, label: int) -> str:
-        """A class in words."""
-        return self.names[label] if label < len(self.names) else f"class {label}"
+    def name(self, label: int, classes: int) -> str:
+        """One of so many classes, in words if the names are theirs."""
+        return self.names[label] if len(self.names) == classes else f"class {label}"
 
 
 def _imagenet() -> list[str]:
@@ -108,35 +107,24 @@ def _named(name: str, scale: float, pretrained: bool, device: torch.device) -> N
     return _made(model, scale, f"timm's {name} {weights}", "" if pretrained else RANDOM)
 
 
-def _weights(path: Path) -> dict[str, Tensor]:
-    """The state dict in a file: the whole, or what is under a usual name; wrappers' names go."""
-    state: Any = load_checkpoint(path)
-    for key in ("state_dict", "model", "model_state_dict"):
-        state = (
-            state[key] if isinstance(state, dict) and isinstance(state.get(key), dict) else state
-        )
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(f"{path} holds no state dict")
-    return {key.removeprefix("module."): value for key, value in state.items()}
-
-
 def _from_file(path: Path, arch: str | None, scale: float, device: torch.device) -> Network:
-    """A state dict's file."""
+    """A file of weights, whose first convolution and last layer tell channels and classes."""
     if not arch:
         raise ValueError(f"{path} is a file of weights: say of which model with --arch NAME")
-    state = _weights(path)
-    layers = [value for value in state.values() if value.ndim >= 2]
+    weights = read_weights(path)
+    layers = [value.shape for value in weights.tensors.values() if value.ndim in (2, 4)]
     if not layers:
         raise ValueError(f"{path} holds no layer")
-    model = create_model(arch, layers[-1].shape[0], in_chans=layers[0].shape[1])
+    channels = next((shape[1] for shape in layers if len(shape) == 4), 3)
+    model = create_model(arch, layers[-1][0], in_chans=channels)
     try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"the weights in {path} do not fit {arch}: {error}") from error
+        load_weights(model, weights)
+    except ValueError as error:
+        raise ValueError(f"the weights in {path} do not fit {arch}: {error}") from None
     known: dict[str, Any] = dict(_SMALL) if arch in MODELS else {}
-    if layers[0].shape[1] == 1:
+    if channels == 1:
         known |= {"mean": (0.5,), "std": (0.5,)}
-    return _made(model.to(device), scale, f"{arch} with the weights of {path.name}", **known)
+    return _made(model.to(device), scale, f"{arch} with the {weights} in {path.name}", **known)
 
 
 def _from_run(place: Path, data: str | None, device: torch.device) -> Network:
@@ -144,7 +132,8 @@ def _from_run(place: Path, data: str | None, device: torch.device) -> Network:
     run = read_run(place, data)
     trainer = trained(run, Processes(device), place if place.is_file() else None)
     config = run.config
-    kind = f" (map at scale {config.scale:g}{', early head' if config.early_head else ''})"
+    head = ", early head" if config.early_head else ""
+    kind = f" (trained weights; map at scale {config.scale:g}{head})"
     return Network(
         trainer.model,
         GradientSaliency(trainer.model, config.scale, trainer.head),
@@ -158,23 +147,14 @@ def _from_run(place: Path, data: str | None, device: torch.device) -> Network:
 
 
 def _from_function(name: str, scale: float, device: torch.device) -> Network:
-    """One's own: MODULE:FUNCTION returns the module."""
-    module, _, function = name.partition(":")
-    sys.path.append(str(Path.cwd()))
-    try:
-        make = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"--model {name}: {error}") from error
-    model = make()
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"{name}() returned {type(model).__name__}, not a torch.nn.Module")
+    """One's own, taken to know ImageNet's colours, and its classes if there are as many."""
+    model = make_network(name)
     about = f"{type(model).__name__} of {name}, taken to know ImageNet's classes and colours"
-    names = _imagenet()
     known: dict[str, Any] = {
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,
         "size": 224,
-        "names": names,
+        "names": _imagenet(),
     }
     return _made(model.eval().to(device), scale, about, **known)
 
@@ -192,7 +172,7 @@ def load_network(
 
     Args:
         name: a model of classification.models or timm, a run's folder or a checkpoint in one, a
-            file with a state dict, or MODULE:FUNCTION, which returns a module.
+            file of weights, or MODULE:FUNCTION or FILE.py:FUNCTION, which returns a module.
         arch: the model that a state dict belongs to.
         pretrained: fetch timm's weights.
         scale: of the copy that the map is taken of; a run has its own.
@@ -208,8 +188,8 @@ def load_network(
         return _from_run(path, data, device)
     if path.is_file():
         return _from_file(path, arch, scale, device)
-    if path.is_dir() or path.suffix in (".pt", ".pth"):
+    if path.is_dir() or path.suffix in (".pt", ".pth", ".safetensors"):
         raise ValueError(f"{path} is no run's folder and no file of weights")
-    if ":" in name and not name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+    if is_function(name):
         return _from_function(name, scale, device)
     return _named(name, scale, pretrained, device)

@@ -8,21 +8,30 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-_FOLDER = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parent / "templates"
 
 
-def inlined(name: str) -> Markup:
-    """A style or a script of ours, as it is."""
-    return Markup((_FOLDER / name).read_text())
-
-
-def render(template: str, **values: Any) -> str:
-    """A page; every value is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(_FOLDER),
-        autoescape=True,
+def environment(folder: Path) -> Environment:
+    """The templates in a folder, and those that all pages share; every value is escaped."""
+    loader = FileSystemLoader([folder, TEMPLATES])
+    made = Environment(
+        loader=loader,
+        autoescape=lambda name: not (name or "").endswith(".md"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(template).render(inlined=inlined, **values)
+    made.globals["inlined"] = lambda name: Markup(loader.get_source(made, name)[0])
+    return made
+
+
+def render(template: str, folder: Path = TEMPLATES, **values: Any) -> str:
+    """A page."""
+    return environment(folder).get_template(template).render(**values)
+
+
+def write(path: Path, page: str, what: str) -> None:
+    """Write a page, and say what it shows and where it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+    print(f"{what}: {path}")

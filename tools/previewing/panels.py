@@ -25,7 +25,8 @@ def chosen_labels(network: Network, inputs: Tensor, label: int | None) -> tuple[
     labels = logits.argmax(1) if label is None else torch.full_like(logits[:, 0], label).long()
     shares = logits.softmax(1).gather(1, labels[:, None])[:, 0]
     pairs = zip(labels.tolist(), shares.tolist(), strict=True)
-    return labels, [f"{network.name(number)}, {100 * share:.0f} %" for number, share in pairs]
+    classes = logits.shape[1]
+    return labels, [f"{network.name(n, classes)}, {100 * share:.0f} %" for n, share in pairs]
 
 
 def _policies(fill: list[int], small: bool, seed: int) -> dict[str, list[Any]]:

@@ -58,8 +58,7 @@ class Job:
         """Whether the run in the folder has these settings."""
         then = RunRecord.read(self.out).settings
         return all(
-            name in self.free or then.get(name) == plain("", value)
-            for name, value in settings.items()
+            name in self.free or then.get(name) == plain(value) for name, value in settings.items()
         )
 
 

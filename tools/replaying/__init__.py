@@ -1,1 +1,1 @@
-"""A training image exactly as the network saw it."""
+"""A training image exactly as the network saw it: `tools/replay.py`."""

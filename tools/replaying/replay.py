@@ -22,7 +22,7 @@ from classification.config import Config
 from classification.data import Data
 from classification.train import Trainer
 from keepbench.images import Batch, Normalise
-from keepbench.loop import train_epoch
+from keepbench.loop import train_epoch, train_steps
 from keepbench.machine import commit, hardware, versions
 from keepbench.order import EpochBatches
 from keepbench.pipeline import Values
@@ -162,7 +162,7 @@ def _train_until(trainer: Trainer, epoch: int, step: int, hide_bar: bool | None)
         while trainer.epoch < epoch:
             train_epoch(trainer, bar.update)
         if trainer.step < step:
-            train_epoch(trainer, bar.update, stop=lambda: trainer.step == step)
+            train_steps(trainer, bar.update, stop=lambda: trainer.step == step)
 
 
 LOOKS = {

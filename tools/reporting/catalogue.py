@@ -8,21 +8,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import PurePath
 from typing import Any
 
-from keepbench.settings import Experiment
+from keepbench.settings import CONTROLS, NO_GRADIENT, Experiment, with_role
 
-KEEP_FIELDS = {
-    "keep", "tau", "paste_size", "match_area", "saliency", "agreement", "scale", "cache",
-    "early_head", "early_weight",
-}  # fmt: skip
-"""Settings that mean something to a Keep arm only; its plain twin may have others."""
-CONTROL_MAPS = ("random", "shuffled", "inverted", "centre")
 OTHER_DATA = ("digits", "toy")
 """Datasets that the paper does not have."""
-NEUTRAL = {
-    "seed", "data", "download", "workers", "unreadable", "tensorboard",
-    "channels_last", "compile", "eval_every",
-}  # fmt: skip
-"""Settings that do not change what an experiment is: where data lie, speed, what is told."""
 
 
 @dataclass(frozen=True)
@@ -122,18 +111,9 @@ def load(names: Mapping[str, Task] = TASKS) -> Catalogue:
     return catalogue
 
 
-def free_fields(config: Any) -> set[str]:
-    """Settings that may change between runs that are compared."""
-    return NEUTRAL | {each.name for each in fields(config) if each.metadata.get("may_change")}
-
-
-FILES = {"backbone"}
-"""Settings that name a file, which may lie in another folder."""
-
-
-def plain(name: str, value: Any) -> Any:
-    """A setting as JSON would bring it back, to compare."""
-    if name in FILES and isinstance(value, str):
+def plain(value: Any, is_file: bool = False) -> Any:
+    """A setting as JSON would bring it back, to compare; a file may lie in another folder."""
+    if is_file and isinstance(value, str):
         return PurePath(value).name
     return list(value) if isinstance(value, tuple) else value
 
@@ -143,28 +123,26 @@ def changed(settings: Mapping[str, Any], config: Any) -> dict[str, Any]:
 
     One that a newer version added and the run does not know counts as the experiment's.
     """
-    free, own = free_fields(config), asdict(config)
+    own, files, neutral = asdict(config), with_role(config, "file"), with_role(config, "neutral")
     return {
         name: settings[name]
         for name in own
-        if name not in free
+        if name not in neutral
         and name in settings
-        and plain(name, settings[name]) != plain(name, own[name])
+        and plain(settings[name], name in files) != plain(own[name], name in files)
     }
 
 
 def _core(config: Any, without: set[str]) -> tuple[tuple[str, str], ...]:
     """The settings that two arms share, to compare."""
-    skip = without | NEUTRAL
+    skip = without | with_role(config, "neutral")
     return tuple((k, repr(v)) for k, v in sorted(asdict(config).items()) if k not in skip)
 
 
 def _unusual(config: Any) -> int:
     """How many Keep settings are not the class's own."""
-    return sum(
-        each.name in KEEP_FIELDS and getattr(config, each.name) != each.default
-        for each in fields(config)
-    )
+    keep = with_role(config, "keep", "map")
+    return sum(f.name in keep and getattr(config, f.name) != f.default for f in fields(config))
 
 
 def is_keep(config: Any) -> bool:
@@ -177,7 +155,7 @@ def is_control(config: Any) -> bool:
     if not getattr(config, "keep", ""):
         return False
     ignores = config.keep == "paste" and getattr(config, "tau", 1) == 0
-    return ignores or getattr(config, "saliency", "") in CONTROL_MAPS
+    return ignores or getattr(config, "saliency", "") in CONTROLS
 
 
 def plain_twins(experiments: Mapping[str, Experiment]) -> dict[str, str]:
@@ -190,13 +168,13 @@ def plain_twins(experiments: Mapping[str, Experiment]) -> dict[str, str]:
     for name in ordered:
         config = experiments[name].config
         if hasattr(config, "keep") and not config.keep:
-            plains[_core(config, KEEP_FIELDS)] = name
+            plains[_core(config, with_role(config, "keep", "map"))] = name
     return {
         name: plains[core]
         for name, each in experiments.items()
         if getattr(each.config, "keep", "")
-        and (core := _core(each.config, KEEP_FIELDS)) in plains
-    }  # fmt: skip
+        and (core := _core(each.config, with_role(each.config, "keep", "map"))) in plains
+    }
 
 
 def backbones(experiments: Mapping[str, Experiment]) -> list[tuple[str, str, str]]:
@@ -217,10 +195,10 @@ def backbones(experiments: Mapping[str, Experiment]) -> list[tuple[str, str, str
 def _switch(config: Any) -> frozenset[str]:
     """The settings in which a control differs from the Keep arm that it belongs to."""
     saliency = getattr(config, "saliency", "")
-    if saliency not in CONTROL_MAPS:
+    if saliency not in CONTROLS:
         return frozenset({"tau"})
-    mapless = {"scale", "cache", "early_head", "early_weight"}  # no gradient: they do nothing
-    return frozenset({"saliency"} | (mapless if saliency in ("random", "centre") else set()))
+    idle = with_role(config, "map") if saliency in NO_GRADIENT else set()
+    return frozenset({"saliency"} | idle)
 
 
 def control_twins(experiments: Mapping[str, Experiment]) -> dict[str, list[str]]:

@@ -160,8 +160,9 @@ def finished(record: RunRecord, catalogue: Catalogue) -> FinishedRun:
     done, total = progress(record)
     if done < total:
         raise ValueError(f"unfinished: {done:g} of {total:g} epochs, steps or tests")
-    if number(record.rows[-1], package.task.metric) is None:
-        raise ValueError(f"its last line has no finite {package.task.metric}")
+    figure = number(record.rows[-1], package.task.metric)
+    if figure is None or not 0 <= figure <= 100:
+        raise ValueError(f"its last line has no {package.task.metric} in [0, 100]")
     return FinishedRun(record, package.task.name, group_of(record, package))
 
 

@@ -6,18 +6,16 @@ import re
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup, escape
 
+from previewing.pages import environment
 from reporting import pictures
 from reporting.catalogue import TASKS
 from reporting.content import Report
 from reporting.evidence import RULE, Estimate, Verdict
 from reporting.results import CellView, decided
 from reporting.summary import KINDS
-
-_HERE = Path(__file__).parent
-_FOLDERS = [_HERE / "templates", _HERE.parent / "previewing" / "templates"]  # base and style
 
 
 def mean(value: Estimate) -> str:
@@ -70,20 +68,12 @@ def in_cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def environment() -> Environment:
-    """Templates in which every value is escaped."""
-    made = Environment(
-        loader=FileSystemLoader(_FOLDERS),
-        autoescape=lambda name: not (name or "").endswith(".md"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+def _environment() -> Environment:
+    made = environment(Path(__file__).parent / "templates")
     made.filters |= {
         "mean": mean, "interval": interval, "difference": difference, "prose": prose,
         "smallest": smallest, "seeds": seeds, "decided": decided, "in_cell": in_cell,
     }  # fmt: skip
-    made.globals["inlined"] = lambda name: Markup(made.loader.get_source(made, name)[0])  # type: ignore[union-attr]
     return made
 
 
@@ -103,9 +93,9 @@ def html(report: Report) -> str:
         "curves": pictures.curve_plots(results, full=True),
         "short_curves": pictures.curve_plots(results, full=False),
     }
-    return environment().get_template("report.html").render(drawn=drawn, **_shared(report))
+    return _environment().get_template("report.html").render(drawn=drawn, **_shared(report))
 
 
 def markdown(report: Report) -> str:
     """The same without pictures, for a README."""
-    return environment().get_template("report.md").render(**_shared(report))
+    return _environment().get_template("report.md").render(**_shared(report))

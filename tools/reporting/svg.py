@@ -23,6 +23,7 @@ _VARIABLES = {INK: "--ink", SOFT: "--soft", LINE: "--line"} | {
 """Stand-ins that no drawing needs itself, and the page's variables that replace them."""
 
 STYLE: dict[Any, Any] = {
+    "text.parse_math": False,  # a run's settings may hold any text
     "svg.fonttype": "none",  # text stays text: it can be read out, searched and recoloured
     "font.family": "sans-serif",
     "font.size": 9,

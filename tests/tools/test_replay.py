@@ -21,8 +21,8 @@ from keepbench.images import Batch
 from keepbench.loop import train_epoch
 from keepbench.order import EpochBatches
 from keepbench.processes import Processes
-from previewing.cli import main
 from previewing.runs import read_run
+from replaying.cli import main
 from replaying.replay import find_step, replay
 
 CPU = Processes(torch.device("cpu"))
@@ -196,7 +196,7 @@ def test_the_command_writes_a_page_and_the_tensor(
     folder = tmp_path / "run"
     seen = watched(replace(SMALL, **KEEP, epochs=1), folder, monkeypatch)
     out, tensor = tmp_path / "page.html", tmp_path / "inputs.npy"
-    main(["--replay", str(folder), "--epoch", "1", "--index", "27", "--device", "cpu",
+    main([str(folder), "--epoch", "1", "--index", "27", "--device", "cpu",
           "--out", str(out), "--tensor", str(tensor)])  # fmt: skip
     assert np.array_equal(np.load(tensor), seen[1, 27][0].numpy())
     assert digest(seen[1, 27][0]) in capsys.readouterr().out

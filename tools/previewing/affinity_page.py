@@ -1,4 +1,4 @@
-"""Pages of a replayed image and of a measurement of affinity."""
+"""The table and the plots of a measurement of affinity."""
 
 from __future__ import annotations
 
@@ -6,75 +6,13 @@ from collections.abc import Callable
 from io import StringIO
 from typing import Any
 
-import torch
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from classification.data import Data
 from previewing.affinity import Row
-from previewing.images import as_uri, heat
-from previewing.pages import render
-from previewing.runs import ClassificationRun
-from replaying.replay import Replayed
 
 PLAIN, KEEP, GREY = "#c8552e", "#1d9a68", "#808080"  # readable on white and on black
-
-
-def coloured(images: Tensor, data: Data) -> Tensor:
-    """A normalised image (C, H, W) as (C, H, W) uint8."""
-    mean, std = (
-        torch.tensor(v, device=images.device)[:, None, None] for v in (data.mean, data.std)
-    )
-    return (255 * (images.float() * std + mean)).round().clamp(0, 255).byte()
-
-
-def _panel(title: str, pixels: Tensor) -> dict[str, Any]:
-    return {
-        "title": title,
-        "picture": as_uri(pixels),
-        "height": pixels.shape[1],
-        "width": pixels.shape[2],
-    }
-
-
-def in_words(target: Tensor, names: list[str]) -> str:
-    """A label, or class weights, as text."""
-    if target.ndim == 0:
-        return names[int(target)]
-    weights = {names[n]: round(float(target[n]), 4) for n in target.nonzero().flatten().tolist()}
-    return ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
-
-
-def replay_facts(image: Replayed, run: ClassificationRun, names: list[str]) -> dict[str, str]:
-    """What is known of a replayed image, by name."""
-    return {
-        "class": names[image.label],
-        "target": in_words(image.target, names),
-        "place": f"step {image.step + 1} of the epoch, image {image.position + 1} of the batch",
-        "seed": str(run.config.seed),
-        "SHA-256": image.digest(),
-    }
-
-
-def replay_page(image: Replayed, run: ClassificationRun, data: Data, epoch: int, index: int) -> str:
-    """The page of a replayed training image."""
-    panels = [_panel("stored" if not run.config.image_size else "its crop", image.stored)]
-    for title, stage in image.stages.items():
-        panels.append(_panel(title, heat(stage) if stage.ndim == 2 else coloured(stage, data)))
-    panels.append(_panel("what the network saw", coloured(image.inputs, data)))
-    return render(
-        "replay.html",
-        index=index,
-        epoch=epoch,
-        experiment=run.record.experiment,
-        label=data.classes[image.label],
-        small=max(image.inputs.shape[1:]) <= 64,
-        panels=panels,
-        facts=replay_facts(image, run, data.classes),
-        how=image.how,
-    )
 
 
 def table_of(rows: list[Row], strength: str) -> tuple[list[str], list[list[str]]]:

@@ -1,0 +1,95 @@
+"""Files of a run: written whole, set aside instead of deleted, held by one process."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import IO, Any
+
+try:
+    import fcntl
+except ImportError:  # Windows has no advisory locks: two processes in one folder go unnoticed
+    fcntl = None  # type: ignore[assignment]
+
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Write a file whole or not at all: beside it, flushed to the disk, then renamed."""
+    beside = path.with_name(path.name + ".part")
+    with open(beside, "wb") as file:
+        try:
+            write(file)
+        except RuntimeError as error:  # torch.save hides the reason, such as a full disk
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a file to the first of `name.1`, `name.2`, ... that is not there."""
+    aside = next(
+        beside
+        for number in itertools.count(1)
+        if not (beside := path.with_name(f"{path.name}.{number}")).exists()
+    )
+    os.replace(path, aside)
+    return aside
+
+
+_held: set[tuple[int, int]] = set()  # lock files of this process, which its own lock never meets
+
+
+class FolderLock:
+    """Holds a folder until it is closed or this process ends, however it ends.
+
+    The lock belongs to this process alone, not to its children: a reader that outlives it for a
+    moment does not keep the folder.
+
+    Raises:
+        ValueError: Another process, or another `Run` in this one, holds it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.descriptor = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+        about = os.fstat(self.descriptor)
+        self.file = (about.st_dev, about.st_ino)
+        try:
+            if self.file in _held:
+                raise BlockingIOError
+            if fcntl:
+                fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            if self.file not in _held:  # closing any of its files would drop this process's lock
+                os.close(self.descriptor)
+            raise ValueError(
+                f"another process is at work in {folder}; give another --out"
+            ) from None
+        except OSError as error:
+            print(f"{folder} cannot be locked ({error}); use it from one process", file=sys.stderr)
+        _held.add(self.file)
+
+    def close(self) -> None:
+        """Let the folder go."""
+        _held.discard(self.file)
+        os.close(self.descriptor)
+
+
+def digest(parts: Iterable[str | bytes]) -> str:
+    """A checksum of texts and bytes in their order."""
+    total = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        content = part.encode(errors="surrogateescape") if isinstance(part, str) else part
+        total.update(len(content).to_bytes(8, "little"))
+        total.update(content)
+    return total.hexdigest()

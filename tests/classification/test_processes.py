@@ -1,0 +1,77 @@
+"""Two processes train as one, stop together and go on."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from classification.config import Config
+from classification.train import Trainer, train
+from keepbench.loop import fit
+from keepbench.processes import Processes, join_processes
+from keepbench.weights import load_checkpoint
+from runs import CPU, rows_of, same, torchrun
+
+# A model without BatchNorm, which would see half a batch; 24 images in steps of 10, 10, 4
+KEEP = Config(
+    dataset="folder", arch="convnext_atto", epochs=2, batch_size=10, lr=0.01, cut="cutout",
+    keep="cut", saliency="centre", early_head="stages.0",
+)  # fmt: skip
+# Without a step of learning the maps of all images are the same, whoever computes them
+STORED = replace(KEEP, epochs=1, lr=0.0, saliency="gradient", early_head="", cache=5)
+STOPPED = Config(
+    dataset="digits", arch="resnet8", subset=40, test_subset=20, epochs=4, batch_size=8,
+    cut="cutout", keep="cut", early_head="layer1", scale=0.5, cache=2,
+)  # fmt: skip
+
+
+class Asked(Trainer):
+    """One process alone is asked to stop, before the third step."""
+
+    def train_step(self, batch: Any) -> torch.Tensor:
+        if (self.epoch, self.step, self.processes.rank) == (0, 2, 1):
+            signal.raise_signal(signal.SIGTERM)
+        return super().train_step(batch)
+
+
+def train_as_one(tree: str, folder: Path, processes: Processes) -> None:
+    for name, config in (("keep", KEEP), ("stored", STORED)):
+        train(name, replace(config, data=tree), folder / name, processes)
+
+
+def two_processes(tree: str, folder: Path) -> None:
+    with join_processes("cpu") as processes:
+        train_as_one(tree, folder, processes)
+        whole = train("a", STOPPED, folder / "whole", processes)
+        asked = Asked(STOPPED, whole.data, processes)
+        assert not fit(asked, "a", folder / "stopped", shown=lambda row: "")
+        train("a", STOPPED, folder / "stopped", processes, resume=True)
+
+
+def test_two_processes_train_as_one_stop_together_and_go_on(tree: Path, tmp_path: Path) -> None:
+    """The interrupted epoch's sums were added up in another order; the weights are equal."""
+    one, two = tmp_path / "1", tmp_path / "2"
+    done = torchrun(__file__, tree, two)
+    assert done.returncode == 0, done.stderr
+    train_as_one(str(tree), one, CPU)
+    for a, b in zip(rows_of(one / "keep"), rows_of(two / "keep"), strict=True):
+        for name in ("train_loss", "test_loss", "changed_area"):
+            assert a[name] == pytest.approx(b[name], rel=1e-4)
+    maps = [load_checkpoint(folder / "stored/last.pt")["cache"]["maps"] for folder in (one, two)]
+    assert (maps[0].flatten(1).amax(1) == 255).all()
+    assert (maps[0].int() - maps[1].int()).abs().max() <= 1
+    assert done.stderr.count("stopped in epoch 4 after step 1 of 5") == 1  # 16 steps are done
+    whole, stopped = two / "whole", two / "stopped"
+    assert same(*(load_checkpoint(folder / "last.pt") for folder in (whole, stopped)))
+    for found, expected in zip(rows_of(stopped), rows_of(whole), strict=True):
+        assert found == pytest.approx(expected, rel=1e-6)
+
+
+if __name__ == "__main__":
+    two_processes(sys.argv[1], Path(sys.argv[2]))

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from keepbench.own_network import is_function, make_network
+
+SOURCE = """
+from dataclasses import dataclass
+from torch import nn
+
+@dataclass
+class Net(nn.Module):
+    width: int = 3
+    __hash__ = nn.Module.__hash__
+    def __post_init__(self): super().__init__()
+
+def make(): return Net()
+def number(): return 3
+def wide(width): return Net(width)
+"""
+
+
+def test_a_function_is_found_in_a_file_and_in_a_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_network.py").write_text(SOURCE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for place in ("own_network", "own_network.py", f"{tmp_path}/own_network.py"):
+        for function in ("make", "Net"):
+            network = make_network(f"{place}:{function}")
+            assert isinstance(network, nn.Module) and type(network).__name__ == "Net"
+
+
+def test_a_file_replaces_no_module(tmp_path: Path) -> None:
+    (tmp_path / "random.py").write_text(SOURCE)
+    make_network(f"{tmp_path}/random.py:make")
+    assert sys.modules["random"] is random
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere:make", "No module named 'nowhere'"),
+        ("math:make", "no attribute 'make'"),
+        ("no.py:make", "No such file"),
+        ("collections:OrderedDict", "must return a torch.nn.Module, found OrderedDict"),
+        ("own.py:number", "found int"),
+        ("own.py:wide", "missing a required argument: 'width'"),
+        ("broken.py:make", "cannot be called: .*broken.py, line 1"),
+    ],
+)
+def test_a_function_that_makes_no_network_is_refused(
+    name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.py").write_text(SOURCE)
+    (tmp_path / "broken.py").write_text("def make(:")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        make_network(name)
+
+
+def test_names_that_timm_fetches_are_no_functions() -> None:
+    names = ("hf-hub:owner/model", "resnet50", "net.py:make", "net:make")
+    assert [is_function(name) for name in names] == [False, False, True, True]

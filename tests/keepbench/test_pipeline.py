@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from keepaugment import Cutout
+from keepbench import pipeline
+from keepbench.clock import Clock
+from keepbench.pipeline import Pipeline, Stage, TimedMap, cutting
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock(torch.device("cpu"))
+
+
+STAGES = [
+    Stage("double", lambda a: 2 * a, ("a",), ("b",)),
+    Stage("divide", lambda b, d: divmod(b, d), ("b", "d"), ("b", "rest")),
+    Stage("look", lambda rest: None, ("rest",), compiles=False),
+]
+
+
+def test_stages_take_and_give_by_name(clock: Clock) -> None:
+    given = {"a": 7, "d": 4}
+    assert Pipeline(STAGES, clock)(given) == {"a": 7, "d": 4, "b": 3, "rest": 2}
+    assert given == {"a": 7, "d": 4}
+    assert list(clock.seconds()) == ["double", "divide", "look"]
+
+
+def test_a_listener_sees_all_values_after_each_stage(clock: Clock) -> None:
+    seen = []
+    Pipeline(STAGES, clock)({"a": 7, "d": 4}, lambda name, values: seen.append((name, {**values})))
+    assert [name for name, _ in seen] == ["double", "divide", "look"]
+    assert seen[0][1] == {"a": 7, "d": 4, "b": 14} and seen[1][1] == seen[2][1]
+
+
+@pytest.mark.parametrize("result", [(1, 2, 3), None])
+def test_a_stage_gives_as_many_values_as_it_says(result: Any, clock: Clock) -> None:
+    stage = Stage("cut", lambda a: result, ("a",), ("a", "mask"))
+    with pytest.raises(ValueError, match="zip"):
+        Pipeline([stage], clock)({"a": 1})
+
+
+@pytest.mark.parametrize("compile", [True, False])
+def test_only_stages_that_may_be_are_compiled(
+    compile: bool, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *values: ran.append(function) or function(*values)
+
+    ran: list[Callable[..., Any]] = []
+    monkeypatch.setattr(pipeline, "compiled", compiled)
+    assert Pipeline(STAGES, clock, compile=compile)({"a": 7, "d": 4})["rest"] == 2
+    assert ran == ([stage.run for stage in STAGES[:2]] if compile else [])
+
+
+def test_a_maps_time_is_not_its_stages(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([0.0, 1.0, 11.0, 13.0])
+    monkeypatch.setattr("keepbench.clock.time.perf_counter", lambda: next(times))
+
+    def grey(images: Tensor, labels: Tensor | None) -> Tensor:
+        return images.mean(1)
+
+    saliency = TimedMap(grey, clock)
+    assert saliency.last is None
+    images = torch.rand(2, 3, 4, 4)
+    values = Pipeline([Stage("cut", saliency, ("images",), ("map",))], clock)({"images": images})
+    assert torch.equal(values["map"], images.mean(1)) and saliency.last is values["map"]
+    assert clock.seconds() == {"cut": 3.0, "map": 10.0}
+
+
+def test_cutting_gives_images_share_and_mask() -> None:
+    images = torch.ones(5, 3, 8, 8)
+    cut = cutting(Cutout(4, p=0.5, generator=torch.Generator().manual_seed(0)))
+    changed, share, mask = cut(images, torch.arange(5))
+    assert torch.equal(changed, images * ~mask)
+    assert share == mask.float().mean() and 0 < share < 0.25

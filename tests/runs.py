@@ -1,0 +1,90 @@
+"""What tests of training runs share: one process on the CPU, rows without clocks, resuming."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from keepbench.loop import Training, train_epoch
+from keepbench.processes import Processes
+from keepbench.run import read_rows
+from keepbench.weights import load_checkpoint
+
+CPU = Processes(torch.device("cpu"))
+ROOT = Path(__file__).parents[1]
+
+
+def without_clocks(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of metrics without what a clock measured."""
+    return {name: value for name, value in row.items() if not name.endswith("seconds")}
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    """A run's metrics without what a clock measured."""
+    return [without_clocks(row) for row in read_rows(folder / "metrics.jsonl")]
+
+
+def epochs(training: Training) -> list[dict[str, Any]]:
+    """Train to the last epoch: the rows."""
+    rows = []
+    while training.epoch < training.config.epochs:
+        row = train_epoch(training)
+        assert row is not None
+        rows.append(without_clocks(row))
+    return rows
+
+
+def stop_after(steps: int) -> Callable[[], bool]:
+    """A `stop` for `train_epoch`, true once so many steps are done."""
+    calls: list[None] = []
+
+    def stop() -> bool:
+        calls.append(None)
+        return len(calls) == steps
+
+    return stop
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two states are equal to the bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def assert_resumes(make: Callable[[], Training], steps: int, folder: Path) -> list[dict[str, Any]]:
+    """Stopped after `steps` of all its steps, and gone on with from a file, a run ends the same.
+
+    Returns:
+        The rows of the run that was not stopped.
+    """
+    whole, part, again = make(), make(), make()
+    expected, stop = epochs(whole), stop_after(steps)
+    while train_epoch(part, stop=stop):
+        pass
+    torch.save(part.state(), folder / "state.pt")
+    torch.rand(7)  # another process: its random numbers stand elsewhere
+    again.load_state(load_checkpoint(folder / "state.pt"))
+    assert (again.epoch, again.step) == (part.epoch, part.step) and again.step > 0
+    assert epochs(again) == expected[part.epoch :]
+    assert same(again.state(), whole.state())
+    return expected
+
+
+def torchrun(*words: object, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    """A script and its words in several processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", str(processes), *map(str, words)]
+    search = os.pathsep.join([str(ROOT / "tests"), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": search}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
