@@ -54,6 +54,8 @@ def learning_rate(config: Config, step: int, steps: int) -> float:
 
     A linear warm-up from a hundredth, then half a cosine to 0 without restarts (Loshchilov and
     Hutter, 2016), or a tenth after each quarter of the epochs (CutMix's code at 300 epochs).
+    "torchvision" is the cosine, changed between epochs only. So is "timm", whose cosine includes
+    the warm-up and whose ends are 1/80 and 1/8000 (1e-4 and 1e-6 in ResNet strikes back's A3).
 
     Args:
         config: the run's settings.
@@ -61,9 +63,15 @@ def learning_rate(config: Config, step: int, steps: int) -> float:
         steps: of an epoch.
     """
     warm, total = config.warmup * steps, config.epochs * steps
+    if config.schedule in ("torchvision", "timm"):
+        step -= step % steps
+    if config.schedule == "timm":
+        if step < warm:
+            return config.lr * (1 / 80 + 79 / 80 * step / warm)
+        return config.lr * (1 / 8000 + 7999 / 16000 * (1.0 + math.cos(math.pi * step / total)))
     if step < warm:
         return config.lr * (0.01 + 0.99 * step / warm)
-    if config.schedule == "cosine":
+    if config.schedule != "step":
         return config.lr * 0.5 * (1.0 + math.cos(math.pi * (step - warm) / (total - warm)))
     quarters = [round(share * config.epochs) * steps for share in (0.25, 0.5, 0.75)]
     return config.lr * 0.1 ** sum(step >= quarter for quarter in quarters)
@@ -93,6 +101,10 @@ def make_model(config: Config, num_classes: int, channels: int) -> nn.Module:
     except TypeError as error:
         raise ValueError(f"{config.arch} does not take {options}: {error}") from None
     check_regularised(model, regularisers(named))
+    if not config.zero_init_last:
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d) and not module.weight.any():
+                nn.init.ones_(module.weight)
     if config.regulariser == "dropblock":
         add_dropblock(model)
     return model
@@ -138,6 +150,7 @@ class Trainer(Training):
         self.optimizer = make_optimizer(
             [self.network], kind=config.optimizer, lr=config.lr, momentum=config.momentum,
             weight_decay=config.weight_decay, norm_decay=config.norm_decay,
+            bias_decay=config.bias_decay,
         )  # fmt: skip
         self.tested = make_average(self.model, config.ema) if config.ema else self.model
         if processes.world_size > 1:
@@ -233,8 +246,10 @@ class Trainer(Training):
         if self.config.clip:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
         self.optimizer.step()
-        if isinstance(self.tested, AveragedModel):
+        if isinstance(self.tested, AveragedModel) and self.step % self.config.ema_every == 0:
             self.tested.update_parameters(self.model)
+            if self.epoch < self.config.warmup:
+                self.tested.n_averaged.zero_()  # the next update copies the model again
 
     def part_seconds(self) -> dict[str, float]:
         """Seconds since the last call: map, boxes, step (of the network), other augmentation."""
