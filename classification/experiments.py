@@ -48,6 +48,7 @@ IMAGENET = Config(  # CutMix-PyTorch's recipe at 300 epochs, section 4.2
     dataset="images",
     data="data/imagenet",
     arch="resnet50",
+    zero_init_last=False,
     image_size=224,
     jitter=True,
     policy_set="imagenet",
@@ -147,7 +148,7 @@ def _table5() -> Table:
         "droppath": {"regulariser": "droppath"},
         "manifold_mixup": {"mix": "manifold_mixup"},
         "mixup": {"mix": "mixup", "mix_alpha": 0.2},
-        "dropblock": {"regulariser": "dropblock", "smoothing": 0.1},
+        "dropblock": {"regulariser": "dropblock", "smoothing": 0.1, "zero_init_last": True},
         "randaugment": {"policy": "randaugment", "num_ops": 2, "magnitude": 9},
         "random_erasing": {"cut": "random_erasing", "cut_p": 0.5},
     }
