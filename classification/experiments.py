@@ -130,7 +130,13 @@ def _table3() -> Table:
 def _table4() -> Table:
     changes: dict[str, dict[str, Any]] = {
         "gridmask": {"policy": "", "cut": "gridmask"},
-        "augmix": {"policy": "augmix", "cut": ""},
+        "augmix": {
+            "policy": "augmix",
+            "policy_space": "original",
+            "policy_fill": "black",
+            "interpolation": "bilinear",
+            "cut": "",
+        },
         "attentive_cutmix": {"policy": "", "cut": "", "mix": "attentive_cutmix"},
     }
     configs = {
