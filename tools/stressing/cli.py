@@ -14,6 +14,7 @@ import torch
 
 from stressing import kills
 from stressing.cases import Case, Limits, Outcome, run_all
+from stressing.forks import preload
 
 Prepare = Callable[[Path], Callable[[], Iterable[Case]]]
 PARTS: dict[str, Prepare] = {"kills": kills.prepare}
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the parts and print their counts; exits with 1 if anything was lost."""
     words = _arguments(argv)
     torch.set_num_threads(1)
-    torch.multiprocessing.set_sharing_strategy("file_system")
+    preload()
     until = time.time() + 60 * words.minutes
     outcomes = {}
     with tempfile.TemporaryDirectory(prefix="stress-") as temporary:

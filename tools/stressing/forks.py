@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -10,7 +11,9 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +54,17 @@ class Ended:
     def last(self) -> str:
         """The last line that it printed."""
         return (self.output.strip().splitlines() or [""])[-1][:300]
+
+
+TASKS = ("classification", "semisup_uda", "reid", "detection")
+_LATER = ("sklearn.datasets", "torch._dynamo", "torchreid.reid")  # what runs import when at work
+
+
+def preload() -> None:
+    """Import what forked processes would each have to import."""
+    for name in (*(f"{task}.cli" for task in TASKS), *_LATER):
+        with suppress(ImportError), warnings.catch_warnings(action="ignore"):
+            importlib.import_module(name)
 
 
 _FORBIDDEN = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "socket.getaddrinfo")
