@@ -1,4 +1,4 @@
-"""The command line of `tools/stress.py`."""
+"""Kill, misuse and damage runs, and count what is lost."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from pathlib import Path
 
 import torch
 
-from stressing import kills
+from stressing import files, flags, kills
 from stressing.cases import Case, Limits, Outcome, run_all
 from stressing.forks import preload
 
-Prepare = Callable[[Path], Callable[[], Iterable[Case]]]
-PARTS: dict[str, Prepare] = {"kills": kills.prepare}
+Prepare = Callable[[Path, int], Callable[[], Iterable[Case]]]
+PARTS: dict[str, Prepare] = {
+    "kills": kills.prepare, "flags": flags.prepare, "files": files.prepare,
+}  # fmt: skip
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Kill, misuse and damage runs; count what is lost.")
+    parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--seed", type=int, default=0, help="of all random choices (default 0)")
     add("--only", nargs="+", choices=[*PARTS], default=[*PARTS], help="parts (default all)")
@@ -51,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
         root = words.folder or Path(temporary)
         for part in words.only:
             (root / part).mkdir(parents=True)
-            cases = PARTS[part](root / part)
+            cases = PARTS[part](root / part, words.seed)
 
             def chosen(cases: Callable[[], Iterable[Case]] = cases) -> Iterable[Case]:
                 return (case for case in cases() if words.case in case.name)

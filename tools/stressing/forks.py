@@ -9,7 +9,6 @@ import os
 import resource
 import signal
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -129,7 +128,6 @@ class Fork:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.environ |= environment
         _limit_memory()
-        threading.excepthook = sys.excepthook = sys.__excepthook__
         sys.addaudithook(watch)
         try:
             call()

@@ -294,7 +294,9 @@ def kill_often(
             count[f"kills by {action}"] += 1
             count[f"kills of {subject.name}"] += 1
             killed = any(each.code == -KILL for each in ended)
-            count["kills in writing a file"] += writing or (killed and _writing(run, started.before))
+            count["kills in writing a file"] += writing or (
+                killed and _writing(run, started.before)
+            )
         for each in ended:
             count[f"exit code {each.code}"] += 1
         now = place(run)
@@ -315,7 +317,9 @@ def kill_often(
     return outcome
 
 
-def prepare(folder: Path, subjects: list[Subject] = SUBJECTS) -> Callable[[], Iterator[Case]]:
+def prepare(
+    folder: Path, seed: int, subjects: list[Subject] = SUBJECTS
+) -> Callable[[], Iterator[Case]]:
     """Write data and run every subject once, left alone: endless cases."""
     write_data(folder)
     cores = os.cpu_count() or 1
