@@ -31,6 +31,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
+from torch.utils.data import get_worker_info
 
 Forward = Callable[[Tensor], Tensor]
 """A model: images (B, C, H, W) -> logits (B, K)."""
@@ -321,8 +322,10 @@ def _same_random_numbers(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def no_trace(model: Forward, device: torch.device) -> Iterator[None]:
+def no_trace(model: Forward, device: torch.device) -> Iterator[bool]:
     """Within it a model computes as in evaluation, and only its input can ask for a gradient.
+
+    It yields whether a part of the model is compiled.
 
     On leaving, also by an exception, everything is what it was: the train flag and the attributes
     of every module, buffers, `requires_grad` of every parameter and the global random number
@@ -334,17 +337,23 @@ def no_trace(model: Forward, device: torch.device) -> Iterator[None]:
     meanwhile is not supported.
     """
     global _computing_map
+    if get_worker_info() is not None:
+        raise ValueError(
+            "a map was asked for in a DataLoader worker, whose copy of the model does not train; "
+            "apply the method to whole batches, after the loader"
+        )
     trace, hook = _Trace(), None
     with _one_map:
         outer, _computing_map = _computing_map, True
         try:
             held = list(held_models(model))
             trace.meet(*(module for module in held if isinstance(module, nn.Module)))
-            if not any(map(_is_compiled, itertools.chain(held, trace.met))):
+            compiled = any(map(_is_compiled, itertools.chain(held, trace.met)))
+            if not compiled:
                 # Not around compiled code, which would be compiled anew for it.
                 hook = register_module_forward_pre_hook(trace.on_call)
             with _same_random_numbers(device), _EvaluationCalls():
-                yield
+                yield compiled
         finally:
             _computing_map = outer
             if hook is not None:

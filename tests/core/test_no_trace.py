@@ -148,11 +148,31 @@ def test_weights_that_autocast_has_in_its_cache_still_learn() -> None:
     assert equal(gradients, expected)
 
 
-def test_the_users_images_are_left_as_they_were() -> None:
-    images = IMAGES.clone().requires_grad_()
+class InPlace(nn.Module):
+    """A model whose first operations write to its input."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        x.sub_(0.1).div_(2)
+        x[:, 0] *= 2
+        return self.model(F.leaky_relu_(x))
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+@pytest.mark.parametrize("grad", [False, True])
+def test_the_users_images_are_left_as_they_were(scale: float, grad: bool) -> None:
+    model = InPlace(make("batch norm"))
+    images = IMAGES.clone().requires_grad_(grad)
     version = images._version
-    saliency_map(make("batch norm"), images, LABELS)
-    assert (images.grad, images.requires_grad, images._version) == (None, True, version)
+    saliency = saliency_map(model, images, LABELS, scale=scale)
+    assert (images.grad, images.requires_grad, images._version) == (None, grad, version)
+    assert torch.equal(images, IMAGES)
+    if scale == 1.0:
+        expected = plain_map(lambda x: evaluating(model)(x.clone()))
+        torch.testing.assert_close(saliency, expected)
 
 
 def test_checkpointed_layers_recompute_the_same_map() -> None:
