@@ -9,7 +9,6 @@ import os
 import resource
 import signal
 import sys
-import time
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -17,6 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from keepbench.leaving import INTERRUPTED
+
+_ASKING = {signal.SIGINT, signal.SIGTERM}
 _FORK = multiprocessing.get_context("fork")
 _MEMORY = 8 * 2**30  # bytes that a process may address beyond what it starts with
 
@@ -115,11 +117,17 @@ class Fork:
         sys.stderr.flush()
         arguments = (call, {**(environment or {})}, _Watch(watched))
         self.process = _FORK.Process(target=self._run, args=arguments)
-        self.process.start()
-        self.started = time.time()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ASKING)  # until the call begins
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKING)
+        with suppress(OSError):  # the child does so, too: whoever is first
+            os.setpgid(self.process.pid or 0, 0)
 
     def _run(self, call: Callable[[], Any], environment: Mapping[str, str], watch: _Watch) -> None:
-        os.setpgid(0, 0)
+        with suppress(OSError):
+            os.setpgid(0, 0)
         file = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         for number in (1, 2):
             os.dup2(file, number)
@@ -130,8 +138,13 @@ class Fork:
         _limit_memory()
         sys.addaudithook(watch)
         try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKING)
+        except KeyboardInterrupt:
+            os._exit(INTERRUPTED)
+        try:
             call()
         finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, _ASKING)
             if watch.found:
                 self.notes.write_text(json.dumps(watch.found))
             sys.stdout.flush()
@@ -156,11 +169,9 @@ class Fork:
         if code is None:
             self.send(signal.SIGKILL, group=True)
             self.process.join()
-        with self.log.open("rb") as file:
-            file.seek(self.since)
-            output = file.read().decode(errors="replace")
+        written = self.log.read_bytes()[self.since :] if self.log.exists() else b""
         notes = json.loads(self.notes.read_text()) if self.notes.exists() else {}
-        return Ended(code, output, **notes)
+        return Ended(code, written.decode(errors="replace"), **notes)
 
 
 def called(
