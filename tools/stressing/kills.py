@@ -166,13 +166,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return str(value.dtype), tuple(value.shape), value.contiguous().numpy().tobytes()
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: _plain(each) for key, each in without_clocks(value).items()}
     return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def without_clocks(row: dict[str, Any]) -> dict[str, Any]:
     """A row of metrics without what a clock measured."""
-    return {name: value for name, value in row.items() if not name.endswith("seconds")}
+    return {name: value for name, value in row.items() if not str(name).endswith("seconds")}
 
 
 def result(folder: Path) -> dict[str, Any]:
