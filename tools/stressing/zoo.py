@@ -271,7 +271,7 @@ def checkpoints(random: Random, healthy: bytes) -> Iterator[Animal]:
 def states(random: Random, healthy: bytes) -> Iterator[Animal]:
     """Odd checkpoints of a run, beyond odd files of weights."""
     yield from checkpoints(random, healthy)
-    for key in ("epoch", "step", "sums", "model", "optimizer", "rank_buffers", "run", "metrics"):
+    for key in ("epoch", "step", "sums", "model", "optimizer", "ranks", "run", "metrics"):
         gone = _stored(lambda c, key=key: {k: v for k, v in c.items() if k != key})  # type: ignore[misc]
         yield _animal(f"without {key}", gone, REFUSED, SAME)
         for value in (None, -1, 10**9, "x", [1], {"a": 1}, float("nan")):
