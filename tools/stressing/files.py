@@ -31,7 +31,7 @@ from stressing import zoo
 from stressing.cases import Case, Outcome
 from stressing.forks import Ended, called
 from stressing.kills import main_of, result, write_tree
-from stressing.zoo import ANY, LEFT_OUT, REFUSED, SAME, Animal
+from stressing.zoo import ANY, LEFT_OUT, REFUSED, SAME, UNSAID, Animal
 
 LIMIT = 30.0  # seconds
 CPU = torch.device("cpu")
@@ -318,7 +318,7 @@ def fate(ended: Ended, same: str, without: str, name: str) -> str:
             return SAME
         if found[0] != without:
             return _DIFFERENT
-        return LEFT_OUT if "left out" in ended.output else "left out in silence"
+        return LEFT_OUT if "left out" in ended.output else UNSAID
     if ended.code == 1 and len(ended.errors) == 1:
         return REFUSED if name in ended.errors[0] else "refused without its name"
     return f"exit code {ended.code} with {len(ended.errors)} errors"
@@ -336,7 +336,7 @@ def _try(
     path = Path(os.path.join(target.parent, animal.rename(stem, target.suffix)))
     animal.put(path, content)
     ended = called(partial(_read, reader, root), folder / "log", LIMIT, ())
-    come = fate(ended, *digests, stem)
+    come = fate(ended, *digests, "" if reader.animals is zoo.documents else stem)
     allowed = animal.fates if reader.fates is None else reader.fates
     fine = come in allowed or (ANY in allowed and come in (SAME, _DIFFERENT))
     if zoo.canary_of(path).exists() or (ended.forbidden and "git" not in ended.forbidden):

@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-SAME, LEFT_OUT, REFUSED, ANY = "read rightly", "left out", "refused by name", "read"
-"""What may come of a file; ANY is for damage that its format has no checksum for."""
+SAME, LEFT_OUT, REFUSED = "read rightly", "left out", "refused by name"
+ANY, UNSAID = "read", "left out in silence"
+"""What may come of a file; ANY is for damage that its format has no checksum for, UNSAID for a folder without files."""
 FLIPS = 40  # of each kind of file
 
 
@@ -132,7 +133,8 @@ def places(random: Random, healthy: int) -> Iterator[Animal]:
         ("a link to /dev/zero", _link(lambda path: "/dev/zero")),
         ("a link to /dev/stdin", _link(lambda path: "/dev/stdin")),
     ):
-        yield _animal(name, put, LEFT_OUT, REFUSED)
+        unsaid = {UNSAID} if name == "a folder" else set()
+        yield _animal(name, put, LEFT_OUT, REFUSED, *unsaid)
     yield _animal("itself", _changed(bytes), SAME)
     yield _animal("a link to a file elsewhere", _outside, SAME, REFUSED)
     yield _animal("a file that nobody may read", _closed, SAME, REFUSED)
@@ -161,10 +163,12 @@ def images(random: Random, healthy: bytes) -> Iterator[Animal]:
     """Odd image files; the healthy one is a grey PNG whose three channels are equal."""
     yield from places(random, len(healthy))
     yield from _flips(random, SAME, REFUSED)
-    for form, mode in (("PNG", "L"), ("PNG", "LA"), ("PNG", "RGBA"), ("PNG", "P"), ("BMP", "RGB"),
+    for form, mode in (("PNG", "L"), ("PNG", "LA"), ("PNG", "RGBA"), ("BMP", "RGB"),
                        ("TIFF", "L"), ("TIFF", "RGB"), ("PPM", "RGB")):  # fmt: skip
         put = _saved(form, lambda image, mode=mode: image.convert(mode))  # type: ignore[misc]
         yield _animal(f"{form}, {mode}", put, SAME)
+    palette = _saved("PNG", lambda image: image.convert("L").convert("P"))
+    yield _animal("PNG, P", palette, SAME)
     yield _animal("16 bits, PNG", _saved("PNG", _wide), SAME, REFUSED)
     yield _animal("16 bits, TIFF", _saved("TIFF", _wide), SAME, REFUSED)
     yield _animal("lossless WebP", _saved("WEBP", lossless=True), SAME)
@@ -185,12 +189,13 @@ def images(random: Random, healthy: bytes) -> Iterator[Animal]:
         ("no image's ending", lambda stem, ending: stem + ".txt"),
         ("no ending", lambda stem, ending: stem),
     ):
-        yield _animal(f"name: {name}", _changed(bytes), LEFT_OUT, rename=rename)
+        yield _animal(f"name: {name}", _changed(bytes), LEFT_OUT, REFUSED, rename=rename)
     for name, more in (("not UTF-8", "\udcff"), ("a line break", "\n"), ("long", "n" * 150),
-                       ("an escape", "\x1b[2J"), ("markup", "<b>&'\"`$(id)"), ("far", "\u6c49 \u00e9")):  # fmt: skip
+                       ("an escape", "\x1b[2J"),
+                       ("markup", "<b>&'\"`$(id)"), ("far", "\u6c49 \u00e9")):  # fmt: skip
         yield _animal(f"name: {name}", _changed(bytes), SAME, REFUSED, rename=_with(more))
     capital = lambda stem, ending: stem + ending.upper()  # noqa: E731
-    yield _animal("name: capitals", _changed(bytes), SAME, rename=capital)
+    yield _animal("name: capitals", _changed(bytes), SAME, REFUSED, rename=capital)
 
 
 class _Code:
