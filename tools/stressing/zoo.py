@@ -22,7 +22,7 @@ from PIL import Image
 
 SAME, LEFT_OUT, REFUSED = "read rightly", "left out", "refused by name"
 ANY, UNSAID = "read", "left out in silence"
-"""What may come of a file; ANY is for damage that its format has no checksum for, UNSAID for a folder without files."""
+"""What may come of a file: ANY of damage without a checksum, UNSAID of a folder without files."""
 FLIPS = 40  # of each kind of file
 
 
