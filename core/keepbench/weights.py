@@ -93,7 +93,7 @@ def _is_weights(value: Any) -> bool:
     return (
         isinstance(value, Mapping)
         and len(value) > 0
-        and all(isinstance(each, Tensor) for each in value.values())
+        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
     )
 
 
