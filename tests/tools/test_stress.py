@@ -7,12 +7,12 @@ from pathlib import Path
 from random import Random
 
 import pytest
-
-from classification.config import Config
-from keepbench import images, loop, settings
 from stressing import cli, files, flags, kills, zoo
 from stressing.cases import Case, Outcome, run_case
 from stressing.forks import called
+
+from classification.config import Config
+from keepbench import images, loop, settings
 
 WORDS = (
     "digits-resnet8-keep_cutout_low_early --subset 32 --test-subset 10 --batch-size 8 --epochs 4 "

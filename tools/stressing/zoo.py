@@ -260,7 +260,7 @@ def checkpoints(random: Random, healthy: bytes) -> Iterator[Animal]:
     yield _animal("an archive with code", _zip_with_code, REFUSED)
     for name, content in (
         ("a list", [1]), ("a tensor", torch.ones(3)), ("a text", "x"), ("nothing", None),
-        ("an empty dict", {}), ("numbers for names", {1: torch.ones(2)}), ("deep", _deep(500)),
+        ("an empty dict", {}), ("numbers for names", {1: torch.ones(2)}), ("deep", _deep(100)),
         ("a dict of lists", {"model": [1], "epoch": 1, "step": 0}),
         ("a dict of texts", {"model": {"a": "b"}, "epoch": 1, "step": 0}),
     ):  # fmt: skip
