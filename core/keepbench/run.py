@@ -72,6 +72,7 @@ class Run:
         self.metrics = self.folder / "metrics.jsonl"
         may_change = {each.name for each in fields(config) if each.metadata.get("may_change")}
         settings = {k: v for k, v in asdict(config).items() if k not in may_change}
+        self.defaults = {each.name: each.default for each in fields(config)}
         self.identity = json.loads(json.dumps({"experiment": experiment, **settings}))
         self.saved = False
         Run.latest = self
@@ -140,8 +141,11 @@ class Run:
             )
 
     def _compare(self, then: dict[str, Any], what: str) -> None:
-        """Raise ValueError if experiment or settings of the run are not those of `what`."""
-        now = self.identity
+        """Raise ValueError if experiment or settings of the run are not those of `what`.
+
+        A setting that is newer than the run had its default's effect.
+        """
+        now, then = self.identity, {**self.defaults, **then}
         differences = [
             f"{name}: {then.get(name)!r} then, {value!r} now"
             for name, value in sorted(now.items())
