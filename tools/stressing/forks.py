@@ -64,7 +64,8 @@ _LATER = ("sklearn.datasets", "torch._dynamo", "torchreid.reid")  # what runs im
 def preload() -> None:
     """Import what forked processes would each have to import."""
     for name in (*(f"{task}.cli" for task in TASKS), *_LATER):
-        with suppress(ImportError), warnings.catch_warnings(action="ignore"):
+        with suppress(ImportError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             importlib.import_module(name)
 
 

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import signal
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -233,11 +231,14 @@ def _await_writing(started: Started, folder: Path, limit: float) -> None:
         time.sleep(0.0003)
 
 
-def disturb(started: Started, reference: Reference, folder: Path, random: Random) -> tuple:
+def disturb(
+    started: Started, reference: Reference, folder: Path, random: Random
+) -> tuple[str, str, bool]:
     """Send signals at a random moment.
 
     Returns:
-        What was sent, when in words, whether a file was being written, and to which processes.
+        The action, "" if the run was over before; where and when in words; whether a file was being
+        written.
     """
     action = random.choices(list(ACTIONS), list(ACTIONS.values()))[0]
     first, second = (action.replace(" twice", ", SIGINT").split(", ") + [""])[:2]
@@ -259,7 +260,7 @@ def disturb(started: Started, reference: Reference, folder: Path, random: Random
         time.sleep(wait)
         started.send(getattr(signal, second), ranks)
     when = f"{wait * 1000:.1f} ms into writing" if aimed else f"{delay:.3f} s"
-    return action if alive else "", f"{action} to {ranks} after {when}", writing, first
+    return action if alive else "", f"{action} to {ranks} after {when}", writing
 
 
 def _wrong(ended: list[Ended], action: str) -> str:
@@ -286,19 +287,15 @@ def kill_often(
     count, before = outcome.counts, (0, 0)
     for attempt in range(_MOST):
         started = Started(subject, run, folder / f"log-{attempt}", data)
-        action, what, writing, _ = disturb(started, reference, run, random)
+        action, what, writing = disturb(started, reference, run, random)
         ended = started.wait()
         history.append(f"{what}: {[each.code for each in ended]}")
+        killed = any(each.code == -KILL for each in ended)
+        writing |= killed and _writing(run, started.before)
+        count.update(f"exit code {each.code}" for each in ended)
         if action:
-            count["kills"] += 1
-            count[f"kills by {action}"] += 1
-            count[f"kills of {subject.name}"] += 1
-            killed = any(each.code == -KILL for each in ended)
-            count["kills in writing a file"] += writing or (
-                killed and _writing(run, started.before)
-            )
-        for each in ended:
-            count[f"exit code {each.code}"] += 1
+            count.update(["kills", f"kills by {action}", f"kills of {subject.name}"])
+            count["kills in writing a file"] += writing
         now = place(run)
         wrong = _wrong(ended, action)
         if not wrong and now < before:
@@ -322,19 +319,12 @@ def prepare(
 ) -> Callable[[], Iterator[Case]]:
     """Write data and run every subject once, left alone: endless cases."""
     write_data(folder)
-    cores = os.cpu_count() or 1
-    chosen = [each for each in subjects if each.processes <= max(2, cores)]
-    references = [undisturbed(s, folder / f"whole-{n}", folder) for n, s in enumerate(chosen)]
+    references = [undisturbed(s, folder / f"whole-{n}", folder) for n, s in enumerate(subjects)]
 
     def cases() -> Iterator[Case]:
         for number in itertools.count():
-            at = number % len(chosen)
-            run = partial(kill_often, chosen[at], references[at], folder)
-            yield Case(f"kills {number}: {chosen[at].name}", run)
+            at = number % len(subjects)
+            run = partial(kill_often, subjects[at], references[at], folder)
+            yield Case(f"kills {number}: {subjects[at].name}", run)
 
     return cases
-
-
-def totals(counts: Counter[str]) -> list[str]:
-    """What a reader wants to know first."""
-    return [f"{counts['kills']} kills, {counts['kills in writing a file']} in writing a file"]
