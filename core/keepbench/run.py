@@ -93,10 +93,8 @@ class Run:
         """Raise ValueError if files of a run are there that no `run.json` explains."""
         names = [name for name in (*CHECKPOINTS, "metrics.jsonl") if (self.folder / name).exists()]
         if names:
-            raise ValueError(
-                f"{self.folder} holds {', '.join(names)} but no run.json, so nobody knows of which "
-                "run; give another --out"
-            )
+            found = ", ".join(names)
+            raise ValueError(f"{self.folder} holds {found} but no run.json; give another --out")
 
     def _describe(
         self, experiment: str, budget: str, config: Any, device: torch.device, data: str
