@@ -12,7 +12,7 @@ import re
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,6 +53,7 @@ class Reader:
         animals: odd files, given random numbers and the healthy file.
         read: reads the folder and gives what stands for its content.
         fates: what may come of any file; None takes what each animal says.
+        whole: a refusal may name the folder, or another file in it, instead.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Reader:
     animals: Callable[[Random, bytes], Iterator[Animal]]
     read: Callable[[Path], Any]
     fates: frozenset[str] | None = None
+    whole: bool = False
 
 
 def _bytes_of(*tensors: torch.Tensor) -> list[bytes]:
@@ -258,7 +260,8 @@ def readers() -> list[Reader]:
     """All readers."""
     no_checksum = partial(_lenient, "a bit flipped")
     no_shapes = partial(_lenient, "weights: other shapes")
-    images, weights, both = zoo.images, zoo.checkpoints, frozenset((SAME, REFUSED))
+    resumed: dict[str, Any] = {"read": _resume, "fates": frozenset((SAME, REFUSED)), "whole": True}
+    images, weights = zoo.images, zoo.checkpoints
     photo = "bounding_box_train/0001_c{}s1_000001_00.jpg"
     resnet18, pkl, safe = (
         partial(_write_weights, arch="resnet18"),
@@ -279,7 +282,7 @@ def readers() -> list[Reader]:
         Reader("pictures of preview", tree, "train/a/1.png", images, _pictures),
         Reader("COCO images", _write_coco, "train2017/000000000002.png", images, _coco),
         Reader("COCO boxes", _write_coco, "annotations/instances_train2017.json",
-               zoo.documents, _coco),
+               zoo.documents, _coco, whole=True),
         Reader("weights", _write_weights, "weights.pt", no_shapes, _read_weights),
         Reader("safetensors", safe, "weights.safetensors", no_checksum, _read_weights),
         Reader("export", resnet18, "weights.pt", no_shapes, _export),
@@ -289,11 +292,11 @@ def readers() -> list[Reader]:
         Reader("--attention", _write_weights, "weights.pt", weights, _attention,
                frozenset((REFUSED,))),
         Reader("reid --weights", resnet18, "weights.pt", no_shapes, _reid_weights),
-        Reader("--resume, last.pt", _stopped, "last.pt", zoo.states, _resume, both),
+        Reader("--resume, last.pt", _stopped, "last.pt", zoo.states, **resumed),
         Reader("--resume, last.pt alone", partial(_stopped, previous=False), "last.pt",
-               zoo.states, _resume, both),
-        Reader("--resume, run.json", _stopped, "run.json", zoo.documents, _resume, both),
-        Reader("--resume, metrics.jsonl", _stopped, "metrics.jsonl", zoo.lines, _resume, both),
+               zoo.states, **resumed),
+        Reader("--resume, run.json", _stopped, "run.json", zoo.documents, **resumed),
+        Reader("--resume, metrics.jsonl", _stopped, "metrics.jsonl", zoo.lines, **resumed),
         Reader("report, run.json", _finished, "odd/run.json", zoo.documents, _report,
                frozenset((SAME,))),
         Reader("report, metrics.jsonl", _finished, "odd/metrics.jsonl", zoo.lines, _report,
@@ -308,7 +311,7 @@ def _read(reader: Reader, root: Path) -> None:
         print(f"\ndigest: {digest(content)}")
 
 
-def fate(ended: Ended, same: str, without: str, name: str) -> str:
+def fate(ended: Ended, same: str, without: str, names: Sequence[str]) -> str:
     """What came of a file: a fate, or what is wrong."""
     found = re.findall(r"^digest: (\w+)$", ended.output, re.MULTILINE)
     if ended.traceback:
@@ -322,7 +325,8 @@ def fate(ended: Ended, same: str, without: str, name: str) -> str:
             return _DIFFERENT
         return LEFT_OUT if "left out" in ended.output else UNSAID
     if ended.code == 1 and len(ended.errors) == 1:
-        return REFUSED if name in ended.errors[0] else "refused without its name"
+        named = any(each in ended.errors[0] for each in names)
+        return REFUSED if named else "refused without its name"
     return f"exit code {ended.code} with {len(ended.errors)} errors"
 
 
@@ -338,7 +342,8 @@ def _try(
     path = Path(os.path.join(target.parent, animal.rename(stem, target.suffix)))
     animal.put(path, content)
     ended = called(partial(_read, reader, root), folder / "log", LIMIT, ())
-    come = fate(ended, *digests, "" if reader.animals is zoo.documents else stem)
+    names = [stem, str(root)] if reader.whole else [stem]
+    come = fate(ended, *digests, names)
     allowed = animal.fates if reader.fates is None else reader.fates
     fine = come in allowed or (ANY in allowed and come in (SAME, _DIFFERENT))
     if zoo.canary_of(path).exists() or (ended.forbidden and "git" not in ended.forbidden):
