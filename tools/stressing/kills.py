@@ -266,14 +266,14 @@ def disturb(
 def _wrong(ended: list[Ended], action: str) -> str:
     """What is wrong with how a run's processes ended; "" if nothing."""
     usual = {0, PREEMPTED, INTERRUPTED, -TERM} | ({-KILL} if "KILL" in action else set())
-    peers = any(each.code is None or each.code < 0 for each in ended) and len(ended) > 1
+    gone = any(each.code is None or each.code < 0 or each.code == INTERRUPTED for each in ended)
     for rank, each in enumerate(ended):
         about = f"process {rank}" if len(ended) > 1 else "it"
         if each.traceback:
             return f"{about} gave a traceback: {each.output[-1500:]}"
         if each.code is None:
             return f"{about} hung: {each.output[-1500:]}"
-        left = peers and each.code == 1 and len(each.errors) == 1  # the other processes were gone
+        left = gone and len(ended) > 1 and each.code == 1 and len(each.errors) == 1
         if each.code not in usual and not left:
             return f"{about} ended with {each.code}: {each.output[-1500:]}"
     return ""
