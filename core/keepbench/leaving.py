@@ -101,6 +101,7 @@ def exit_with_message() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # once more would be a traceback
         print(f"stopped{_saved()}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except (ValueError, FloatingPointError) as error:
