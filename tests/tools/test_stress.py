@@ -9,16 +9,21 @@ from random import Random
 import pytest
 from stressing import cli, files, flags, kills, zoo
 from stressing.cases import Case, Outcome, run_case
-from stressing.forks import called
+from stressing.forks import called, preload
 
 from classification.config import Config
 from keepbench import images, loop, settings
 
 WORDS = (
-    "digits-resnet8-keep_cutout_low_early --subset 32 --test-subset 10 --batch-size 8 --epochs 4 "
+    "digits-resnet8-keep_cutout_low_early --subset 32 --test-subset 10 --batch-size 8 --epochs 8 "
     "--device cpu"
 )
 DIGITS = kills.Subject("classification", WORDS)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _preloaded() -> None:
+    preload()
 
 
 def killed(folder: Path, seed: int = 0) -> Outcome:
@@ -133,7 +138,6 @@ def test_the_command_counts_and_fails_if_anything_was_lost(
         return lambda: iter([lost])
 
     monkeypatch.setitem(cli.PARTS, "files", prepare)
-    monkeypatch.setattr(cli, "preload", lambda: None)
     for name in ("a", "b"):  # the same seed, the same faults
         with pytest.raises(SystemExit) as leaving:
             cli.main(["--only", "files", "--seed", "3", "--json", str(tmp_path / name)])

@@ -145,7 +145,7 @@ class Fork:
         try:
             call()
         finally:
-            signal.pthread_sigmask(signal.SIG_BLOCK, _ASKING)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
             if watch.found:
                 self.notes.write_text(json.dumps(watch.found))
             sys.stdout.flush()
