@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from timm.loss import BinaryCrossEntropy
-from timm.optim import list_optimizers
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from classification.augmentation import REGIONS, Augmentation
-from classification.comparisons import (
-    add_dropblock,
-    check_regularised,
-    regularisers,
-    set_drop_block,
-)
+from classification.comparisons import set_drop_block
 from classification.config import Config
 from classification.data import Data, open_data
 from classification.maps import Maps
-from classification.models import check_arch, create_model
+from classification.recipe import check_names, learning_rate, make_criterion, make_model
 from keepaugment import EarlyHead, SampleDraws
-from keepaugment.early_head import find_layer
 from keepbench.accuracy import EvaluationSums, occluded
 from keepbench.files import digest
 from keepbench.images import Batch
@@ -43,59 +33,8 @@ from keepbench.network import (
 )
 from keepbench.order import EpochBatches, mixed_seed, seed_noise
 from keepbench.processes import Processes
-from keepbench.settings import nearest
 
 OCCLUSIONS = (0.1, 0.25, 0.5)  # shares of a test image's area
-Criterion = Callable[[Tensor, Tensor], Tensor]
-
-
-def learning_rate(config: Config, step: int, steps: int) -> float:
-    """The learning rate of a step of the whole run.
-
-    A linear warm-up from a hundredth, then half a cosine to 0 without restarts (Loshchilov and
-    Hutter, 2016), or a tenth after each quarter of the epochs (CutMix's code at 300 epochs).
-
-    Args:
-        config: the run's settings.
-        step: from 0, over all epochs.
-        steps: of an epoch.
-    """
-    warm, total = config.warmup * steps, config.epochs * steps
-    if step < warm:
-        return config.lr * (0.01 + 0.99 * step / warm)
-    if config.schedule == "cosine":
-        return config.lr * 0.5 * (1.0 + math.cos(math.pi * (step - warm) / (total - warm)))
-    quarters = [round(share * config.epochs) * steps for share in (0.25, 0.5, 0.75)]
-    return config.lr * 0.1 ** sum(step >= quarter for quarter in quarters)
-
-
-def make_criterion(config: Config) -> Criterion:
-    """The loss of logits (B, K) and labels (B,) or class weights (B, K)."""
-    if config.loss == "bce":  # as in "ResNet strikes back": any class above 0.2 counts fully
-        return BinaryCrossEntropy(smoothing=config.smoothing, target_threshold=0.2)
-    return lambda logits, targets: F.cross_entropy(
-        logits, targets, label_smoothing=config.smoothing
-    )
-
-
-def make_model(config: Config, num_classes: int, channels: int) -> nn.Module:
-    """The classifier of a config, freshly initialised by its seed.
-
-    Raises:
-        ValueError: An unknown model, or one that does not take the config's options.
-    """
-    torch.manual_seed(config.seed)
-    options: dict[str, float] = {"dropout": config.dropout} if config.dropout else {}
-    named = config.regulariser if config.regulariser in ("dropout", "droppath") else "none"
-    options |= regularisers(named)
-    try:
-        model = create_model(config.arch, num_classes, in_chans=channels, **options)
-    except TypeError as error:
-        raise ValueError(f"{config.arch} does not take {options}: {error}") from None
-    check_regularised(model, regularisers(named))
-    if config.regulariser == "dropblock":
-        add_dropblock(model)
-    return model
 
 
 class Trainer(Training):
@@ -322,21 +261,6 @@ class Trainer(Training):
         if self.head:
             self.head.load_state_dict(state["early_head"])
         self.maps.load_state_dict(state)
-
-
-def check_names(config: Config) -> None:
-    """Raise ValueError for a model, optimiser or stage that is not there, before data are read."""
-    check_arch(config.arch)
-    known = list(map(str, list_optimizers()))
-    if config.optimizer != "sgd" and config.optimizer not in known:
-        raise ValueError(f"no optimizer {config.optimizer!r}{nearest(config.optimizer, known)}")
-    if config.early_head:
-        try:
-            with torch.device("meta"):
-                model = make_model(config, 10, 3)
-        except (NotImplementedError, RuntimeError):  # a model that computes with its weights
-            return
-        find_layer(model, config.early_head)
 
 
 def _shown(row: Row) -> str:
