@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 
+import numpy
 import pytest
 import torch
 from small import NUM_CLASSES, labels, make, network, rand, randn
@@ -53,6 +54,10 @@ def cut(images: Tensor = IMAGES, saliency: Tensor = SALIENCY, **settings) -> Ten
 
 def paste(images: Tensor = IMAGES, saliency: Tensor = SALIENCY, **settings) -> Tensor:
     return selective_paste(images, -images, saliency, **{"size": 3, **settings})
+
+
+def paste_on(augmented: Tensor) -> Tensor:
+    return KeepPaste(saliency=a_map, size=3)(IMAGES, augmented)
 
 
 def scores(images: Tensor = IMAGES, saliency: Tensor = SALIENCY, **settings) -> Tensor:
@@ -111,6 +116,18 @@ def test_size_per_image(function: Callable, size: list, message: str) -> None:
 @pytest.mark.parametrize("size", [(8, 10), [0, 10], torch.tensor([[8, 10], [0, 0]] * 2)])
 def test_sizes_that_just_fit(function: Callable, size: object) -> None:
     assert len(function(size=size)) == 4
+
+
+def test_sizes_and_fills_of_numpy() -> None:
+    def whole(size: object, fill: object) -> Tensor:
+        return Cutout(size, fill=fill, generator=torch.Generator().manual_seed(0))(IMAGES)
+
+    expected = whole(4, (0.5, 0.25, 2.0))
+    for four in (numpy.int64(4), (numpy.int32(4), 4)):
+        for values in (numpy.array([0.5, 0.25, 2]), torch.tensor([0.5, 0.25, 2])):
+            assert torch.equal(whole(four, values), expected)
+    assert torch.equal(whole(4, numpy.float32(0.5)), whole(4, 0.5))
+    assert cut(size=numpy.int64(3), fill=numpy.float32(0.5)).shape == IMAGES.shape
 
 
 def test_size_of_a_method() -> None:
@@ -249,6 +266,18 @@ def test_images_without_four_axes(shape: tuple[int, ...]) -> None:
         fails(message, call)
 
 
+@pytest.mark.parametrize("wrong", [IMAGES.numpy(), IMAGES.tolist(), None])
+def test_images_that_are_no_tensor(wrong: object) -> None:
+    kind = type(wrong).__name__
+    fails(f"images must be a tensor (B, C, H, W), found {kind}", Cutout(3), wrong)
+    fails(f"augmented must be a tensor (B, C, H, W), found {kind}", paste_on, wrong)
+
+
+def test_augmented_images_of_another_kind() -> None:
+    fails("augmented must be floating point, found torch.uint8", paste_on, IMAGES.byte())
+    fails("augmented is on meta, the images on cpu", paste_on, IMAGES.to("meta"))
+
+
 def test_views_of_two_sizes() -> None:
     augmented = randn(4, 3, 8, 9)
     message = "images (4, 3, 8, 10) and augmented (4, 3, 8, 9) must be views of the same size"
@@ -267,11 +296,12 @@ def test_views_of_two_sizes() -> None:
         (labels(3), "labels must be (4,) class numbers, found torch.int64 of shape (3,)"),
         (labels(4)[:, None], "found torch.int64 of shape (4, 1)"),
         (labels(4).float(), "found torch.float32 of shape (4,)"),
-        (torch.eye(5)[:4], "found torch.float32 of shape (4, 5)"),
+        (torch.eye(5)[:4], "found torch.float32 of shape (4, 5); apply Keep before mixing"),
+        ([0, 1, 2, 3], "labels must be a tensor (4,), found list"),
         (torch.ones(4, dtype=torch.bool), "found torch.bool of shape (4,)"),
     ],
 )
-def test_labels(given: Tensor, message: str) -> None:
+def test_labels(given: object, message: str) -> None:
     for call in (
         lambda: saliency_map(MODEL, IMAGES, given),
         lambda: KeepCutout(MODEL, size=3)(IMAGES, given),
@@ -356,7 +386,16 @@ def test_p(p: float) -> None:
 
 
 def test_fill() -> None:
-    fails("fill must be a number, one per channel or 'random', found 'mean'", Cutout, fill="mean")
+    for wrong in ("mean", None, 1j, ["mean"], torch.ones(3, 1, 1)):
+        fails(
+            f"fill must be a number, one per channel or 'random', found {wrong!r}",
+            Cutout,
+            fill=wrong,
+        )
+    fails("fill must be a number or a tensor, found [0.5]", cut, fill=[0.5])
+    fails("of shape (3,), does not fit images of shape (4, 3, 8, 10)", cut, fill=torch.ones(3))
+    fails("does not fit", cut, fill=torch.ones(2, 1, 1, 1, 1))
+    fails("fill is on meta, the images on cpu", cut, fill=torch.ones(3, 1, 1, device="meta"))
     message = "fill (0.1, 0.2) must have a number for each of 3 channels"
     fails(message, Cutout(3, fill=(0.1, 0.2)), IMAGES)
     grey = IMAGES[:, :1]
