@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import numpy
 import pytest
 import torch
+import torch.distributed as dist
 from small import NUM_CLASSES, labels, make, network, rand, randn
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 
 from keepaugment import (
@@ -346,6 +350,26 @@ def test_scale(scale: float) -> None:
     message = f"scale must be in (0, 1], found {scale}"
     fails(message, saliency_map, MODEL, IMAGES, scale=scale)
     fails(message, GradientSaliency, MODEL, scale=scale)
+
+
+def test_reentrant_checkpointing() -> None:
+    def model(images: Tensor) -> Tensor:
+        return checkpoint(MODEL, images, use_reentrant=True)
+
+    with pytest.raises(ValueError, match="use_reentrant=False"):
+        saliency_map(model, IMAGES, LABELS)
+
+
+@pytest.mark.filterwarnings("ignore:FSDP")  # which splits nothing in one process
+def test_a_model_that_fsdp_has_split(tmp_path: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = FullyShardedDataParallel(network(), device_id=torch.device("cpu"))
+        head = EarlyHead(model, "_fsdp_wrapped_module.0", NUM_CLASSES)
+        for source in (GradientSaliency(model), GradientSaliency(model, head=head)):
+            fails("split the model by torch.distributed.fsdp.fully_shard", source, IMAGES, LABELS)
+    finally:
+        dist.destroy_process_group()
 
 
 def test_a_model_for_images_of_one_size() -> None:
