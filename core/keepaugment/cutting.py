@@ -359,10 +359,11 @@ class KeepCutMix(CutMix):
 class KeepPaste:
     """Paste an important region of the clean image on its augmented version (Selective-Paste).
 
-    KeepAutoAugment and KeepRandAugment are this after their policy (KeepAugment section 3):
+    KeepAutoAugment and KeepRandAugment are this after their policy (KeepAugment section 3). A
+    policy takes uint8 pixels, cropped and flipped already, the map and paste what the model takes:
 
         paste = KeepPaste(model, size=16)
-        augmented = policy(images)              # the same crop and flip as images
+        images, augmented = normalise(pixels), normalise(policy(pixels))
         augmented = paste(images, augmented, labels)
 
     Args:
