@@ -50,6 +50,8 @@ REPEATS = 3  # timed runs of each map
 
 EARLY_SHARES = (0.15, 0.29, 0.45)  # least, best and most operations up to an early stage
 
+AFTER_STEM = 0.6  # most of them where only a stem ends before, whose filters know no classes
+
 Row = dict[str, Any]
 
 
@@ -112,20 +114,30 @@ def stages(model: nn.Module, images: Tensor) -> list[Stage]:
     ]
 
 
+def _made_of_blocks(module: nn.Module) -> bool:
+    """Whether its parts have parts, as a stage's have and a stem's single layers have not."""
+    return any(next(part.children(), None) is not None for part in module.children())
+
+
 def early_stage(model: nn.Module, images: Tensor) -> Stage:
     """The stage for an early head: a quarter to a third of the operations, named as shortly as can.
+
+    A network that is made of blocks gets its head behind one of them, not behind its stem.
 
     Raises:
         ValueError: No layer ends there.
     """
     least, best, most = EARLY_SHARES
-    suitable = [stage for stage in stages(model, images) if least <= stage.share <= most]
-    if not suitable:
-        raise ValueError(
-            f"no layer of {type(innermost(model)).__name__} ends after {least:.0%} to {most:.0%} "
-            "of its operations; name a stage yourself, or leave the early head out"
-        )
-    return min(suitable, key=lambda stage: (stage.name.count("."), abs(stage.share - best)))
+    found, modules = stages(model, images), dict(innermost(model).named_modules())
+    blocks = [stage for stage in found if _made_of_blocks(modules[stage.name])]
+    for group, limit in ((blocks, most), (blocks, AFTER_STEM), (found, most)):
+        suitable = [stage for stage in group if least <= stage.share <= limit]
+        if suitable:
+            return min(suitable, key=lambda s: (s.name.count("."), abs(s.share - best)))
+    raise ValueError(
+        f"no layer of {type(innermost(model)).__name__} ends after {least:.0%} to {most:.0%} "
+        "of its operations; name a stage yourself, or leave the early head out"
+    )
 
 
 def gradient_maps(model: Forward, head: EarlyHead | None) -> dict[str, Saliency]:
