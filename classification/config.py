@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from keepbench.settings import (
-    NO_GRADIENT,
-    SALIENCIES,
-    check,
-    check_lengths,
-    check_scale,
-    setting,
-)
+from keepbench.settings import NO_GRADIENT, SALIENCIES, check, check_lengths, check_scale, setting
 
 DATASETS = ["cifar10", "cifar100", "digits", "folder", "images"]
 """Small images (CIFAR, digits, a class-folder tree), or "images": a tree of large ones."""
@@ -125,10 +118,7 @@ class Config:
         role="keep",
     )
     agreement: float = setting(
-        0.6,
-        "box agreement with full maps that --saliency auto demands",
-        range="[0, 1]",
-        role="map",
+        0.6, "box agreement with full maps that --saliency auto demands", range="[0, 1]", role="map"
     )
     scale: float = setting(
         1.0,

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from timm.loss import BinaryCrossEntropy
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
@@ -19,15 +16,10 @@ from tqdm import tqdm
 from classification.augmentation import REGIONS, Augmentation
 from classification.auto_map import AutoSaliency, choice_due, choose, sample
 from classification.caching import PROBE, agreement, compared_boxes, make_cache
-from classification.comparisons import (
-    add_dropblock,
-    check_regularised,
-    regularisers,
-    set_drop_block,
-)
+from classification.comparisons import set_drop_block
 from classification.config import Config
 from classification.data import Data, open_data
-from classification.models import check_arch, create_model
+from classification.recipe import check_names, learning_rate, make_criterion, make_model
 from keepaugment import CachedSaliency, EarlyHead, GradientSaliency, Saliency, SampleDraws
 from keepbench.accuracy import EvaluationSums, occluded
 from keepbench.files import digest
@@ -46,68 +38,6 @@ from keepbench.order import EpochBatches, mixed_seed, seed_noise
 from keepbench.processes import Processes
 
 OCCLUSIONS = (0.1, 0.25, 0.5)  # shares of a test image's area
-Criterion = Callable[[Tensor, Tensor], Tensor]
-
-
-def learning_rate(config: Config, step: int, steps: int) -> float:
-    """The learning rate of a step of the whole run.
-
-    A linear warm-up from a hundredth, then half a cosine to 0 without restarts (Loshchilov and
-    Hutter, 2016), or a tenth after each quarter of the epochs (CutMix's code at 300 epochs).
-    "torchvision" is the cosine, changed between epochs only. So is "timm", whose cosine includes
-    the warm-up and whose ends are 1/80 and 1/8000 (1e-4 and 1e-6 in ResNet strikes back's A3).
-
-    Args:
-        config: the run's settings.
-        step: from 0, over all epochs.
-        steps: of an epoch.
-    """
-    warm, total = config.warmup * steps, config.epochs * steps
-    if config.schedule in ("torchvision", "timm"):
-        step -= step % steps
-    if config.schedule == "timm":
-        if step < warm:
-            return config.lr * (1 / 80 + 79 / 80 * step / warm)
-        return config.lr * (1 / 8000 + 7999 / 16000 * (1.0 + math.cos(math.pi * step / total)))
-    if step < warm:
-        return config.lr * (0.01 + 0.99 * step / warm)
-    if config.schedule != "step":
-        return config.lr * 0.5 * (1.0 + math.cos(math.pi * (step - warm) / (total - warm)))
-    quarters = [round(share * config.epochs) * steps for share in (0.25, 0.5, 0.75)]
-    return config.lr * 0.1 ** sum(step >= quarter for quarter in quarters)
-
-
-def make_criterion(config: Config) -> Criterion:
-    """The loss of logits (B, K) and labels (B,) or class weights (B, K)."""
-    if config.loss == "bce":  # as in "ResNet strikes back": any class above 0.2 counts fully
-        return BinaryCrossEntropy(smoothing=config.smoothing, target_threshold=0.2)
-    return lambda logits, targets: F.cross_entropy(
-        logits, targets, label_smoothing=config.smoothing
-    )
-
-
-def make_model(config: Config, num_classes: int, channels: int) -> nn.Module:
-    """The classifier of a config, freshly initialised by its seed.
-
-    Raises:
-        ValueError: An unknown model, or one that does not take the config's options.
-    """
-    torch.manual_seed(config.seed)
-    options: dict[str, float] = {"dropout": config.dropout} if config.dropout else {}
-    named = config.regulariser if config.regulariser in ("dropout", "droppath") else "none"
-    options |= regularisers(named)
-    try:
-        model = create_model(config.arch, num_classes, in_chans=channels, **options)
-    except TypeError as error:
-        raise ValueError(f"{config.arch} does not take {options}: {error}") from None
-    check_regularised(model, regularisers(named))
-    if not config.zero_init_last:
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d) and not module.weight.any():
-                nn.init.ones_(module.weight)
-    if config.regulariser == "dropblock":
-        add_dropblock(model)
-    return model
 
 
 class Trainer(Training):
@@ -400,7 +330,7 @@ def train(
         FloatingPointError: The loss is not finite.
     """
     processes.check_same(config)
-    check_arch(config.arch)
+    check_names(config)
     trainer = Trainer(config, open_data(config, processes.device), processes)
     done = fit(trainer, name, folder, resume=resume, budget=budget, shown=_shown)
     return trainer if done else None

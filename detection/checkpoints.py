@@ -39,7 +39,7 @@ def make_checkpointer(
 
     Args:
         model: the detector.
-        folder: of the run.
+        folder: the run's.
         backbone: what stands for the content of a `.pkl`, which has been read before.
         parts: what else is saved and loaded.
     """

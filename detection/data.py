@@ -25,7 +25,7 @@ class Split:
         source: the file of boxes that was read.
         boxes: the copy of it that Detectron2 is to read.
         images: folder of its images.
-        content: of the copy.
+        content: what the copy holds.
         changes: how many boxes were clipped, dropped (outside their image, empty), completed or
             given another number.
         classes: names, in the order of their category's number.
@@ -94,7 +94,7 @@ def open_split(
         images: its folder of images.
         copy: where the checked copy would be written.
         subset: as many images only; 0 is all.
-        seed: of the subset.
+        seed: draws the subset.
         bad_boxes: "clip" mends boxes as `mended_box` does, "refuse" does not go on.
 
     Raises:
@@ -116,8 +116,8 @@ def open_data(config: Config, folder: Path) -> tuple[Split, Split]:
     """The training and the test set of a config; nothing is written.
 
     Args:
-        config: of the run.
-        folder: of the run, where toy images are and changed files would be.
+        config: the run's settings.
+        folder: the run's; toy images lie in it, and the copies will.
 
     Raises:
         ValueError: As `open_split`, or the two have other classes.

@@ -97,7 +97,7 @@ def backbone_places(names: list[str]) -> dict[str, str]:
     """Where a detector keeps its ResNet: the model's names of weights, by the backbone's own.
 
     Args:
-        names: of the detector's state dict.
+        names: keys of the detector's state dict.
     """
     prefixes = ("backbone.bottom_up.", "backbone.", "roi_heads.")
     stages = ("stem.", "res2.", "res3.", "res4.", "res5.")

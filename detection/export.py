@@ -162,7 +162,7 @@ def export(source: Source, to: str, path: Path, *, compare: bool) -> dict[str, A
     Args:
         source: the classifier.
         to: a key of `WRITERS`.
-        path: of the new file, with that form's ending.
+        path: the file to write, with that form's ending.
         compare: run both networks on a photograph, too. For Detectron2 that needs Detectron2;
             without it the record says that only names and shapes were checked.
 

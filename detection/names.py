@@ -132,7 +132,7 @@ def convert(weights: Mapping[str, Tensor], depth: int) -> dict[str, Tensor]:
 
     Args:
         weights: by torchvision's names.
-        depth: of the network.
+        depth: the network's.
 
     Raises:
         ValueError: A weight is missing, not matched or of another shape; all are named.

@@ -57,7 +57,7 @@ def make_schedule(
     Args:
         images: with boxes, in the training set.
         batch_size: images in a step, over all processes.
-        zoo_lr: of the model zoo's file, for batches of 16.
+        zoo_lr: the model zoo's rate, for batches of 16.
         schedule: 3.0 is the zoo's "3x".
         iterations: in place of the rule's; 0 is the rule's.
         lr: in place of the rule's; 0 is the rule's.

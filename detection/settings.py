@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from detection.export import DIFFERENT
 from detection.names import check_shapes
 from detection.pickles import read_pickle
 from detection.schedule import make_schedule
-from detection.sources import sha256
+from detection.sources import read_json, sha256
 from keepbench.images import IMAGENET_MEAN, IMAGENET_STD
 
 NONE = "none"
@@ -28,7 +27,7 @@ class Backbone:
     """An exported backbone.
 
     Attributes:
-        path: of its weights; None if they are random.
+        path: its file of weights; None if they are random.
         weights: by the names of Detectron2's ResNet.
         settings: what Detectron2's config needs for them.
         checked: what its export proved, in words.
@@ -80,10 +79,10 @@ def open_backbone(config: Config) -> Backbone:
     beside, record = path.with_suffix(".yaml"), path.with_suffix(".json")
     if not beside.is_file():
         raise ValueError(f"no {beside}: the settings of {path} are missing; export it anew")
-    settings = yaml.safe_load(beside.read_text())
     try:
+        settings = yaml.safe_load(beside.read_bytes())
         depth = settings["MODEL"]["RESNETS"]["DEPTH"]
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, RecursionError, yaml.YAMLError):
         raise ValueError(f"{beside} has no MODEL.RESNETS.DEPTH; export {path} anew") from None
     if depth != config.depth:
         raise ValueError(f"{path} holds a ResNet-{depth}, the run wants {config.depth}")
@@ -95,13 +94,13 @@ def _checked(path: Path, record: Path) -> str:
     """What an export's JSON says that it checked."""
     if not record.is_file():
         return "nothing: no JSON beside it"
-    about = json.loads(record.read_text())
+    about = read_json(record)
     for file, name in ((path, "sha256"), (path.with_suffix(".yaml"), "settings_sha256")):
         if about.get(name) != sha256(file):
             raise ValueError(f"{record} tells of another file than {file}; export it anew")
-    if about["checked"] == DIFFERENT:
+    if about.get("checked") == DIFFERENT:
         raise ValueError(f"{record} says that {DIFFERENT} from those of the source")
-    return about["checked"]
+    return str(about.get("checked", "nothing: its JSON says nothing"))
 
 
 def make_cfg(
@@ -110,15 +109,19 @@ def make_cfg(
     """Detectron2's config of a run: a CfgNode.
 
     Args:
-        config: of the run.
+        config: the run's settings.
         backbone: its weights and what they need.
-        folder: of the run.
+        folder: the run's.
         images: with boxes, in the training set.
         classes: how many.
         device: for Detectron2, "cuda" or "cpu".
     """
     cfg = zoo_config(config.detector, config.depth)
-    cfg.merge_from_other_cfg(type(cfg)(backbone.settings))
+    try:
+        cfg.merge_from_other_cfg(type(cfg)(backbone.settings))
+    except (AssertionError, KeyError, ValueError) as error:
+        name = backbone.path.with_suffix(".yaml") if backbone.path else "a random backbone"
+        raise ValueError(f"{name} is not for Detectron2: {error}") from None
     cfg.MODEL.WEIGHTS = str(backbone.path or "")
     cfg.MODEL.DEVICE = device
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = classes
@@ -143,4 +146,6 @@ def make_cfg(
         cfg.merge_from_list(config.extra.split())
     except (AssertionError, KeyError, ValueError) as error:
         raise ValueError(f"extra={config.extra!r} is not for Detectron2: {error}") from None
+    if (cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR) != (str(backbone.path or ""), str(folder)):
+        raise ValueError(f"extra={config.extra!r}: give weights by --backbone, the folder by --out")
     return cfg

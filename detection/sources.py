@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +31,7 @@ class Source:
 
     Attributes:
         weights: by torchvision's names, classifier included.
-        depth: of the residual network.
+        depth: 18 to 152.
         mean: per channel, in [0, 1]; subtracted from the input.
         std: per channel; divides the input after that.
         record: the file, its checksum, the weights taken, and the run they are of, if one of ours.
@@ -47,6 +49,21 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """An object of JSON from a file.
+
+    Raises:
+        ValueError: The file is damaged or holds something else.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read: {error!r}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no object but {reprlib.repr(content)}")
+    return content
+
+
 def _about(path: Path) -> dict[str, Any]:
     """What `run.json` beside a checkpoint says of the run; {} if it is none of ours."""
     folder = path.parent
@@ -62,7 +79,7 @@ def _statistics(run: Mapping[str, Any], mean: Triple | None, std: Triple | None)
             raise ValueError(f"--mean and --std take three numbers in [0, 1], found {mean}, {std}")
         return [mean, std]
     dataset = run["settings"].get("dataset", "unknown data") if run else "images"
-    if dataset not in _STATISTICS:
+    if not isinstance(dataset, str) or dataset not in _STATISTICS:
         raise ValueError(
             f"a run on {dataset} has no fixed mean and standard deviation; give --mean and --std"
         )
@@ -71,7 +88,7 @@ def _statistics(run: Mapping[str, Any], mean: Triple | None, std: Triple | None)
 
 def _check_arch(arch: str, depth: int) -> None:
     """Raise ValueError unless a name, timm's tags included, is the plain ResNet of this depth."""
-    if arch and arch.partition(".")[0] != f"resnet{depth}":
+    if arch and str(arch).partition(".")[0] != f"resnet{depth}":
         raise ValueError(f"the weights are those of resnet{depth}, not of {arch}")
 
 
@@ -90,7 +107,7 @@ def open_source(
         use: which weights of it, as in `keepbench.weights`.
         arch: the network's name, if it is to be checked; a run of ours knows its own. timm's
             resnetblur50 and resnetaa50 have the very weights of resnet50, and only the name tells.
-        mean: of RGB in [0, 1], if not ImageNet's or the run's own.
+        mean: per channel, in [0, 1]; ImageNet's or the run's own if not given.
         std: likewise.
 
     Raises:

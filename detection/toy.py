@@ -92,7 +92,7 @@ def write_toy(
         train: images.
         test: images.
         size: (H, W) in pixels.
-        seed: of all of it.
+        seed: fixes images and boxes.
     """
     if min(size) < 48:
         raise ValueError(f"toy images need 48 pixels a side, found {size}")

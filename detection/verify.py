@@ -13,6 +13,7 @@ from typing import Any
 import timm
 import torch
 import torchvision
+import yaml
 from sklearn.datasets import load_sample_image
 from torch import Tensor, nn
 
@@ -116,7 +117,7 @@ def load_detector(
 
     Args:
         detector: a key of `DETECTORS`.
-        depth: of the backbone.
+        depth: the backbone's.
         settings: the YAML of the export.
         path: its `.pkl`.
         weights: what was read from it.
@@ -124,7 +125,7 @@ def load_detector(
     cfg = zoo_config(detector, depth)
     from detectron2.modeling import build_model
 
-    cfg.merge_from_file(str(settings))
+    cfg.merge_from_other_cfg(type(cfg)(yaml.safe_load(settings.read_text())))
     cfg.MODEL.DEVICE = "cpu"
     with its_warnings():
         model = build_model(cfg)

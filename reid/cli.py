@@ -23,7 +23,7 @@ GFLOPS = {
     "resnet101": 12.96,
     "resnet152": 17.81,
 }
-"""Of one forward pass of an image of 256 x 128 with last stride 1, by torch's FLOP counter."""
+"""GFLOP per forward pass of one 256 x 128 image at last stride 1, by torch's FLOP counter."""
 IMAGES = {"market": 12_936, "toy": 576}
 
 

@@ -25,7 +25,7 @@ class Photo(NamedTuple):
     """An image file.
 
     Attributes:
-        path: of the file.
+        path: the file.
         person: number of the identity.
         camera: number of the camera, from 1.
     """

@@ -39,7 +39,7 @@ class CentreLoss(nn.Module):
 
     Args:
         num_classes: people.
-        width: of the features, D.
+        width: number of features, D.
     """
 
     def __init__(self, num_classes: int, width: int) -> None:

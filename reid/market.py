@@ -83,8 +83,8 @@ def list_market(
     many to train as to test on, by `split_seed` (see `split_people`).
 
     Args:
-        folder: of the dataset.
-        split_seed: of the split, and of the draws of `subset` and `test_subset`.
+        folder: the dataset's.
+        split_seed: draws the split, `subset` and `test_subset`.
         subset: as many people to train on; 0 takes all.
         test_subset: as many people to query for, in a gallery of these alone; 0 takes all.
         skip_bad: leave out names outside the pattern and broken images instead of refusing them.

@@ -42,7 +42,7 @@ class ReidModel(nn.Module):
     Args:
         arch: one of `reid.config.ARCHS`.
         num_classes: people to train on.
-        last_stride: of the last stage.
+        last_stride: stride of the last stage.
         stem_relu: activation after the stem's normalisation; Bag of Tricks' code has none.
         neck: BNNeck, a batch normalisation whose shift stays 0, before a classifier without bias.
     """
@@ -96,7 +96,7 @@ def read_weights(source: str, arch: str, *, download: bool = False) -> Weights:
         source: "torchvision" (ImageNet V1, as Bag of Tricks), "timm:NAME" for timm's of that name
             (`timm:resnet50.a1_in1k`), or the file of a state dict or of a checkpoint of one of our
             classification runs, whose averaged weights are taken if it has them.
-        arch: of the backbone.
+        arch: the backbone's name.
         download: fetch torchvision's or timm's if they are not here.
 
     Raises:

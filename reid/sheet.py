@@ -23,7 +23,7 @@ def draw_sheet(
         queries: Q images (3, H, W) uint8.
         answers: for each, its nearest images.
         right: (Q, at least as many) bool.
-        names: of the queries.
+        names: captions of the queries.
 
     Returns:
         The figure; `savefig` writes it.

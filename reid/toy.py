@@ -153,7 +153,7 @@ def draw_image(person: Person | None, camera: Camera, source: random.Random) -> 
     Args:
         person: who is in it.
         camera: that took it.
-        source: of everything that differs between two images of a person by a camera.
+        source: draws what differs between two images of a person by a camera.
     """
     size = (HEIGHT * _FINE, WIDTH * _FINE)
     image = Image.new("RGB", (size[1], size[0]), camera.wall)
@@ -199,11 +199,11 @@ def write_toy(
 
     Args:
         folder: gets bounding_box_train, query and bounding_box_test.
-        seed: of everything.
+        seed: fixes every drawing.
         num_train: people to train on.
         num_test: other people to test on.
         cameras: of six that see each person.
-        images: of a person by a camera; in the test part the first of them is a query.
+        images: per person and camera; in the test part the first is a query.
         strangers: distractors (person 0) in the gallery, and half as many junk images (-1).
     """
     if folder.exists():

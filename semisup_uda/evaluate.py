@@ -28,7 +28,9 @@ from semisup_uda.data import open_data
 def make_model(config: Config, data: StoredData, device: torch.device) -> nn.Module:
     """The classifier of a config on the device, freshly initialised by its seed."""
     torch.manual_seed(config.seed)
-    model = create_model(config.arch, len(data.classes), in_chans=data.channels)
+    model = create_model(
+        config.arch, len(data.classes), in_chans=data.channels, download=config.download
+    )
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     return model.to(device).to(memory_format=layout)
 

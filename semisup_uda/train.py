@@ -194,7 +194,7 @@ def train(
         FloatingPointError: The loss is not finite.
     """
     processes.check_same(config)
-    check_arch(config.arch)
+    check_arch(config.arch, download=config.download)
     trainer = Trainer(config, open_images(config, processes.device), processes)
     done = fit(trainer, name, folder, resume=resume, budget=budget, shown=_shown)
     return trainer if done else None

@@ -47,7 +47,9 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 """Our own models; each value takes `num_classes`, then `in_chans` and its options by keyword."""
 
 
-def create_model(name: str, num_classes: int, *, in_chans: int = 3, **options: Any) -> nn.Module:
+def create_model(
+    name: str, num_classes: int, *, in_chans: int = 3, download: bool = False, **options: Any
+) -> nn.Module:
     """Make a model that maps images (B, in_chans, H, W) to logits (B, num_classes).
 
     Args:
@@ -55,20 +57,23 @@ def create_model(name: str, num_classes: int, *, in_chans: int = 3, **options: A
             ImageNet network of that name, which a tag still reaches: `resnet18.tv_in1k`.
         num_classes: logits.
         in_chans: channels of the images.
+        download: fetch a network of a hub ("hf-hub:owner/model") that is described elsewhere.
         **options: passed on. Ours: `shortcut="A"` or `"B"` (resnet8, 20, 110), `dropout=0.0`
             (wrn), `p_drop=0.5` (pyramidnet). timm's: `pretrained=True`, `drop_path_rate=0.1`, ...
 
     Raises:
         ValueError: neither we nor timm know `name`; the message gives the nearest known names.
     """
-    check_arch(name)
+    check_arch(name, download=download)
     if name in MODELS:
         return MODELS[name](num_classes, in_chans=in_chans, **options)
     return timm.create_model(name, num_classes=num_classes, in_chans=in_chans, **options)
 
 
-def check_arch(name: str) -> None:
-    """Raise ValueError, with the nearest known names, unless `create_model` knows a model."""
+def check_arch(name: str, *, download: bool = False) -> None:
+    """Raise ValueError, with the nearest known names, unless `create_model` takes a model."""
+    if name.startswith(("hf-hub:", "hf_hub:")) and not download:
+        raise ValueError(f"{name} lies elsewhere; --download fetches its description")
     if name not in MODELS and not timm.is_model(name) and ":" not in name:  # "hf-hub:owner/model"
         ours, timms = (
             ", ".join(difflib.get_close_matches(name.lower(), known, n=2, cutoff=0.0))

@@ -86,7 +86,7 @@ class AttentionSaliency:
         )
         try:
             with no_trace(self.model, images.device), torch.no_grad():
-                self.model(images)
+                self.model(images.clone())  # which it may write to
         finally:
             hook.remove()
         return outputs[-1]

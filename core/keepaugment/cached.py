@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from keepaugment.checks import Size, check_images
+from keepaugment.checks import Size, check_images, check_saliency
 from keepaugment.regions import Border, Side
 from keepaugment.saliency import Saliency
 from keepaugment.selective import allowed_regions
@@ -174,7 +174,7 @@ class CachedSaliency:
         height, width = images.shape[2:]
         if not self.refreshing:
             return self.read(self.index, self.view, (height, width))
-        saliency = self.saliency(images, labels)
+        check_saliency(saliency := self.saliency(images, labels), images)
         self.write(self.index, self.view, saliency)
         return saliency
 

@@ -13,6 +13,8 @@ from torch import Tensor
 Size = int | Sequence[int] | Tensor
 """Height and width in pixels: an int, (height, width), or a (B, 2) tensor with a size per image."""
 
+_NARROW = (torch.bool, torch.uint8, torch.int8, torch.int16)
+
 
 def readable(tensor: Tensor) -> bool:
     """Whether the values of `tensor` may be looked at without stalling a GPU or a compiler."""
@@ -43,9 +45,18 @@ def check_labels(labels: Tensor, batch: int, num_classes: int) -> None:
 
 
 def check_saliency(saliency: Tensor, images: Tensor | None = None) -> None:
-    """Raise ValueError unless `saliency` is a finite (B, H, W), the images' own B, H and W."""
+    """Raise ValueError unless `saliency` is a real, finite (B, H, W), the images' own B, H and W.
+
+    It becomes float32, so it may not have wider integers.
+    """
+    if not isinstance(saliency, Tensor):
+        raise ValueError(f"saliency must be a tensor (B, H, W), found {type(saliency).__name__}")
     if saliency.ndim != 3:
         raise ValueError(f"saliency must be (B, H, W), found shape {tuple(saliency.shape)}")
+    if not saliency.is_floating_point() and saliency.dtype not in _NARROW:
+        raise ValueError(f"saliency must be floating point, found {saliency.dtype}")
+    if images is not None and saliency.device != images.device:
+        raise ValueError(f"saliency is on {saliency.device}, the images on {images.device}")
     if images is not None and saliency.shape != (images.shape[0], *images.shape[2:]):
         raise ValueError(
             f"saliency of shape {tuple(saliency.shape)} does not fit images of shape "

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from keepaugment.checks import check_images, check_labels, check_scale
+from keepaugment.checks import check_images, check_labels, check_saliency, check_scale
 from keepaugment.draws import Source, uniform
 from keepaugment.early_head import EarlyHead
 from keepaugment.no_trace import Forward, no_trace
@@ -23,8 +23,8 @@ Saliency = Callable[[Tensor, Tensor | None], Tensor]
 """images (B, C, H, W), labels (B,) or None -> saliency (B, H, W)."""
 
 
-def _copy(images: Tensor, scale: float) -> Tensor:
-    """A leaf to take gradients of: the images, or a bicubic copy of `scale` times their size."""
+def _leaf(images: Tensor, scale: float) -> Tensor:
+    """What gradients are taken of: the images, or a bicubic copy of `scale` times their size."""
     images = images.clone() if images.is_inference() else images.detach()
     if scale != 1.0:
         size = [max(1, round(side * scale)) for side in images.shape[2:]]
@@ -83,9 +83,23 @@ def saliency_map(
     check_scale(scale)
     if not len(images):
         return images.new_zeros(0, *images.shape[2:], dtype=torch.float32)
-    with no_trace(model, images.device), torch.inference_mode(False), torch.enable_grad():
-        inputs = _copy(images, scale)
-        logits = _chosen_logits(model(inputs), labels, len(images))
+    with (
+        no_trace(model, images.device) as compiled,
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
+        # The model gets a copy, which it may write to: no leaf, but dynamo warns of any other.
+        inputs = _leaf(images.clone() if compiled else images, scale)
+        try:
+            output = model(inputs if compiled else inputs.clone())
+        except AssertionError as error:
+            if scale == 1.0:
+                raise
+            raise ValueError(
+                f"the model refuses images of {tuple(inputs.shape[2:])}, {scale} of their size "
+                f"({error}); take scale=1, or a model for images of any size"
+            ) from error
+        logits = _chosen_logits(output, labels, len(images))
         (gradient,) = torch.autograd.grad(logits.sum(), inputs)
     saliency = gradient.abs().amax(1, keepdim=True).float()
     if scale != 1.0:
@@ -141,7 +155,8 @@ class ShuffledSaliency:
     def __call__(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Map images (B, C, H, W) and labels to saliency (B, H, W)."""
         order = uniform(self.generator, (len(images), 1), images.device)[:, 0].argsort()
-        result = torch.empty_like(saliency := self.saliency(images, labels))
+        check_saliency(saliency := self.saliency(images, labels), images)
+        result = torch.empty_like(saliency)
         result[order] = saliency[order.roll(1)]  # one cycle: with B > 1 nobody keeps its own
         return result
 
@@ -154,7 +169,7 @@ class InvertedSaliency:
 
     def __call__(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Map images (B, C, H, W) and labels to saliency (B, H, W), not negative."""
-        saliency = self.saliency(images, labels)
+        check_saliency(saliency := self.saliency(images, labels), images)
         return saliency.amax((1, 2), keepdim=True) - saliency
 
 

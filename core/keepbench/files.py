@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
+
+from keepbench.progress import say
 
 try:
     import fcntl
@@ -76,7 +77,7 @@ class FolderLock:
                 f"another process is at work in {folder}; give another --out"
             ) from None
         except OSError as error:
-            print(f"{folder} cannot be locked ({error}); use it from one process", file=sys.stderr)
+            say(f"{folder} cannot be locked ({error}); use it from one process")
         _held.add(self.file)
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from keepbench.processes import Processes
+from keepbench.progress import printable
 from keepbench.run import Run
 
 PREEMPTED = 75  # exit code of a run that a signal stopped and --resume goes on with (EX_TEMPFAIL)
@@ -103,9 +104,9 @@ def exit_with_message() -> Iterator[None]:
         print(f"stopped{_saved()}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except (ValueError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(printable(f"error: {error}"))
     except OSError as error:
-        sys.exit(f"error: {error}{_saved()}")
+        sys.exit(printable(f"error: {error}{_saved()}"))
     except RuntimeError as error:
         text = str(error)
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:

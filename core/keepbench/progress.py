@@ -1,4 +1,4 @@
-"""Bars for long jobs, and lines with the time left where there is no terminal."""
+"""What a terminal is told; bars for long jobs, or lines of a log where there is no terminal."""
 
 from __future__ import annotations
 
@@ -9,6 +9,19 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 LOG_EVERY = 60.0  # seconds between lines
+
+
+def printable(text: str) -> str:
+    """Text for a terminal: what a file's name may hide in it, such as escape sequences, shows."""
+    return "".join(
+        each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode()
+        for each in text
+    )
+
+
+def say(text: str) -> None:
+    """Print a line, which may hold names of files, on the terminal's error stream."""
+    print(printable(text), file=sys.stderr)
 
 
 class _Lines:

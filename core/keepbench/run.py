@@ -21,6 +21,7 @@ import torch
 
 from keepbench.files import FolderLock, set_aside, write_text, write_whole
 from keepbench.machine import commit, hardware, versions
+from keepbench.progress import say
 from keepbench.weights import load_checkpoint
 
 CHECKPOINTS = ("new.pt", "last.pt", "previous.pt")
@@ -92,10 +93,8 @@ class Run:
         """Raise ValueError if files of a run are there that no `run.json` explains."""
         names = [name for name in (*CHECKPOINTS, "metrics.jsonl") if (self.folder / name).exists()]
         if names:
-            raise ValueError(
-                f"{self.folder} holds {', '.join(names)} but no run.json, so nobody knows of which "
-                "run; give another --out"
-            )
+            found = ", ".join(names)
+            raise ValueError(f"{self.folder} holds {found} but no run.json; give another --out")
 
     def _describe(
         self, experiment: str, budget: str, config: Any, device: torch.device, data: str
@@ -218,7 +217,7 @@ class Run:
                 if not all(type(number) is int and number >= 0 for number in place):
                     raise ValueError(f"{path} is at epoch {place[0]!r}, step {place[1]!r}")
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                print(f"{path.name}: {error}; going on with the one before", file=sys.stderr)
+                say(f"{path.name}: {error}; going on with the one before")
                 damaged.append(path)
                 continue
             if "run" in state:
@@ -249,11 +248,10 @@ class Run:
             aside = set_aside(self.metrics) if self.metrics.exists() else None
             there = {_epoch(row) for row in saved}
             missing = [n for n in range(1, state["epoch"] + 1) if n not in there]
-            print(
+            say(
                 f"{self.metrics} had {damaged} damaged lines and {len(kept)} of {len(saved)} rows"
                 + (f"; epochs {missing} are lost" if missing else "; all are restored")
-                + (f"; the old file is {aside.name}" if aside else ""),
-                file=sys.stderr,
+                + (f"; the old file is {aside.name}" if aside else "")
             )
         if damaged or rows != saved:
             write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in saved))

@@ -36,6 +36,7 @@ SALIENCIES = ("gradient", *CONTROLS)
 NO_GRADIENT = ("random", "centre")
 """Maps that need no backward pass."""
 
+SMOKE = "smoke: checks that everything works; the accuracy means nothing"
 _TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "printable text"}
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
 
@@ -233,8 +234,7 @@ def parse(
     parts = [name] if arguments.budget == "paper" else [name, arguments.budget]
     arguments.out = arguments.out or Path("runs", *parts, f"seed-{config.seed}")
     if arguments.budget == "smoke" and os.environ.get("RANK", "0") == "0":
-        note = "smoke: checks that everything works; the accuracy means nothing"
-        print(note, file=sys.stderr)
+        print(SMOKE, file=sys.stderr)
     return name, config, arguments
 
 

@@ -8,7 +8,6 @@ places are followed once. What is left out is counted, for the reader to say.
 from __future__ import annotations
 
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from keepbench.images import IMAGE_ENDINGS
 from keepbench.order import even_subset
+from keepbench.progress import say
 
 
 @dataclass
@@ -98,7 +98,7 @@ def _say(folder: Path, left_out: Counter[str]) -> None:
     """Say what was left out, once if there are several processes."""
     if left_out and os.environ.get("RANK", "0") == "0":
         words = ", ".join(f"{number} {what}" for what, number in sorted(left_out.items()))
-        print(f"{folder}: left out {words}", file=sys.stderr)
+        say(f"{folder}: left out {words}")
 
 
 def list_tree(root: Path) -> ImageTree:

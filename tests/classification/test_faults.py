@@ -22,9 +22,9 @@ from classification.data import open_data
 from classification.train import Trainer, train
 from keepbench import images
 from keepbench.leaving import PREEMPTED, exit_with_message
-from keepbench.loop import train_epoch
+from keepbench.loop import train_epoch, train_steps
 from keepbench.weights import load_checkpoint
-from runs import CPU, ROOT, rows_of
+from runs import CPU, ROOT, rows_of, stop_after
 
 SMALL = Config(
     dataset="digits", arch="resnet8", subset=40, test_subset=20, epochs=2, batch_size=16,
@@ -62,10 +62,13 @@ def test_a_step_that_is_not_finite_names_its_images_and_the_cure() -> None:
     data = open_data(SMALL, CPU.device)
     arms = {"": (FloatingPointError, "not finite.*skip with --resume"), "cut": (ValueError, "NaN")}
     for keep, (kind, message) in arms.items():
-        trainer = Trainer(replace(SMALL, lr=1e30, epochs=1, keep=keep), data, CPU)
+        trainer = Trainer(replace(SMALL, keep=keep, early_head=""), data, CPU)
+        train_steps(trainer, stop=stop_after(1))
+        torch.nn.init.constant_(trainer.model.fc.weight, torch.nan)
         with pytest.raises(kind, match=message) as error:
-            train_epoch(trainer)
-        assert f"step 2, on the training images {list(trainer.order)[1]}" in str(error.value)
+            train_steps(trainer)
+        images = list(replace(trainer.order, start=0))[1]
+        assert f"step 2, on the training images {images}" in str(error.value)
 
 
 def test_steps_that_are_not_finite_can_be_skipped() -> None:

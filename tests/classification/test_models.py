@@ -373,3 +373,8 @@ def test_an_unknown_name_is_answered_with_the_nearest(name: str, nearest: str) -
 def test_impossible_shapes_are_refused(make: Callable, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(10)
+
+
+def test_nothing_is_fetched_from_a_hub_unless_asked_for() -> None:
+    with pytest.raises(ValueError, match="hf-hub:a/b lies elsewhere; --download"):
+        create_model("hf-hub:a/b", 10)

@@ -15,8 +15,7 @@ from classification.config import Config
 from classification.train import Trainer, train
 from keepbench.loop import fit
 from keepbench.processes import Processes, join_processes
-from keepbench.weights import load_checkpoint
-from runs import CPU, rows_of, same, torchrun
+from runs import CPU, rows_of, same, saved, torchrun
 
 # A model without BatchNorm, which would see half a batch; 24 images in steps of 10, 10, 4
 KEEP = Config(
@@ -26,7 +25,7 @@ KEEP = Config(
 # Without a step of learning the maps of all images are the same, whoever computes them
 STORED = replace(KEEP, epochs=1, lr=0.0, saliency="gradient", early_head="", cache=5)
 STOPPED = Config(
-    dataset="digits", arch="resnet8", subset=40, test_subset=20, epochs=4, batch_size=8,
+    dataset="digits", arch="resnet8", subset=40, test_subset=20, epochs=3, batch_size=8,
     cut="cutout", keep="cut", early_head="layer1", scale=0.5, cache=2,
 )  # fmt: skip
 
@@ -63,12 +62,12 @@ def test_two_processes_train_as_one_stop_together_and_go_on(tree: Path, tmp_path
     for a, b in zip(rows_of(one / "keep"), rows_of(two / "keep"), strict=True):
         for name in ("train_loss", "test_loss", "changed_area"):
             assert a[name] == pytest.approx(b[name], rel=1e-4)
-    maps = [load_checkpoint(folder / "stored/last.pt")["cache"]["maps"] for folder in (one, two)]
+    maps = [saved(folder / "stored")["cache"]["maps"] for folder in (one, two)]
     assert (maps[0].flatten(1).amax(1) == 255).all()
     assert (maps[0].int() - maps[1].int()).abs().max() <= 1
-    assert done.stderr.count("stopped in epoch 4 after step 1 of 5") == 1  # 16 steps are done
+    assert done.stderr.count("stopped in epoch 1 after step 4 of 5") == 1
     whole, stopped = two / "whole", two / "stopped"
-    assert same(*(load_checkpoint(folder / "last.pt") for folder in (whole, stopped)))
+    assert same(saved(whole), saved(stopped))
     for found, expected in zip(rows_of(stopped), rows_of(whole), strict=True):
         assert found == pytest.approx(expected, rel=1e-6)
 

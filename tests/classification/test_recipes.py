@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 import timm
 import torch
-from runs import CPU
 from timm.data import create_transform
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
@@ -29,6 +28,7 @@ from keepaugment import CentreSaliency
 from keepbench.loop import train_epoch
 from keepbench.methods import make_policy
 from keepbench.network import make_optimizer
+from runs import CPU
 
 V2 = EXPERIMENTS["imagenet-resnet50-v2"].config
 A3 = EXPERIMENTS["imagenet-resnet50-a3"].config

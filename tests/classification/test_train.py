@@ -16,7 +16,8 @@ from classification import cli
 from classification.cli import main
 from classification.config import Config
 from classification.data import open_data
-from classification.train import Trainer, learning_rate, train
+from classification.recipe import learning_rate
+from classification.train import Trainer, train
 from keepbench.images import Batch
 from keepbench.leaving import PREEMPTED
 from keepbench.loop import train_epoch
@@ -164,8 +165,8 @@ def test_learning_rates() -> None:
     assert [learning_rate(warm, step, 1) for step in (0, 1, 2, 4, 6)] == pytest.approx(
         [0.01, 0.505, 1, 0.5, 0]
     )
-    for epochs, quarters in ((300, (75, 150, 225)), (360, (90, 180, 270))):
-        stairs = Config(epochs=epochs, lr=1.0, schedule="step")
+    for length, quarters in ((300, (75, 150, 225)), (360, (90, 180, 270))):
+        stairs = Config(epochs=length, lr=1.0, schedule="step")
         for number, quarter in enumerate(quarters):
             assert learning_rate(stairs, quarter * 7 - 1, 7) == pytest.approx(0.1**number)
             assert learning_rate(stairs, quarter * 7, 7) == pytest.approx(0.1 ** (number + 1))

@@ -143,3 +143,10 @@ def test_patches_that_are_dropped_are_noticed() -> None:
     patches.patch_size = (4, 4)
     with pytest.raises(ValueError, match=r"16 patches are not the 8 x 8 of images of \(32, 32\)"):
         AttentionSaliency(model)(IMAGES)
+
+
+def test_the_users_images_are_not_written() -> None:
+    model, images = vit(), IMAGES.clone()
+    model.register_forward_pre_hook(lambda module, args: (args[0].mul_(2),))
+    AttentionSaliency(model)(images)
+    assert torch.equal(images, IMAGES)

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from small import NUM_CLASSES, labels, make, network, rand, randn
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from keepaugment import (
+    CachedSaliency,
     CutMix,
     Cutout,
     EarlyHead,
     GradientSaliency,
+    InvertedSaliency,
     KeepCutMix,
     KeepCutout,
     KeepPaste,
     KeepRandomErasing,
     RandomErasing,
+    ShuffledSaliency,
     allowed_regions,
     region_scores,
     saliency_map,
@@ -163,6 +168,41 @@ def test_a_map_of_other_images(function: Callable, shape: tuple[int, ...]) -> No
     fails(message, function, saliency=rand(*shape))
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (SALIENCY.numpy(), "must be a tensor (B, H, W), found ndarray"),
+        (SALIENCY.tolist(), "must be a tensor (B, H, W), found list"),
+        (SALIENCY.cfloat(), "must be floating point, found torch.complex64"),
+        (SALIENCY.long(), "must be floating point, found torch.int64"),
+        (SALIENCY.to("meta"), "is on meta, the images on cpu"),
+        (SALIENCY.double() + 1e300, "holds NaN or infinite values"),  # in float32
+    ],
+)
+def test_a_map_of_another_kind(wrong: object, message: str) -> None:
+    def source(images: Tensor, labels: Tensor | None) -> object:
+        return wrong
+
+    cached = CachedSaliency(source, 4, (8, 10))
+    cached.at(0, torch.arange(4))
+    for call in (
+        lambda: selective_cut(IMAGES, wrong, size=3),
+        lambda: selective_paste(IMAGES, IMAGES, wrong, size=3),
+        *(
+            partial(KeepCutout(saliency=each, size=3), IMAGES)
+            for each in (source, cached, ShuffledSaliency(source), InvertedSaliency(source))
+        ),
+    ):
+        fails(message, call)
+    assert not cached.maps.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.bool, torch.float64])
+def test_a_map_of_narrow_integers_or_doubles(dtype: torch.dtype) -> None:
+    saliency = (255 * SALIENCY).to(dtype)
+    assert torch.equal(scores(saliency=saliency), scores(saliency=saliency.float()))
+
+
 def test_a_model_that_has_diverged() -> None:
     model = network()
     nn.init.constant_(model[0].weight, float("nan"))
@@ -276,6 +316,32 @@ def test_scale(scale: float) -> None:
     message = f"scale must be in (0, 1], found {scale}"
     fails(message, saliency_map, MODEL, IMAGES, scale=scale)
     fails(message, GradientSaliency, MODEL, scale=scale)
+
+
+def test_a_model_for_images_of_one_size() -> None:
+    with pytest.raises(ValueError, match="refuses images of .4, 4., 0.5 of their size.*scale=1"):
+        saliency_map(make("timm ViT"), randn(4, 3, 8, 8), LABELS, scale=0.5)
+
+
+class Samples(Dataset):
+    """Batches that a Keep method has changed in the loader."""
+
+    def __init__(self, keep: Callable) -> None:
+        self.keep = keep
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.keep(IMAGES, LABELS)
+
+
+def test_a_map_in_a_worker_of_the_loader() -> None:
+    images = next(iter(DataLoader(Samples(KeepCutout(saliency=a_map, size=3)), num_workers=1)))
+    assert images.shape == (1, *IMAGES.shape)  # without a model there is nothing to train
+    assert len(next(iter(DataLoader(Samples(KeepCutout(MODEL, size=3)))))) == 1
+    with pytest.raises(ValueError, match="DataLoader worker.*after the loader"):
+        next(iter(DataLoader(Samples(KeepCutout(MODEL, size=3)), num_workers=1)))
 
 
 # Settings of the methods

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import functools
+import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,10 @@ import torch.nn.functional as F
 from small import (
     MODELS,
     FeaturesInEval,
+    NoisyBlock,
+    PooledLinear,
     Wrapper,
+    conv,
     evaluating,
     labels,
     make,
@@ -26,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from keepaugment import saliency_map
+from keepaugment import computing_map, saliency_map
 
 every_model = pytest.mark.parametrize("name", MODELS)
 IMAGES, LABELS = randn(4, 3, 8, 8, seed=9), labels(4)
@@ -142,11 +148,31 @@ def test_weights_that_autocast_has_in_its_cache_still_learn() -> None:
     assert equal(gradients, expected)
 
 
-def test_the_users_images_are_left_as_they_were() -> None:
-    images = IMAGES.clone().requires_grad_()
+class InPlace(nn.Module):
+    """A model whose first operations write to its input."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        x.sub_(0.1).div_(2)
+        x[:, 0] *= 2
+        return self.model(F.leaky_relu_(x))
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+@pytest.mark.parametrize("grad", [False, True])
+def test_the_users_images_are_left_as_they_were(scale: float, grad: bool) -> None:
+    model = InPlace(make("batch norm"))
+    images = IMAGES.clone().requires_grad_(grad)
     version = images._version
-    saliency_map(make("batch norm"), images, LABELS)
-    assert (images.grad, images.requires_grad, images._version) == (None, True, version)
+    saliency = saliency_map(model, images, LABELS, scale=scale)
+    assert (images.grad, images.requires_grad, images._version) == (None, grad, version)
+    assert torch.equal(images, IMAGES)
+    if scale == 1.0:
+        expected = plain_map(lambda x: evaluating(model)(x.clone()))
+        torch.testing.assert_close(saliency, expected)
 
 
 def test_checkpointed_layers_recompute_the_same_map() -> None:
@@ -172,7 +198,8 @@ def test_random_numbers_that_a_model_always_draws_are_given_back(fails: bool) ->
         with pytest.raises(ValueError, match="labels"):
             saliency_map(model, IMAGES, LABELS + 100)
     else:
-        saliency_map(model, IMAGES, LABELS)
+        with pytest.warns(UserWarning, match="drew random numbers"):
+            saliency_map(model, IMAGES, LABELS)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -207,6 +234,9 @@ class Trainer:
         return self.model(images)
 
     __call__ = logits
+
+    def first(self, images: Tensor) -> Tensor:
+        return self.model[0](images)  # type: ignore[index]
 
 
 the_model = nn.Module()  # what a script has at module level
@@ -264,6 +294,259 @@ def test_a_model_is_found_in_a_callable(how: str, fails: bool) -> None:
     else:
         torch.testing.assert_close(saliency_map(logits, IMAGES, LABELS), expected)
     assert list(state(model)) == before
+
+
+class Slots:
+    """An object without `__dict__`."""
+
+    __slots__ = ("model",)
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.model(images)
+
+
+class Hiding(nn.Module):
+    """A module that does not register another."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.models = [model]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.models[0](images)
+
+
+def called_by(function: Callable) -> Callable:
+    return lambda x: function(x)
+
+
+registry: dict[str, nn.Module] = {}
+
+
+def from_registry() -> nn.Module:
+    return globals()["registry"]["net"]
+
+
+HIDDEN: dict[str, Callable[[nn.Module], Callable[[Tensor], Tensor]]] = {
+    "list": lambda model: (lambda held: lambda x: held[0](x))([model]),
+    "dict": lambda model: (lambda held: lambda x: held["net"](x))({"net": model}),
+    "object with a list": lambda model: Trainer([model]).first,  # type: ignore[arg-type]
+    "slots": Slots,
+    "default argument": lambda model: lambda x, net=model: net(x),
+    "functions five deep": lambda model: called_by(called_by(called_by(called_by(model.forward)))),
+    "unregistered": Hiding,
+    "unregistered, wrapped": lambda model: Wrapper(Hiding(model)),
+    "found at run time": lambda model: registry.update(net=model) or (lambda x: from_registry()(x)),
+}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("how", HIDDEN)
+def test_a_hidden_model_is_switched_when_it_is_called(how: str, fails: bool) -> None:
+    model = network(nn.BatchNorm2d(6, momentum=None), nn.Dropout(), NoisyBlock())
+    model(IMAGES)
+    logits = HIDDEN[how](model)
+    expected = plain_map(evaluating(model))
+    before = list(state(model))
+    if fails:
+        with pytest.raises(ValueError, match="labels"):
+            saliency_map(logits, IMAGES, LABELS + 100)
+    else:
+        torch.testing.assert_close(saliency_map(logits, IMAGES, LABELS), expected)
+    assert list(state(model)) == before
+
+
+def test_a_closure_may_name_a_variable_that_is_not_set() -> None:
+    def logits(images: Tensor) -> Tensor:
+        return model(images) if True else unset(images)
+
+    model = make("dropout")
+    expected = plain_map(evaluating(model))
+    torch.testing.assert_close(saliency_map(logits, IMAGES, LABELS), expected)
+    unset = model
+
+
+def test_other_threads_and_other_modules_are_none_of_a_maps_business() -> None:
+    """Maps of one model in two threads take turns; a module that trains meanwhile is not met."""
+    model, noise = make("batch norm"), []
+    registry["net"] = nn.Dropout()
+    expected = plain_map(evaluating(model))
+
+    def logits(images: Tensor) -> Tensor:
+        thread = threading.Thread(target=lambda: noise.append(from_registry()(torch.ones(100))))
+        thread.start()
+        thread.join()
+        return model(images)
+
+    before = list(state(model))[1:]  # dropout draws
+    with ThreadPoolExecutor(2) as pool, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        maps = list(pool.map(lambda _: saliency_map(logits, IMAGES, LABELS), range(6)))
+    for saliency in maps:
+        torch.testing.assert_close(saliency, expected)
+    assert list(state(model))[1:] == before
+    assert len(noise) == 6 and all((mask == 0).any() for mask in noise)
+
+
+# State that no flag guards
+
+
+class Counting(nn.Module):
+    """Statistics, caches and counters that are written whether it trains or not, in every way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(6, 6, 1)
+        self.register_buffer("mean", torch.zeros(6))
+        self.register_buffer("codes", torch.zeros(6))
+        self.register_buffer("queue", torch.zeros(10, 6))
+        self.calls, self.cache, self.seen = 0, {}, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        means = x.detach().mean((0, 2, 3))
+        self.mean = 0.9 * self.mean + 0.1 * means
+        self.codes.data.mul_(0.9).add_(means)
+        self.queue[self.calls % 10] = means
+        self.calls += 1
+        if self.training:
+            self.last = means
+        self.seen.append(means)
+        weight = self.conv.weight if self.training else self.cache.get("w", self.conv.weight)
+        self.cache["w"] = self.conv.weight.detach().clone()
+        return F.conv2d(x, weight) * (1 + self.queue.sum())
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_buffers_and_attributes_that_always_change_are_put_back(fails: bool) -> None:
+    class Root(Counting):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.head = conv(), PooledLinear(2, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(super().forward(self.first(x)))
+
+    def everything() -> list:
+        return [
+            list(state(model)),
+            [(m.calls, str(m.cache), str(m.seen)) for m in model.modules() if hasattr(m, "calls")],
+        ]
+
+    model = Wrapper(Root())
+    model(IMAGES)
+    before = everything()
+    if fails:
+        with pytest.raises(ValueError, match="labels"):
+            saliency_map(model, IMAGES, LABELS + 100)
+    else:
+        saliency_map(model, IMAGES, LABELS)
+    assert everything() == before
+
+
+def test_quantisation_aware_training_goes_on_as_without_a_map() -> None:
+    fake = torch.ao.quantization.FakeQuantize(torch.ao.quantization.MovingAverageMinMaxObserver)
+    model = network(nn.BatchNorm2d(6), fake)
+    model(IMAGES)
+    before = list(state(model))
+    saliency_map(model, 3 * IMAGES, LABELS)
+    assert list(state(model)) == before
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_traced_model_is_left_as_it_was() -> None:
+    """Its batch normalisation always trains: its map is another, but its statistics stay."""
+    model = torch.jit.trace(make("batch norm"), IMAGES, check_trace=False)
+    before = [buffer.clone() for buffer in model.buffers()]
+    saliency_map(model, IMAGES, LABELS)
+    assert equal(model.buffers(), before)
+
+
+def test_a_buffer_that_a_graph_has_saved_may_be_put_back() -> None:
+    """A map between forward and backward, of a model with a buffer that the gradient needs."""
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("scale", torch.rand(6, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.scale
+
+    model = network(Scaled())
+    loss = F.cross_entropy(model(IMAGES), LABELS)
+    saliency_map(model, IMAGES, LABELS)
+    loss.backward()
+
+
+# What cannot be switched
+
+
+class NoisyRoot(FeaturesInEval):
+    """Random in training in the module that gives logits in training alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x * torch.rand(1) if self.training else x)
+
+
+class PoliteRoot(FeaturesInEval):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x * torch.rand(1) if self.training and not computing_map() else x)
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, Wrapper, nn.DataParallel])
+def test_randomness_that_cannot_be_switched_is_told(wrap: Callable) -> None:
+    model = NoisyRoot()
+    before = list(state(model))
+    with pytest.warns(UserWarning, match=r"self.training and not keepaugment.computing_map\(\)"):
+        saliency_map(wrap(model), IMAGES, LABELS)
+    assert list(state(model)) == before
+    polite = PoliteRoot()
+    expected = plain_map(evaluating(polite))
+    torch.testing.assert_close(saliency_map(wrap(polite), IMAGES, LABELS), expected)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+def test_functional_dropout_in_torchscript_is_told() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = conv(), PooledLinear(2, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(F.dropout(self.conv(x), 0.5, self.training))
+
+    with pytest.warns(UserWarning, match="drew random numbers"):
+        saliency_map(torch.jit.script(Net()), IMAGES, LABELS)
+
+
+@pytest.mark.parametrize("wrap", [Wrapper, nn.DataParallel, lambda m: nn.Sequential(nn.Tanh(), m)])
+def test_a_network_in_a_wrapper_is_no_block(wrap: Callable) -> None:
+    """It gives features in evaluation, and its classifier is no linear layer."""
+
+    class Convolutional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.classifier = conv(), nn.Conv2d(6, 5, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.body(x)
+            return self.classifier(x).mean((2, 3)) if self.training else x.mean((2, 3))
+
+    model = Convolutional()
+    logits = lambda x: model.classifier(model.body(x)).mean((2, 3))  # noqa: E731
+    before = nn.Tanh() if isinstance(wrap(model), nn.Sequential) else nn.Identity()
+    expected = plain_map(lambda x: logits(before(x)))
+    torch.testing.assert_close(saliency_map(wrap(model), IMAGES, LABELS), expected)
+
+
+def test_ddp_that_hides_is_refused(process_group: None) -> None:
+    registry["net"] = DistributedDataParallel(make("batch norm"))
+    logits = HIDDEN["found at run time"](registry["net"])
+    with pytest.raises(ValueError, match="DistributedDataParallel runs in a map"):
+        saliency_map(logits, IMAGES, LABELS)
 
 
 def test_an_object_may_hold_itself() -> None:

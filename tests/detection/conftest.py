@@ -9,6 +9,7 @@ import torch
 import torchvision
 from torch import nn
 
+from detection import verify
 from detection.toy import write_toy
 
 
@@ -44,6 +45,13 @@ class Trap:
 def resnet18(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     return save_resnet(tmp_path_factory.mktemp("weights"), 18)
+
+
+@pytest.fixture
+def small_photograph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features are compared on a twelfth of the pixels."""
+    monkeypatch.setattr(verify, "HEIGHT", 96)
+    monkeypatch.setattr(verify, "WIDTH", 128)
 
 
 @pytest.fixture

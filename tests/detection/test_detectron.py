@@ -47,6 +47,7 @@ def test_detectron2_has_these_weights(depth: int) -> None:
     assert state == backbone_shapes(depth)
 
 
+@pytest.mark.usefixtures("small_photograph")
 def test_an_export_of_resnet18_proves_itself(
     resnet18: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -75,6 +76,7 @@ def test_an_export_of_a_bottleneck_network_proves_itself(tmp_path: Path, depth: 
     assert max(max(stages.values()) for stages in record["differences"].values()) < 1e-5
 
 
+@pytest.mark.usefixtures("small_photograph")
 def test_other_settings_do_not_pass(resnet18: Path, exported: Path, tmp_path: Path) -> None:
     right = exported.with_suffix(".yaml").read_text()
     settings = tmp_path / "wrong.yaml"
@@ -135,12 +137,24 @@ def test_a_backbones_settings_reach_detectron2(exported: Path) -> None:
     assert cfg.MODEL.WEIGHTS == str(exported)
 
 
+def test_a_yaml_with_other_keys_is_refused(exported: Path, tmp_path: Path) -> None:
+    for ending in (".pkl", ".yaml"):
+        (tmp_path / f"a{ending}").write_bytes(exported.with_suffix(ending).read_bytes())
+    with (tmp_path / "a.yaml").open("a") as file:
+        file.write("NO_SUCH: 1\n")
+    with pytest.raises(ValueError, match="a.yaml is not for Detectron2: .*NO_SUCH"):
+        cfg_of(Config(backbone=str(tmp_path / "a.pkl"), depth=18))
+
+
 def test_more_settings_may_be_given() -> None:
     extra = "MODEL.FPN.OUT_CHANNELS 64 SOLVER.BASE_LR 0.5"
     cfg = cfg_of(Config(backbone="none", extra=extra))
     assert (cfg.MODEL.FPN.OUT_CHANNELS, cfg.SOLVER.BASE_LR) == (64, 0.5)
     for wrong in ("MODEL.NO_SUCH 1", "MODEL.FPN.OUT_CHANNELS", "SOLVER.BASE_LR text"):
         with pytest.raises(ValueError, match="is not for Detectron2"):
+            cfg_of(Config(backbone="none", extra=wrong))
+    for wrong in ("MODEL.WEIGHTS detectron2://x.pkl", "OUTPUT_DIR elsewhere"):
+        with pytest.raises(ValueError, match="give weights by --backbone, the folder by --out"):
             cfg_of(Config(backbone="none", extra=wrong))
 
 

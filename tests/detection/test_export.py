@@ -64,6 +64,7 @@ def test_another_epsilon_is_refused(resnet18: Path) -> None:
         load_backbone(model, open_source(resnet18).weights)
 
 
+@pytest.mark.usefixtures("small_photograph")
 @pytest.mark.parametrize(("write", "ending"), [(to_torchvision, ".pth"), (to_timm, ".safetensors")])
 def test_what_is_written_loads_strictly(
     resnet18: Path, tmp_path: Path, write: object, ending: str
@@ -81,6 +82,7 @@ def test_what_is_written_loads_strictly(
     assert torch.equal(model.fc.weight, source.weights["fc.weight"])
 
 
+@pytest.mark.usefixtures("small_photograph")
 def test_onnx_gives_the_same_features_at_two_sizes(resnet18: Path, tmp_path: Path) -> None:
     for package in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(package, reason=f"{package} is optional")

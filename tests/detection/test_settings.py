@@ -141,13 +141,17 @@ def test_a_backbone_that_does_not_fit_is_refused(exported: Path, tmp_path: Path)
     for name, file in (("sha256", "R18.pkl"), ("settings_sha256", "R18.yaml")):
         record.write_text(json.dumps(about | {name: "0"}))
         refused(f"tells of another file than .*{file}")
+    for text in ("[]", "{", "3"):
+        record.write_text(text)
+        refused("R18.json (cannot be read|holds no object)")
     record.unlink()
     assert open_backbone(Config(backbone=str(exported), depth=18)).checked.startswith("nothing")
     settings = exported.with_suffix(".yaml")
     settings.write_text(settings.read_text().replace("DEPTH: 18", "DEPTH: 34"))
     refused("not the weights of a plain ResNet-34", depth=34)
-    settings.write_text("MODEL: {}")
-    refused("no MODEL.RESNETS.DEPTH")
+    for text in ("MODEL: {}", "- 1", "a: [", "!!python/name:os.system"):
+        settings.write_text(text)
+        refused("no MODEL.RESNETS.DEPTH")
     settings.unlink()
     refused("the settings of .* are missing")
 

@@ -77,6 +77,16 @@ def test_contradictions_are_refused(
         open_source(run_folder(tmp_path / "a", weights, **settings), **given)
 
 
+@pytest.mark.parametrize("text", ["{", "[1]", '"x"', "\\", '{"settings": {"dataset": []}}'])
+def test_a_damaged_run_json_is_named(
+    text: str, tmp_path: Path, weights: dict[str, torch.Tensor]
+) -> None:
+    run = run_folder(tmp_path / "a", weights)
+    (run / "run.json").write_text(text)
+    with pytest.raises(ValueError, match="run.json (cannot be read|holds no)|no fixed mean"):
+        open_source(run)
+
+
 def test_a_file_that_is_no_network_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a.pth: .* no ResNet-18"):
         open_source(saved(tmp_path / "a.pth", {"w": torch.ones(1)}))

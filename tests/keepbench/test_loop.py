@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from keepbench import loop
-from keepbench.leaving import Stop, exit_with_message
-from keepbench.loop import LossWatch, Row, Training, fit, train_epoch
+from keepbench.leaving import INTERRUPTED, exit_with_message
+from keepbench.loop import LossWatch, Row, Training, fit, train_epoch, train_steps
 from keepbench.network import make_average
 from keepbench.order import EpochBatches
 from keepbench.processes import Processes, join_processes
-from keepbench.weights import load_checkpoint
-from runs import CPU, assert_resumes, rows_of, same, torchrun
+from keepbench.run import Run
+from runs import CPU, assert_resumes, rows_of, same, saved, torchrun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,19 +86,15 @@ class Toy(Training):
         return {"test": self.tested(self.images).mean().item()}
 
 
-def run(folder: Path, config: Config = Config(), resume: bool = False, **options: Any) -> bool:
-    return fit(Toy(config, **options), "toy", folder, resume=resume)
+def run(folder: Path, config: Config | None = None, resume: bool = False, **options: Any) -> bool:
+    return fit(Toy(config or Config(), **options), "toy", folder, resume=resume)
 
 
-def fail(error: Exception) -> Callable[[], None]:
-    def act() -> None:
+def fail(error: Exception) -> Callable[..., None]:
+    def act(*arguments: object) -> None:
         raise error
 
     return act
-
-
-def saved(folder: Path) -> dict[str, Any]:
-    return load_checkpoint(folder / "last.pt")
 
 
 # Stopping and going on
@@ -120,7 +116,7 @@ def test_a_run_that_a_signal_stopped_is_saved_and_goes_on(
     assert not run(tmp_path / "run", before=ask)
     assert signal.getsignal(signal.SIGTERM) is handler
     epoch, done = divmod(step - 1, 3)
-    place = f"toy stopped in epoch {epoch + 1} after step {done + 1} of 3 and is saved; --resume"
+    place = f"toy stopped in epoch {epoch + 1} after step {done + 1} of 3 and is saved; go on with:"
     assert place in capsys.readouterr().err
     assert len(rows_of(tmp_path / "run")) == epoch
     assert run(tmp_path / "run", resume=True)
@@ -135,33 +131,73 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
     assert same(saved(tmp_path), state) and rows_of(tmp_path) == rows
 
 
+def test_a_signal_in_a_test_is_heard_after_it(tmp_path: Path) -> None:
+    class Testing(Toy):
+        def after_epoch(self) -> Row:
+            signal.raise_signal(signal.SIGTERM)
+            return super().after_epoch()
+
+    assert not fit(Testing(Config()), "toy", tmp_path)
+    assert (saved(tmp_path)["epoch"], saved(tmp_path)["step"]) == (1, 0)
+
+
+def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def twice() -> None:
+        signal.raise_signal(signal.SIGINT)
+        assert "Ctrl-C again leaves at once" in capsys.readouterr().err
+        signal.raise_signal(signal.SIGINT)
+
+    once = {5: lambda: signal.raise_signal(signal.SIGINT)}
+    assert not run(tmp_path / "once", before=once)
+    assert saved(tmp_path / "once")["step"] == 2
+    with pytest.raises(SystemExit) as left, exit_with_message():
+        run(tmp_path / "twice", before={5: twice})
+    assert left.value.code == INTERRUPTED
+    assert "stopped; the last checkpoint is intact" in capsys.readouterr().err
+    assert saved(tmp_path / "twice")["step"] == 0
+
+
+def test_a_long_epoch_is_saved_before_its_test(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "SAVE_BEFORE_TEST", 0.0)
+    run(tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(KeyError):
+        patch.setattr(Toy, "after_epoch", fail(KeyError()))
+        run(tmp_path / "run")
+    assert (saved(tmp_path / "run")["epoch"], saved(tmp_path / "run")["step"]) == (0, 3)
+    assert run(tmp_path / "run", resume=True)
+    assert rows_of(tmp_path / "run") == rows_of(tmp_path / "whole")
+
+
 def test_a_step_is_counted_before_its_end_is_told() -> None:
     toy, seen = Toy(Config()), []
-    train_epoch(toy, lambda: seen.append(("progress", toy.step)),
-                lambda: bool(seen.append(("stop", toy.step))))  # fmt: skip
+    assert train_steps(
+        toy,
+        lambda: seen.append(("progress", toy.step)),
+        lambda: bool(seen.append(("stop", toy.step))),
+    )
     assert seen == [(who, step) for step in (1, 2, 3) for who in ("progress", "stop")]
 
 
-def test_processes_agree_on_stopping_every_sixteenth_step() -> None:
-    """One of them alone is asked; all learn of it when they talk."""
-
-    class Two(Processes):
-        def any(self, flag: bool) -> bool:
-            return True
-
-    for asked in (False, True):
-        stop = Stop(Two(CPU.device, 0, 2))
-        stop.asked = asked
-        assert [stop.agreed() for _ in range(32)].count(True) == 2 and stop.agreed() is False
-    stop = Stop(CPU)
-    assert stop.agreed() is False
-    stop.asked = True
-    assert stop.agreed() is True
+def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    run(tmp_path)
+    state = saved(tmp_path)
+    for change, message in (
+        ({"epoch": 3}, "from epoch 3, the run has 2"),
+        ({"model": {}}, "does not fit this run: Error.s. in loading"),
+        ({"optimizer": None}, "does not fit this run"),
+    ):
+        with Run(tmp_path, "toy", Config(), CPU.device, resume=True) as folder:
+            folder.load()
+            folder.save(state | change)
+        with pytest.raises(ValueError, match=message):
+            run(tmp_path, resume=True)
 
 
 def two_processes(folder: Path) -> None:
     """A whole run, one whose second process is asked to stop, and one whose second fails."""
-    config = Config(epochs=8)
+    config = Config(epochs=4)
     with join_processes("cpu") as processes:
         assert run(folder / "whole", config, processes=processes)
         before = {7: lambda: signal.raise_signal(signal.SIGTERM)} if processes.rank else {}
@@ -172,9 +208,12 @@ def two_processes(folder: Path) -> None:
 
 
 def test_two_processes_stop_go_on_and_fail_together(tmp_path: Path) -> None:
-    """All weights are equal; the interrupted epoch's sums were added up in another order."""
+    """Asked before the seventh step, they tell one another after it and stop after the eighth.
+
+    All weights are equal; the interrupted epoch's sums were added up in another order.
+    """
     done = torchrun(__file__, tmp_path)
-    assert done.stderr.count("stopped in epoch 6 after step 1 of 3") == 1, done.stderr  # 16 steps
+    assert done.stderr.count("stopped in epoch 3 after step 2 of 3") == 1, done.stderr
     run, whole = saved(tmp_path / "run"), saved(tmp_path / "whole")
     assert same(run, whole)
     for found, expected in zip(rows_of(tmp_path / "run"), rows_of(tmp_path / "whole"), strict=True):
@@ -219,6 +258,21 @@ def test_an_error_of_a_step_has_its_place_and_images() -> None:
     toy.images.fill_(torch.nan)  # the loss before it is what went wrong first
     with pytest.raises(FloatingPointError, match="epoch 1, step 1"):
         train_epoch(toy)
+
+
+@pytest.mark.parametrize("spoilt", ["weights", "test"])
+def test_weights_and_metrics_that_are_not_finite_are_not_saved(spoilt: str, tmp_path: Path) -> None:
+    """The loss of an epoch's last step may be finite when its update is not."""
+
+    class Spoilt(Toy):
+        def after_epoch(self) -> Row:
+            if spoilt == "weights":
+                nn.init.constant_(self.model.bias, torch.inf)
+            return {"test": float("nan")} if spoilt == "test" else {}
+
+    with pytest.raises(FloatingPointError, match=f"{spoilt} not finite after epoch 1, step 0"):
+        fit(Spoilt(Config()), "toy", tmp_path)
+    assert not (tmp_path / "last.pt").exists() and not rows_of(tmp_path)
 
 
 def test_the_watch_notes_the_first() -> None:
@@ -296,6 +350,22 @@ def test_a_folder_in_use_or_that_cannot_be_made_is_refused(tmp_path: Path) -> No
         run(tmp_path / "file" / "run")
 
 
+def test_a_run_goes_on_with_the_data_that_it_began_with(tmp_path: Path) -> None:
+    def fit_on(digest: str, record: dict[str, Any]) -> bool:
+        toy = Toy(Config())
+        toy.digest, toy.records = digest, {"split.json": record}
+        return fit(toy, "toy", tmp_path, resume=True)
+
+    assert fit_on("abc", {"labels": [1, 2]}) and fit_on("abc", {"labels": [1, 2]})
+    with pytest.raises(ValueError, match="began with other data: labels differ"):
+        fit_on("abc", {"labels": [1, 3]})
+    with pytest.raises(ValueError, match="data"):
+        fit_on("abd", {"labels": [1, 2]})
+    (tmp_path / "split.json").write_text("{")
+    with pytest.raises(ValueError, match="split.json is damaged"):
+        fit_on("abc", {"labels": [1, 2]})
+
+
 def test_rows_are_written_for_tensorboard_too(tmp_path: Path) -> None:
     run(tmp_path, Config(tensorboard=True))
     assert list(tmp_path.glob("events.out.tfevents.*"))
@@ -310,7 +380,7 @@ def test_rows_are_written_for_tensorboard_too(tmp_path: Path) -> None:
         (torch.OutOfMemoryError("CUDA out of memory."), "out of memory .*lower --batch-size"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out of memory"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal"), "try fewer --workers"),
-        (PermissionError(13, "Permission denied"), "Permission denied.*is intact"),
+        (PermissionError(13, "Permission denied"), "Permission denied"),
         (ValueError("no such thing"), "error: no such thing"),
         (FloatingPointError("not finite"), "error: not finite"),
     ],

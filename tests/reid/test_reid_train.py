@@ -2,40 +2,32 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
-import runpy
-import signal
-import subprocess
+import re
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from keepaugment import KeepRandomErasing, RandomErasing
-from keepbench.leaving import PREEMPTED, exit_with_message
-from keepbench.loop import Interrupted
-from keepbench.processes import Processes
-from keepbench.run import read_rows
-from keepbench.weights import load_checkpoint
+from keepbench.leaving import PREEMPTED
+from keepbench.loop import fit, train_epoch
+from keepbench.processes import Processes, join_processes
 from reid.config import Config
 from reid.experiments import ARMS, BUDGETS, EXPERIMENTS, TRICKS
 from reid.files import PARTS
 from reid.toy import write_toy
+from runs import CPU, ROOT, assert_resumes, rows_of, torchrun
 
 pytest.importorskip("torchreid", reason="training takes torchreid's parts")
-import reid.train  # noqa: E402
+import reid.cli  # noqa: E402
 from reid.augmentation import make_erasing  # noqa: E402
 from reid.cli import cost, main  # noqa: E402
 from reid.data import Data, open_data  # noqa: E402
 from reid.train import Trainer, learning_rate, train  # noqa: E402
-
-CPU = Processes(torch.device("cpu"))
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -184,81 +176,28 @@ def test_a_random_fill_differs_in_every_pixel() -> None:
 # Training
 
 
-def rows_of(folder: Path) -> list[dict]:
-    """A run's metrics without what a clock measured."""
-    rows = read_rows(folder / "metrics.jsonl")
-    return [{k: v for k, v in row.items() if not k.endswith("seconds")} for row in rows]
-
-
-def after(steps: int) -> Callable[[], None]:
-    left = iter(range(steps))
-
-    def progress() -> None:
-        if next(left, None) is None:
-            raise Interrupted
-
-    return progress
-
-
-@pytest.mark.parametrize("arm", ["baseline", "keep_erasing_low"])
-def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(
-    arm: str, small: Config, data: Data
+@pytest.mark.parametrize(("arm", "steps"), [("baseline", 2), ("keep_erasing_low", 1)])
+def test_a_run_stopped_after_any_step_goes_on_there(
+    arm: str, steps: int, small: Config, data: Data, tmp_path: Path
 ) -> None:
     law = ARMS[arm]
     config = replace(
         small, keep=law.keep, scale=law.scale, neck=law.neck, erase_p=law.erase_p,
         centre_weight=law.centre_weight, last_stride=law.last_stride,
     )  # fmt: skip
-    whole = Trainer(config, data, CPU)
-    expected = whole.train_epoch()
-    stopped = Trainer(config, data, CPU)
-    with pytest.raises(Interrupted):
-        stopped.train_epoch(after(1))
-    assert (stopped.epoch, stopped.step) == (0, 2)
-    state = {key: value for key, value in stopped.state().items()}
-    torch.rand(7)  # another process: its random numbers stand elsewhere
-    resumed = Trainer(config, data, CPU)
-    resumed.load_state(state)
-    row = resumed.train_epoch()
-    for key, value in expected.items():
-        if not key.endswith("seconds"):
-            assert row[key] == pytest.approx(value, nan_ok=False), key
-    for name, value in whole.model.state_dict().items():
-        assert torch.equal(value, resumed.model.state_dict()[name]), name
-
-
-def test_a_signal_saves_and_leaves_with_its_own_exit_code(
-    small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = replace(small, keep="cut", scale=0.5)
-    train("a", config, tmp_path / "whole", CPU)
-    train_step, folder = Trainer.train_step, tmp_path / "run"
-
-    def asking(self: Trainer, step: int, index: Tensor) -> Tensor:
-        if (self.epoch, step) == (1, 0):
-            signal.raise_signal(signal.SIGUSR1)
-        return train_step(self, step, index)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_step", asking)
-        with pytest.raises(SystemExit) as left, exit_with_message():
-            train("a", config, folder, CPU)
-    assert left.value.code == PREEMPTED
-    state = load_checkpoint(folder / "last.pt")
-    assert (state["epoch"], state["step"]) == (1, 1)
-    train("a", config, folder, CPU, resume=True)
-    assert rows_of(folder) == rows_of(tmp_path / "whole")
+    rows = assert_resumes(lambda: Trainer(config, data, CPU), steps, tmp_path)
+    assert "start_mAP" in rows[0]
 
 
 def test_centres_move_by_their_own_rate_without_the_losss_weight(small: Config, data: Data) -> None:
-    trainer = Trainer(replace(small, centre_weight=1e-3, lr=0.0), data, CPU)
+    trainer = Trainer(replace(small, centre_weight=1e-3), data, CPU)
     assert trainer.centres is not None
     before = trainer.centres.centres.detach().clone()
     index = trainer.order[0]
     inputs, _ = trainer.augment(0, 0, index)
     raw, labels = trainer.model(inputs).raw.detach(), data.labels[index]
-    trainer = Trainer(replace(small, centre_weight=1e-3, lr=0.0), data, CPU)
-    trainer.train_step(0, index)
+    trainer = Trainer(replace(small, centre_weight=1e-3), data, CPU)
+    trainer.train_step(index)
     moved = before.clone()
     for feature, label in zip(raw, labels, strict=True):  # SGD at 0.5 on the mean's gradient
         moved[label] -= 0.5 * 2 * (before[label] - feature) / len(index)
@@ -300,20 +239,23 @@ def test_features_that_tell_people_apart_score_everything(small: Config, data: D
     assert row["mAP"] == row["mAP_official"] == row["mINP"] == row["rank1"] == 100
 
 
-def test_a_loss_that_is_not_finite_names_its_step(small: Config, data: Data) -> None:
-    trainer = Trainer(small, data, CPU)
+@pytest.mark.parametrize(
+    ("change", "kind", "message"),
+    [
+        ({}, FloatingPointError, "not finite in"),
+        ({"keep": "cut", "erase_p": 1.0}, ValueError, "NaN.*"),
+    ],
+)
+def test_a_step_that_is_not_finite_names_its_images(
+    change: dict, kind: type, message: str, small: Config, data: Data
+) -> None:
+    trainer = Trainer(replace(small, **change), data, CPU)
+    trainer.before_epoch()
     with torch.no_grad():
         trainer.model.classifier.weight.fill_(torch.nan)
-    with pytest.raises(FloatingPointError, match="epoch 1, step 1, on the training images"):
-        trainer._train_steps(lambda: None)
-
-
-def test_a_map_that_is_not_finite_names_its_step(small: Config, data: Data) -> None:
-    trainer = Trainer(replace(small, keep="cut", erase_p=1.0), data, CPU)
-    with torch.no_grad():
-        trainer.model.classifier.weight.fill_(torch.nan)
-    with pytest.raises(ValueError, match="NaN.*epoch 1, step 1, on the training images"):
-        trainer._train_steps(lambda: None)
+    images = re.escape(str(trainer.order[0].tolist()))
+    with pytest.raises(kind, match=f"{message}.*epoch 1, step 1, on the training images {images}"):
+        train_epoch(trainer)
 
 
 def test_identities_must_divide_by_the_processes(small: Config, data: Data) -> None:
@@ -345,6 +287,15 @@ def test_every_arm_runs_smoke_on_drawn_pedestrians(
         main(words)
 
 
+def test_a_run_that_was_stopped_has_its_own_exit_code(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reid.cli, "train", lambda *arguments, **options: None)
+    with pytest.raises(SystemExit) as left:
+        main(["toy-resnet18-baseline", "--data", str(folder), "--out", str(tmp_path)])
+    assert left.value.code == PREEMPTED
+
+
 def test_a_bad_folder_ends_with_a_message(tmp_path: Path) -> None:
     words = ["market-resnet50-baseline", "--data", str(tmp_path), "--weights", "none"]
     with pytest.raises(SystemExit, match=f"error: .*{PARTS['train']}"):
@@ -364,35 +315,15 @@ def test_a_run_of_the_library_trains_to_the_end(small: Config, tmp_path: Path) -
     assert trainer.epoch == 1 and (tmp_path / "ranked.png").exists()
 
 
-def run_processes(*words: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    search = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": search}
-    return subprocess.run([*command, *words], capture_output=True, text=True, env=environment)
-
-
-FROZEN = """
-import json, sys
-from pathlib import Path
-import reid.train
-from keepbench.processes import join_processes
-from reid.config import Config
-from torch.nn.modules.batchnorm import _BatchNorm
-
-make_model = reid.train.make_model
-
-def frozen(*arguments):
-    model = make_model(*arguments)
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
+def train_frozen(words: str, folder: Path, processes: Processes) -> None:
+    """Train with statistics that stand still: else two processes see half a batch in each norm."""
+    config = Config(**json.loads(words))
+    trainer = Trainer(config, open_data(config, processes), processes)
+    for module in trainer.model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
             module.train = lambda mode=True, module=module: module
-    return model
-
-reid.train.make_model = frozen
-with join_processes("cpu") as processes:
-    reid.train.train("a", Config(**json.loads(sys.argv[2])), Path(sys.argv[1]), processes)
-"""
+    assert fit(trainer, "a", folder)
 
 
 @pytest.mark.parametrize(
@@ -402,33 +333,28 @@ with join_processes("cpu") as processes:
 def test_two_processes_train_as_one(
     small: Config, tmp_path: Path, saliency: str, tolerance: float
 ) -> None:
-    """With statistics that stand still: a batch norm of two processes sees half a batch in each.
-
-    A gradient map depends on the weights, whose last digits differ, so a box may tip over.
-    """
-    script, losses = tmp_path / "frozen.py", []
-    script.write_text(FROZEN)
-    config = json.dumps(asdict(replace(small, keep="cut", saliency=saliency, erase_p=1.0)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("reid.train.make_model", reid.train.make_model)  # the script sets its own
-        patch.setattr("sys.argv", [str(script), str(tmp_path / "one"), config])
-        runpy.run_path(str(script))
-    done = run_processes(str(script), str(tmp_path / "two"), config)
+    """A gradient map depends on the weights, whose last digits differ: a box may tip over."""
+    words = json.dumps(asdict(replace(small, keep="cut", saliency=saliency, erase_p=1.0)))
+    done = torchrun(__file__, words, tmp_path / "two")
     assert done.returncode == 0, done.stderr
-    for name in ("one", "two"):
-        names = ("identity_loss", "triplet_loss", "centre_loss", "changed_area", "mAP")
-        losses.append([row[name] for row in rows_of(tmp_path / name) for name in names])
-    assert losses[0] == pytest.approx(losses[1], rel=tolerance)
-    assert all(losses[0])
+    train_frozen(words, tmp_path / "one", CPU)
+    for one, two in zip(rows_of(tmp_path / "one"), rows_of(tmp_path / "two"), strict=True):
+        for name in ("identity_loss", "triplet_loss", "centre_loss", "changed_area", "mAP"):
+            assert one[name] == pytest.approx(two[name], rel=tolerance) and one[name]
 
 
 @pytest.mark.slow
 def test_two_processes_train_and_one_writes(folder: Path, tmp_path: Path) -> None:
-    result = run_processes(
-        str(ROOT / "tools/run_reid.py"), "toy-resnet18-keep_erasing_low", "--budget", "smoke",
-        "--data", str(folder), "--device", "cpu", "--out", str(tmp_path),
+    result = torchrun(
+        ROOT / "tools/run_reid.py", "toy-resnet18-keep_erasing_low", "--budget", "smoke",
+        "--data", folder, "--device", "cpu", "--out", tmp_path,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     rows = rows_of(tmp_path)
     assert [row["epoch"] for row in rows] == [1, 2] and rows[-1]["queries"] == 8
     assert result.stdout.count("NOT comparable") == 2
+
+
+if __name__ == "__main__":
+    with join_processes("cpu") as joined:
+        train_frozen(sys.argv[1], Path(sys.argv[2]), joined)

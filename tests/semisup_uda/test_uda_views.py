@@ -145,10 +145,3 @@ def test_the_policys_cutout_has_twice_the_level() -> None:
     assert int(only.sum()) > 30
     assert (area <= side**2).all()
     assert (area == side**2).float().mean() > 0.5  # but at the lower and right border
-
-
-def test_lengths_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="padding 16 must be below the image's 16 pixels"):
-        make_views(replace(BASE, padding=16))
-    with pytest.raises(ValueError, match="paste_size 17 does not fit"):
-        make_views(replace(BASE, paste_size=17))

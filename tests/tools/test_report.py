@@ -20,7 +20,9 @@ from reporting.claims import CLAIMS
 from reporting.cli import main
 from reporting.content import build
 from reporting.evidence import SUPPORTED, TOO_LITTLE
+from reporting.exports import _inert
 from reporting.folders import Group, read_all
+from reporting.page import _without_tags
 from reporting.results import Results
 from reporting.summary import summarise
 
@@ -337,3 +339,13 @@ def test_a_browser_opens_a_cell_and_draws_the_plots(report: Path, tmp_path: Path
     seen = re.search(r'data-seen="([^"]*)"', shown)
     assert seen
     assert seen.group(1).startswith("true true true rgb(")
+
+
+def test_texts_of_strangers_are_inert_in_every_form_of_the_report() -> None:
+    assert _without_tags("<script>x</script>") == "&lt;script>x&lt;/script>"
+    assert [_inert(text) for text in ("=1+1", "+1", "-1", "@x", "plain", -1.5)] == [
+        "'=1+1", "'+1", "'-1", "'@x", "plain", -1.5,
+    ]  # fmt: skip
+    for template in Path("tools").glob("*/templates/*.html"):
+        text = template.read_text()
+        assert "<head>" not in text or "default-src 'none'" in text, template

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -218,3 +221,33 @@ def test_without_submitit_the_message_says_how(
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(ValueError, match="pip install submitit"):
         cluster.submit(three, "local", {}, tmp_path)
+
+
+QUEUE = """
+import sys, threading
+from pathlib import Path
+from queueing.jobs import Job
+from queueing.local import run
+
+root = Path(sys.argv[1])
+wait = f"import time; open({str(root / 'began')!r}, 'w'); time.sleep(1000)"
+run(Job("long", (sys.executable, "-c", wait), root / "run"), "cpu", root, set(), threading.Event())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells children of a death")
+def test_a_killed_queue_takes_its_run_along(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    queue = subprocess.Popen([sys.executable, "-c", QUEUE, str(tmp_path)], env=environment)
+    while not (tmp_path / "began").exists():
+        assert queue.poll() is None
+        time.sleep(0.01)
+    (run,) = Path(f"/proc/{queue.pid}/task/{queue.pid}/children").read_text().split()
+    queue.kill()
+    queue.wait()
+    state = Path(f"/proc/{run}/stat")
+    for _ in range(1000):
+        if not state.exists() or state.read_text().split()[2] == "Z":
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"the run {run} outlived its queue")

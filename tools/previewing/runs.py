@@ -9,6 +9,7 @@ from typing import NamedTuple
 from classification.config import Config
 from classification.data import open_data
 from classification.train import Trainer
+from keepbench.loop import restore
 from keepbench.processes import Processes
 from keepbench.run import RunRecord
 from keepbench.weights import load_checkpoint
@@ -49,6 +50,7 @@ def open_trainer(config: Config, processes: Processes) -> Trainer:
     Raises:
         ValueError: The data cannot be found.
     """
+    config = replace(config, download=False)  # it may be somebody else's
     try:
         data = open_data(config, processes.device)
     except ValueError as error:
@@ -61,5 +63,5 @@ def trained(
 ) -> Trainer:
     """A run's trainer as it was saved, from a checkpoint or the run's last."""
     trainer = open_trainer(run.config, processes)
-    trainer.load_state(load_checkpoint(checkpoint or run.record.folder / "last.pt"))
+    restore(trainer, load_checkpoint(checkpoint or run.record.folder / "last.pt"))
     return trainer

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +32,16 @@ class Outcome:
     word: str
     log: Path | None = None
     last: str = ""
+
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1  # see prctl(2)
+
+
+def _end_with_parent() -> None:
+    """Ask the system to stop this run, which then saves, if the queue dies without a word."""
+    assert _LIBC
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def log_path(job: Job, root: Path) -> Path:
@@ -63,8 +75,9 @@ def run(
         words = [*job.command, "--device", device]
         # A session of its own: Ctrl-C comes to this program alone, which asks the run to save.
         process = subprocess.Popen(
-            words, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
-        )
+            words, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+            preexec_fn=_end_with_parent if _LIBC else None,
+        )  # fmt: skip
         alive.add(process)
         if halted.is_set():  # since the caller looked: whoever halts it did not find this process
             process.terminate()

@@ -22,7 +22,7 @@ from classification.config import Config
 from classification.data import Data
 from classification.train import Trainer
 from keepbench.images import Batch, Normalise
-from keepbench.loop import train_epoch, train_steps
+from keepbench.loop import restore, train_epoch, train_steps
 from keepbench.machine import commit, hardware, versions
 from keepbench.order import EpochBatches
 from keepbench.pipeline import Values
@@ -121,7 +121,7 @@ def _prepare(
     if found is None:
         start = "from the seed's first weights, as no checkpoint from before that step was found"
     else:
-        trainer.load_state(found[1])
+        restore(trainer, found[1])
         inside = f" and {trainer.step} steps" if trainer.step else ""
         start = f"from {found[0].name}, taken after {trainer.epoch} epochs{inside}"
     steps = (epoch - trainer.epoch) * trainer.steps + step - trainer.step

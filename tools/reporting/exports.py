@@ -126,6 +126,11 @@ def _as_text(value: Any) -> str:
     raise TypeError(f"no JSON for {type(value).__name__}")
 
 
+def _inert(value: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in {*"=+-@\t\r"} else value
+
+
 def as_csv(report: Report) -> str:
     """The lines of `rows` under `COLUMNS`."""
     buffer = io.StringIO()
@@ -133,5 +138,5 @@ def as_csv(report: Report) -> str:
     writer.writeheader()
     for row in rows(report):
         seeds = " ".join(str(seed) for seed in row.get("seeds", []))
-        writer.writerow({**row, "seeds": seeds})
+        writer.writerow({name: _inert(value) for name, value in {**row, "seeds": seeds}.items()})
     return buffer.getvalue()

@@ -68,6 +68,11 @@ def in_cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
+def _without_tags(value: Any) -> Any:
+    """A value whose text begins no tag of HTML in Markdown."""
+    return value.replace("<", "&lt;") if isinstance(value, str) else value
+
+
 def _environment() -> Environment:
     made = environment(Path(__file__).parent / "templates")
     made.filters |= {
@@ -98,4 +103,5 @@ def html(report: Report) -> str:
 
 def markdown(report: Report) -> str:
     """The same without pictures, for a README."""
-    return _environment().get_template("report.md").render(**_shared(report))
+    made = _environment().overlay(autoescape=False, finalize=_without_tags)
+    return made.get_template("report.md").render(**_shared(report))
