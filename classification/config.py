@@ -153,7 +153,11 @@ class Config:
     smoothing: float = setting(0.0, "label smoothing", range="[0, 1)")
     loss: str = setting("ce", "cross-entropy, or binary per class", choices=["ce", "bce"])
     ema: float = setting(0.0, "decay of averaged weights, then tested; 0 = off", range="[0, 1)")
-    ema_every: int = setting(1, "steps between updates of averaged weights", range="[1, 1e6]")
+    ema_every: int = setting(
+        1,
+        "steps between updates of averaged weights; from 2 on, a copy in warm-up, as torchvision's",
+        range="[1, 1e6]",
+    )
 
     nonfinite: str = setting(
         "stop", "on a non-finite loss or gradient", choices=["stop", "skip"], may_change=True

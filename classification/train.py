@@ -174,7 +174,7 @@ class Trainer(Training):
         self.optimizer.step()
         if isinstance(self.tested, AveragedModel) and self.step % self.config.ema_every == 0:
             self.tested.update_parameters(self.model)
-            if self.epoch < self.config.warmup:
+            if self.config.ema_every > 1 and self.epoch < self.config.warmup:
                 self.tested.n_averaged.zero_()  # the next update copies the model again
 
     def part_seconds(self) -> dict[str, float]:
