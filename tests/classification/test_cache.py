@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import CPU, assert_resumes, rows_of
 from torchvision.transforms.functional import to_pil_image
 
 from classification.caching import compared_boxes
@@ -20,6 +19,7 @@ from keepbench.loop import train_epoch
 from keepbench.order import EpochBatches
 from keepbench.run import read_rows
 from keepbench.views import draw_view, show
+from runs import CPU, assert_resumes, rows_of
 
 STORED = Config(
     dataset="digits", arch="resnet8", subset=60, test_subset=30, epochs=4, batch_size=25,
