@@ -29,6 +29,7 @@ from keepaugment import (
     KeepPaste,
     KeepRandomErasing,
     RandomErasing,
+    RecycledSaliency,
     Saliency,
     SampleDraws,
     ScaledView,
@@ -47,6 +48,11 @@ from keepbench.weights import load_weights, read_weights
 Mixing = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 REGIONS = ("cut", "paste", "mix")
 """Stages that choose regions."""
+ERASING: dict[str, dict[str, Any]] = {
+    "original": {"fill": "random"},
+    "torchvision": {"scale": (0.02, 0.33), "ratio": (0.3, 3.3), "log_ratio": True},
+}
+"""Random Erasing's paper's parameters, the library's own, and those of torchvision's transform."""
 
 
 class Augmented(NamedTuple):
@@ -77,7 +83,7 @@ def make_cut(
         return Cutout(config.size, **common)
     if config.cut == "random_erasing":
         kind = KeepRandomErasing if keep else RandomErasing
-        return kind(fill="random", **keep, **common)
+        return kind(**ERASING[config.erasing], **keep, **common)
     if config.cut == "gridmask":
         if config.image_size:
             return GridMask((96, 223), 0.6, rotate=360, ramp_epochs=240, generator=generator)
@@ -150,7 +156,7 @@ class Augmentation:
         data: what it trains on, for classes and colours.
         model: what maps are taken of.
         saliency: the map.
-        cache: the stored maps that it reads, which must know each batch's views; or None.
+        cache: stored maps, which must know each batch's views; or None.
         sources: random numbers of images, of colours and of the map's own.
         device: where batches are.
         clock: counts the time of each stage by its name, of maps as "map".
@@ -167,7 +173,7 @@ class Augmentation:
         data: Data,
         model: nn.Module,
         saliency: Saliency,
-        cache: CachedSaliency | None,
+        cache: CachedSaliency | RecycledSaliency | None,
         sources: tuple[SampleDraws, SampleDraws, SampleDraws],
         device: torch.device,
         clock: Clock,
@@ -192,6 +198,8 @@ class Augmentation:
         policy = make_policy(
             config.policy, self.data.mean, draws, num_ops=config.num_ops,
             magnitude=config.magnitude, policy_set=config.policy_set, space=config.policy_space,
+            fill=config.policy_fill,
+            interpolation="nearest" if config.interpolation == "nearest" else "bilinear",
         )  # fmt: skip
         if policy:  # compiled, an operation on bytes rounds a few of them to the next one
             changed = "augmented"
@@ -199,7 +207,10 @@ class Augmentation:
         yield Stage("colour", self._coloured, (changed,), ("inputs",))
         if config.keep == "paste":
             yield Stage("clean", self._coloured, ("pixels",), ("clean",))
-        if self.cache is not None:
+        if isinstance(self.cache, RecycledSaliency):
+            images = "clean" if config.keep == "paste" else "inputs"
+            yield Stage("views", self.cache.at, ("numbers", "view", images), compiles=False)
+        elif self.cache is not None:
             yield Stage("views", self.cache.at, ("epoch", "numbers", "view"), compiles=False)
         cut = make_cut(config, self.map, draws)
         if isinstance(cut, GridMask):  # its ramp is for 300 epochs

@@ -163,6 +163,15 @@ def _seconds(saliency: Saliency, images: Tensor, labels: Tensor) -> float:
     return time.perf_counter() - start
 
 
+def _compared(
+    name: str, reference: Tensor, found: Tensor, gflop: float, boxes: Mapping[str, Any]
+) -> Row:
+    """A row of `measure`, without milliseconds."""
+    each = box_agreement(reference, found, **boxes)
+    error = (each.std(correction=0) / len(each) ** 0.5).item()
+    return {"map": name, "agreement": each.mean().item(), "error": error, "gflop": gflop}
+
+
 def measure(
     maps: Mapping[str, Saliency], images: Tensor, labels: Tensor, boxes: Mapping[str, Any]
 ) -> list[Row]:
@@ -191,13 +200,8 @@ def measure(
             rows[name] = {"map": name, "agreement": 0.0, "why": reason.splitlines()[0]}
             continue
         reference = found if reference is None else reference
-        each = box_agreement(reference, found, **boxes)
-        rows[name] = {
-            "map": name,
-            "agreement": each.mean().item(),
-            "error": (each.std(correction=0) / len(each) ** 0.5).item(),
-            "gflop": counter.total / 1e9 / len(images),
-        }
+        gflop = counter.total / 1e9 / len(images)
+        rows[name] = _compared(name, reference, found, gflop, boxes)
     possible = [name for name, row in rows.items() if "why" not in row]
     turns = [[_seconds(maps[name], images, labels) for name in possible] for _ in range(REPEATS)]
     for name, times in zip(possible, zip(*turns, strict=True), strict=True):
@@ -210,6 +214,22 @@ def step_gflop(model: Forward, images: Tensor) -> float:
     with no_trace(model, images.device), torch.no_grad(), Flops() as counter:
         model(images)
     return 3 * counter.total / 1e9 / len(images)
+
+
+class Recycled(NamedTuple):
+    """Recycled maps (B, H, W) of some images, and what they add to a step: 10^9 operations."""
+
+    maps: Tensor
+    gflop: float
+
+
+def recycling_gflop(model: nn.Module, images: Tensor) -> float:
+    """Operations that recycled maps add to a step per image, in 10^9: its first layer's backward.
+
+    A layer's gradient for its input takes as many as its forward pass.
+    """
+    first = next((stage.share for stage in stages(model, images) if stage.share > 0), 0.0)
+    return first * step_gflop(model, images) / 3
 
 
 class AutoSaliency:
@@ -251,8 +271,9 @@ class Choice:
             if "why" in row:
                 yield f"{row['map']:10s} {'-':>7s} {'-':>8s}  not possible: {row['why']}"
                 continue
+            ms = f"{row['map_ms']:8.3f}" if "map_ms" in row else f"{'-':>8s}"
             yield (
-                f"{row['map']:10s} {row['cost']:6.3f}x {row['map_ms']:8.3f}  "
+                f"{row['map']:10s} {row['cost']:6.3f}x {ms}  "
                 f"{row['agreement']:.3f} ± {row['error']:.3f}"
                 + ("  <- taken" if row["map"] == self.kind else "")
             )
@@ -283,6 +304,7 @@ def choose(
     boxes: Mapping[str, Any],
     min_agreement: float = LEAST,
     others: Mapping[str, Saliency] | None = None,
+    recycled: Recycled | None = None,
 ) -> Choice:
     """Take the cheapest map whose boxes agree with full maps' as far as is asked for.
 
@@ -297,6 +319,7 @@ def choose(
         boxes: the method's own, as `classification.caching.compared_boxes` gives them.
         min_agreement: agreement asked for, in [0, 1]; 1 takes full maps.
         others: more maps to measure, by name, that are not chosen from.
+        recycled: those of the images, likewise.
 
     Raises:
         ValueError: An agreement that is none.
@@ -311,6 +334,8 @@ def choose(
     noise = RandomSaliency(torch.Generator().manual_seed(0))
     controls: dict[str, Saliency] = {"mirrored": mirrored, "random": noise}
     rows = measure({**maps, **(others or {}), **controls}, images, labels, boxes)
+    if recycled:
+        rows.append(_compared("recycled", _whole(maps["full"], images, labels), *recycled, boxes))
     step = step_gflop(model, images[:PART])
     for row in rows:
         row["cost"] = 1 + row.get("gflop", float("inf")) / step
