@@ -126,6 +126,18 @@ def check_fill(fill: Any, images: Tensor) -> None:
         )
 
 
+def fill_numbers(fill: Any) -> float | tuple[float, ...] | None:
+    """A fill as Python's numbers, one per channel where there are several; None if random."""
+    if isinstance(fill, str) and fill == "random":
+        return None
+    values = fill.tolist() if hasattr(fill, "tolist") else fill  # NumPy's and torch's
+    if isinstance(values, Real):
+        return float(values)
+    if isinstance(values, Sequence) and all(isinstance(value, Real) for value in values):
+        return tuple(map(float, values))
+    raise ValueError(f"fill must be a number, one per channel or 'random', found {fill!r}")
+
+
 def whole_size(size: Any) -> Size:
     """`size` with Python's whole numbers in place of NumPy's, or as it is."""
     sides = size if isinstance(size, Sequence) else (size,)

@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from keepaugment.checks import Size, check_images, check_labels, check_tau
+from keepaugment.checks import Size, check_images, check_labels, check_tau, fill_numbers
 from keepaugment.draws import Source, uniform
 from keepaugment.no_trace import Forward
 from keepaugment.regions import Border
@@ -42,18 +41,6 @@ def per_channel(values: Sequence[float], images: Tensor) -> Tensor:
     """
     parts = [images.new_full((1, 1, 1), value) for value in values]
     return torch.cat(parts)
-
-
-def _numbers(fill: Any) -> float | tuple[float, ...] | None:
-    """A fill as Python's numbers, one per channel where there are several; None if random."""
-    if isinstance(fill, str) and fill == "random":
-        return None
-    values = fill.tolist() if hasattr(fill, "tolist") else fill  # NumPy's and torch's
-    if isinstance(values, Real):
-        return float(values)
-    if isinstance(values, Sequence) and all(isinstance(value, Real) for value in values):
-        return tuple(map(float, values))
-    raise ValueError(f"fill must be a number, one per channel or 'random', found {fill!r}")
 
 
 @dataclass(frozen=True)
@@ -91,7 +78,7 @@ class _Cut:
             raise ValueError(f"p must be a probability in [0, 1], found {p}")
         self.p = p
         self.border = border
-        self.fill = _numbers(fill)
+        self.fill = fill_numbers(fill)
         self.generator = generator
 
     def _region(self, images: Tensor, labels: Tensor | None, size: Size) -> Tensor:

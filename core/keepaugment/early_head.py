@@ -7,7 +7,8 @@ stage, trained beside the main loss with weight 0.3 (as in Inception, Szegedy et
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -141,33 +142,38 @@ class EarlyHead(nn.Module):
             )
         return output
 
+    def _grey_images(self) -> Iterator[Tensor]:
+        """Images (1, C, S, S) of which the model takes one, unless its sizes are unusual."""
+        parameters = list(self.owner[0].parameters())
+        if any(map(is_lazy, parameters)):
+            raise ValueError("the model has lazy layers: run it once before you make its head")
+        like = parameters[0] if parameters else torch.empty(0)
+        stems = [part for part in self.owner[0].modules() if isinstance(part, nn.Conv2d)]
+        planes = [stem.in_channels for stem in stems]  # the first defined need not be the stem
+        few = [number for number in planes if number < planes[0]]
+        for number, side in itertools.product(dict.fromkeys([*planes[:1], *few, 3]), _PROBE_SIZES):
+            yield like.new_zeros(1, number, side, side)
+
     def _probe(self, num_features: int | None) -> tuple[int, int | None]:
         """Channels of the stage's output, and their axis among four if a grey image finds it."""
-        model = self.owner[0]
-        stems = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
-        like = next(model.parameters(), torch.empty(0))
-        if any(map(is_lazy, model.parameters())):
-            raise ValueError("the model has lazy layers: run it once before you make its head")
         first_error: Exception | None = None
-        square: int | None = None
-        for planes in dict.fromkeys([*(stem.in_channels for stem in stems), 3]):
-            for side in _PROBE_SIZES:
-                grey = like.new_zeros(1, planes, side, side)
-                try:
-                    with no_trace(model, grey.device), torch.no_grad():
-                        output = self._run_to_stage(grey)
-                except Exception as error:  # models refuse sizes and planes in many ways
-                    first_error = first_error or error
-                    continue
-                shape = self._checked(output).shape
-                if len(shape) == 4 and shape[1] == shape[2] == shape[3]:
-                    square = shape[1]  # another size tells the axes apart
-                    continue
-                last = len(shape) == 3 or (len(shape) == 4 and shape[1] == shape[2])
-                axis = -1 if last else 1
-                return self._same(shape[axis], num_features), axis
-        if square is not None:  # only transformers take images of one size up to an early stage
-            return self._same(square, num_features), -1
+        squares: list[int] = []  # sizes of outputs (1, C, C, C), whose axes another may tell apart
+        for grey in self._grey_images():
+            try:
+                with no_trace(self.owner[0], grey.device), torch.no_grad():
+                    output = self._run_to_stage(grey)
+            except Exception as error:  # models refuse sizes and planes in many ways
+                first_error = first_error or error
+                continue
+            shape = self._checked(output).shape
+            if len(shape) == 4 and shape[1] == shape[2] == shape[3]:
+                squares.append(shape[1])
+                continue
+            last = len(shape) == 3 or (len(shape) == 4 and shape[1] == shape[2])
+            axis = -1 if last else 1
+            return self._same(shape[axis], num_features), axis
+        if squares:  # only transformers take images of a single size
+            return self._same(squares[0], num_features), -1 if len(squares) == 1 else 1
         if num_features is None:
             raise ValueError(
                 f"the channels of layer {self.layer!r} were not found ({first_error}); "

@@ -537,6 +537,8 @@ def test_as_many_channels_as_rows_and_columns() -> None:
     """A convolution is known by other sizes; what takes one size only has its channels last."""
     convolution = nn.Sequential(nn.Conv2d(3, 64, 1), nn.Flatten())
     assert EarlyHead(convolution, "0", 2).channel_axis == 1
+    pooled = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(4))
+    assert EarlyHead(pooled, "1", 2).channel_axis == 1
     model = swin(64, embed_dim=16)  # (B, 16, 16, 16)
     assert EarlyHead(model, "layers.0", 2).channel_axis == -1
 
