@@ -23,6 +23,11 @@ PREEMPTED = 75  # exit code of a run that a signal stopped and --resume goes on 
 INTERRUPTED = 130  # exit code after a second Ctrl-C, as of a shell
 
 
+def ignore_ctrl_c(worker: int) -> None:
+    """Leave Ctrl-C to the process that trains: it ends after its step, and needs its readers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _leave(number: int, frame: Any) -> None:
     """Leave at Ctrl-C; a further one on the way out would end in a traceback."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
