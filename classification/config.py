@@ -24,6 +24,9 @@ class Config:
     download: bool = setting(False, "fetch the official archive if missing", role="neutral")
     subset: int = setting(0, "number of training images; 0 = all", range="[0, 1e9]")
     test_subset: int = setting(0, "number of test images; 0 = all", range="[0, 1e9]")
+    test_rest: bool = setting(
+        False, "test also on the training images that --subset leaves out; small images only"
+    )
     workers: int = setting(
         4,
         "processes that read a tree of large images; 0 = none extra",
@@ -127,11 +130,17 @@ class Config:
     loss: str = setting("ce", "cross-entropy, or binary per class", choices=["ce", "bce"])
     ema: float = setting(0.0, "decay of averaged weights, tested in place; 0 = off", range="[0, 1)")
 
+    flip_test: bool = setting(False, "average logits over an image and its mirror image in tests")
+
     nonfinite: str = setting(
         "stop", "on a non-finite loss or gradient", choices=["stop", "skip"], may_change=True
     )
     eval_every: int = setting(
         1, "epochs between tests; the last is always tested", range="[1, 1e6]", role="neutral"
+    )
+    occlusion: bool = setting(True, "the last test is also on occluded images", role="neutral")
+    record: bool = setting(
+        False, "store which images the last test has right, as right.json", role="neutral"
     )
     bf16: bool = setting(False, "bfloat16 autocast")
     channels_last: bool = setting(False, "channels-last memory format", role="neutral")
@@ -163,6 +172,8 @@ class Config:
             raise ValueError(
                 f"image_size and test_size are for dataset='images', found {self.dataset!r}"
             )
+        if self.test_rest and self.image_size:
+            raise ValueError("test_rest is for small images, found a tree of large ones")
         if self.image_size:
             self.check_image_size((self.image_size, self.image_size))
         if self.cache:
