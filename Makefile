@@ -10,7 +10,7 @@ quickstart: $(READY)  ## train plain Cutout and KeepCutout on handwritten digits
 	$(BIN)/python tools/quickstart.py
 
 test: $(READY)  ## run the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 slow: $(READY)  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -47,6 +47,11 @@ from keepbench.weights import load_weights, read_weights
 Mixing = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 REGIONS = ("cut", "paste", "mix")
 """Stages that choose regions."""
+ERASING: dict[str, dict[str, Any]] = {
+    "original": {"fill": "random"},
+    "torchvision": {"scale": (0.02, 0.33), "ratio": (0.3, 3.3), "log_ratio": True},
+}
+"""Random Erasing's paper's parameters, the library's own, and those of torchvision's transform."""
 
 
 class Augmented(NamedTuple):
@@ -77,7 +82,7 @@ def make_cut(
         return Cutout(config.size, **common)
     if config.cut == "random_erasing":
         kind = KeepRandomErasing if keep else RandomErasing
-        return kind(fill="random", **keep, **common)
+        return kind(**ERASING[config.erasing], **keep, **common)
     if config.cut == "gridmask":
         if config.image_size:
             return GridMask((96, 223), 0.6, rotate=360, ramp_epochs=240, generator=generator)
@@ -192,6 +197,8 @@ class Augmentation:
         policy = make_policy(
             config.policy, self.data.mean, draws, num_ops=config.num_ops,
             magnitude=config.magnitude, policy_set=config.policy_set, space=config.policy_space,
+            fill=config.policy_fill,
+            interpolation="nearest" if config.interpolation == "nearest" else "bilinear",
         )  # fmt: skip
         if policy:  # compiled, an operation on bytes rounds a few of them to the next one
             changed = "augmented"

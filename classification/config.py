@@ -39,6 +39,9 @@ class Config:
 
     arch: str = setting("resnet18", "model: one of classification.models, or any of timm's")
     dropout: float = setting(0.0, "dropout inside the blocks of a Wide ResNet", range="[0, 1)")
+    zero_init_last: bool = setting(
+        True, "start the last normalisation of a block at 0 if timm's model does; no = at 1"
+    )
     regulariser: str = setting(
         "", "one of Table 5's regularisers, at its usual strength", choices=REGULARISERS
     )
@@ -47,6 +50,17 @@ class Config:
         0, "side of training images from a tree of large ones; 0 = small images", range="[0, 4096]"
     )
     test_size: int = setting(0, "side of test images; 0 = --image-size", range="[0, 4096]")
+    test_resize: int = setting(
+        0,
+        "shorter side of test images before their middle is taken; 0 = 256/224 of it",
+        range="[0, 8192]",
+    )
+    interpolation: str = setting(
+        "nearest",
+        "how policies sample; crops are bilinear; random = crops bilinear or bicubic, bicubic in "
+        "tests, policies bilinear",
+        choices=["nearest", "bilinear", "random"],
+    )
     padding: int = setting(4, "random-crop padding of small images; 0 = no crop", range="[0, 512]")
     flip: bool = setting(True, "random horizontal flip")
     jitter: bool = setting(False, "CutMix's colour jitter and lighting noise")
@@ -65,12 +79,21 @@ class Config:
     policy_space: str = setting(
         "torchvision",
         "whose operations a magnitude is for",
-        choices=["torchvision", "original"],
+        choices=["torchvision", "original", "timm"],
         role="policy",
+    )
+    policy_fill: str = setting(
+        "mean", "colour beyond the image in policies", choices=["mean", "black"], role="policy"
     )
     cut: str = setting("", "region-level augmentation", choices=CUTS, role="cut")
     size: int = setting(16, "side of Cutout's box; 0 = no box", range="[0, 4096]", role="cut")
     cut_p: float = setting(1.0, "probability of cutting an image", range="[0, 1]", role="cut")
+    erasing: str = setting(
+        "original",
+        "whose Random Erasing: original = noise in 2-40% of the area, torchvision = zeros in 2-33%",
+        choices=["original", "torchvision"],
+        role="cut",
+    )
     mix: str = setting("", "label-mixing augmentation", choices=MIXES, role="mix")
     mix_alpha: float = setting(
         1.0, "lambda is drawn from Beta(alpha, alpha)", range="(0, 1000]", role="mix"
@@ -116,19 +139,23 @@ class Config:
 
     epochs: int = setting(300, "passes over the training set", range="[1, 1e6]")
     batch_size: int = setting(128, "images per step, over all processes", range="[1, 65536]")
-    optimizer: str = setting("sgd", "sgd (Nesterov), or any of timm's")
+    optimizer: str = setting("sgd", "sgd (Nesterov), or any of timm's; momentum = plain SGD")
     lr: float = setting(0.1, "peak learning rate; 0 = learn nothing", range="[0, inf)")
     momentum: float = setting(0.9, "SGD momentum", range="[0, 1)")
     weight_decay: float = setting(5e-4, "weight decay", range="[0, 1]")
     norm_decay: bool = setting(True, "decay biases and normalisation layers too")
+    bias_decay: bool = setting(False, "with --no-norm-decay, decay other layers' biases")
     schedule: str = setting(
-        "cosine", "cosine to 0, or x0.1 at 25, 50 and 75% of the epochs", choices=["cosine", "step"]
+        "cosine",
+        "cosine to 0, x0.1 at 25, 50 and 75% of the epochs, or a code's cosine by epochs",
+        choices=["cosine", "step", "torchvision", "timm"],
     )
     warmup: int = setting(0, "epochs of linear warm-up, at most --epochs", range="[0, 1e6]")
     clip: float = setting(0.0, "max gradient norm; 0 = no clipping", range="[0, 1e6]")
     smoothing: float = setting(0.0, "label smoothing", range="[0, 1)")
     loss: str = setting("ce", "cross-entropy, or binary per class", choices=["ce", "bce"])
-    ema: float = setting(0.0, "decay of averaged weights, tested in place; 0 = off", range="[0, 1)")
+    ema: float = setting(0.0, "decay of averaged weights, then tested; 0 = off", range="[0, 1)")
+    ema_every: int = setting(1, "steps between updates of averaged weights", range="[1, 1e6]")
 
     flip_test: bool = setting(False, "average logits over an image and its mirror image in tests")
 
@@ -164,13 +191,18 @@ class Config:
                 f"keep={self.keep} has nothing to keep from "
                 f"(policy={self.policy!r}, cut={self.cut!r}, mix={self.mix!r})"
             )
+        if self.policy_space == "timm" and self.policy != "randaugment":
+            raise ValueError(f"policy_space=timm is for RandAugment, found policy={self.policy!r}")
         if self.warmup > self.epochs:
             raise ValueError(f"warmup must be at most epochs={self.epochs}, found {self.warmup}")
         if self.dataset == "images" and not self.image_size:
             raise ValueError("a tree of large images needs --image-size")
-        if self.dataset != "images" and (self.image_size or self.test_size):
+        if self.test_resize and self.test_resize < (self.test_size or self.image_size):
+            raise ValueError(f"test_resize={self.test_resize} is less than the side of test images")
+        if self.dataset != "images" and (self.image_size or self.test_size or self.test_resize):
             raise ValueError(
-                f"image_size and test_size are for dataset='images', found {self.dataset!r}"
+                "image_size, test_size and test_resize are for dataset='images', "
+                f"found {self.dataset!r}"
             )
         if self.test_rest and self.image_size:
             raise ValueError("test_rest is for small images, found a tree of large ones")

@@ -70,6 +70,8 @@ def open_data(config: Config, device: torch.device) -> Data:
             config.data,
             size=config.image_size,
             test_size=config.test_size,
+            test_resize=config.test_resize,
+            bicubic=config.interpolation == "random",
             unreadable=config.unreadable,  # type: ignore[arg-type]
             subset=config.subset,
             test_subset=config.test_subset,

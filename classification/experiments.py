@@ -48,6 +48,7 @@ IMAGENET = Config(  # CutMix-PyTorch's recipe at 300 epochs, section 4.2
     dataset="images",
     data="data/imagenet",
     arch="resnet50",
+    zero_init_last=False,
     image_size=224,
     jitter=True,
     policy_set="imagenet",
@@ -134,7 +135,13 @@ def _table3() -> Table:
 def _table4() -> Table:
     changes: dict[str, dict[str, Any]] = {
         "gridmask": {"policy": "", "cut": "gridmask"},
-        "augmix": {"policy": "augmix", "cut": ""},
+        "augmix": {
+            "policy": "augmix",
+            "policy_space": "original",
+            "policy_fill": "black",
+            "interpolation": "bilinear",
+            "cut": "",
+        },
         "attentive_cutmix": {"policy": "", "cut": "", "mix": "attentive_cutmix"},
     }
     configs = {
@@ -152,7 +159,7 @@ def _table5() -> Table:
         "droppath": {"regulariser": "droppath"},
         "manifold_mixup": {"mix": "manifold_mixup"},
         "mixup": {"mix": "mixup", "mix_alpha": 0.2},
-        "dropblock": {"regulariser": "dropblock", "smoothing": 0.1},
+        "dropblock": {"regulariser": "dropblock", "smoothing": 0.1, "zero_init_last": True},
         "randaugment": {"policy": "randaugment", "num_ops": 2, "magnitude": 9},
         "random_erasing": {"cut": "random_erasing", "cut_p": 0.5},
     }
@@ -278,17 +285,20 @@ def _beyond() -> Table:
     return rows
 
 
-V2 = replace(  # torchvision's "new recipe", 2021, without repeated augmentation
-    IMAGENET, jitter=False, epochs=600, batch_size=1024, lr=0.5, weight_decay=2e-5,
-    norm_decay=False, schedule="cosine", warmup=5, smoothing=0.1, policy="trivialaugment",
-    cut="random_erasing", cut_p=0.1, mix="mixup_or_cutmix", mix_alpha=0.2, ema=0.99998,
-    image_size=176, test_size=224,
+V2 = replace(  # torchvision's "new recipe" (2021, references/classification); see docs/errata.md
+    IMAGENET, jitter=False, epochs=600, batch_size=1024, optimizer="momentum", lr=0.5,
+    weight_decay=2e-5, norm_decay=False, bias_decay=True, schedule="torchvision", warmup=5,
+    smoothing=0.1, policy="trivialaugment", policy_fill="black", interpolation="bilinear",
+    cut="random_erasing", cut_p=0.1, erasing="torchvision", mix="mixup_or_cutmix", mix_alpha=0.2,
+    # 0.99998 for a batch of one image and one epoch, as its script adjusts it
+    ema=1 - (1 - 0.99998) * 1024 * 32 / 600, ema_every=32,
+    image_size=176, test_size=224, test_resize=232,
 )  # fmt: skip
-A3 = replace(  # ResNet strikes back (Wightman et al., 2021), procedure A3
-    IMAGENET, jitter=False, epochs=100, batch_size=2048, optimizer="lamb", lr=8e-3,
-    weight_decay=0.02, norm_decay=False, schedule="cosine", warmup=5, loss="bce",
-    policy="randaugment", num_ops=2, magnitude=18, mix="mixup_or_cutmix", mix_alpha=0.1,
-    image_size=160, test_size=224,
+A3 = replace(  # timm's, procedure A3 of ResNet strikes back (Wightman et al., 2021); errata, too
+    IMAGENET, jitter=False, zero_init_last=True, epochs=100, batch_size=2048, optimizer="lamb",
+    lr=8e-3, weight_decay=0.02, norm_decay=False, schedule="timm", warmup=5, loss="bce",
+    policy="randaugment", policy_space="timm", num_ops=2, magnitude=18, interpolation="random",
+    mix="mixup_or_cutmix", mix_alpha=0.1, image_size=160, test_size=224, test_resize=235,
 )  # fmt: skip
 
 
@@ -327,6 +337,7 @@ def _smoke(config: Config) -> Config:
         attention="random",  # its pretrained network would have to be downloaded
         image_size=64 if large else 0,
         test_size=64 if large else 0,
+        test_resize=0,
         paste_size=min(config.paste_size, 16),
     )
 

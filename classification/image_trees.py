@@ -4,7 +4,7 @@ Workers (other processes) read, crop, scale and flip on bytes, the part that nee
 size. Everything later (jitter, policies, normalisation, cutting) is done on the batch, on the
 device. The recipe is that of the CutMix code (github.com/clovaai/CutMix-PyTorch, train.py): a
 random crop of 8 to 100 % of the area and a flip to train; to test, the middle 224 pixels after the
-shorter side is scaled to 256.
+shorter side is scaled to 256, or to another length.
 
 An image's crop and flip follow from (seed, epoch, number of the image) alone, so batches do not
 depend on the number of workers or processes, and an epoch can be resumed in its middle.
@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2.functional import horizontal_flip
 
 from keepbench.images import IMAGENET_MEAN, IMAGENET_STD, Batch, read_or_error
@@ -43,15 +43,20 @@ Crop = tuple[Tensor, Frame]  # (3, S, S) uint8, and where it lies
 
 
 class _RandomCrop:
-    """A random crop of 8 to 100 % of the area, scaled to (3, S, S), and flip; on uint8."""
+    """A random crop of 8 to 100 % of the area, scaled to (3, S, S), and flip; on uint8.
 
-    def __init__(self, size: int) -> None:
-        self.crop = v2.RandomResizedCrop(size, CROP_SCALE, antialias=True)
+    Scaled bilinearly or, half of the time, bicubically if `bicubic`.
+    """
+
+    def __init__(self, size: int, bicubic: bool = False) -> None:
+        modes = (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)[: 1 + bicubic]
+        self.crops = [v2.RandomResizedCrop(size, CROP_SCALE, interpolation=m) for m in modes]
 
     def __call__(self, pixels: Tensor) -> Crop:
         height, width = pixels.shape[1:]
-        box = self.crop.make_params([pixels])
-        crop = self.crop.transform(pixels, box)
+        box = self.crops[0].make_params([pixels])
+        chosen = int(torch.rand(1) * len(self.crops)) if len(self.crops) > 1 else 0
+        crop = self.crops[chosen].transform(pixels, box)
         mirrored = bool(torch.rand(1) < 0.5)
         frame = box["top"] / height, box["left"] / width, box["height"] / height
         return (
@@ -61,10 +66,11 @@ class _RandomCrop:
 
 
 class _MiddleCrop:
-    """The middle (3, S, S) after the shorter side is scaled to 256 / 224 S; on uint8."""
+    """The middle (3, S, S) of a scaled image: shorter side 256 / 224 S or given; on uint8."""
 
-    def __init__(self, size: int) -> None:
-        resize = v2.Resize(round(size * 256 / 224), antialias=True)
+    def __init__(self, size: int, resize_to: int = 0, bicubic: bool = False) -> None:
+        mode = InterpolationMode.BICUBIC if bicubic else InterpolationMode.BILINEAR
+        resize = v2.Resize(resize_to or round(size * 256 / 224), interpolation=mode)
         self.middle = v2.Compose([resize, v2.CenterCrop(size)])
 
     def __call__(self, pixels: Tensor) -> Crop:
@@ -192,6 +198,8 @@ class TreeData:
         val: the test tree.
         size: S, the side of the images that the network sees, in pixels.
         test_size: the same for testing; 0 is S.
+        test_resize: shorter side of test images before their middle is taken; 0 is 256 / 224 of it.
+        bicubic: scale half of the training crops and all test images bicubically, not bilinearly.
         unreadable: "refuse" raises ValueError when a file cannot be read; "skip" warns once per
             file, trains on the next readable image of its class instead, and tests without it.
         unreadable_files: what "skip" has met in this process so far: file to error.
@@ -202,6 +210,8 @@ class TreeData:
     size: int = 224
     unreadable: Unreadable = "refuse"
     test_size: int = 0
+    test_resize: int = 0
+    bicubic: bool = False
     unreadable_files: dict[str, str] = field(default_factory=dict)
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
@@ -251,7 +261,7 @@ class TreeData:
             ValueError: While iterating, a file that cannot be read ("refuse"), or a class without
                 any that can ("skip").
         """
-        crop, skip = _RandomCrop(self.size), self.unreadable == "skip"
+        crop, skip = _RandomCrop(self.size, self.bicubic), self.unreadable == "skip"
         reader = _Reader(self.train, crop, seed=steps.seed, epoch=steps.epoch, stand_in=skip)
         return Batches(_loader(reader, steps, workers, device), self, device, whole=True)
 
@@ -262,7 +272,8 @@ class TreeData:
         check_split(TEST_BATCH, rank, world_size)
         own = range(rank, len(self.val.paths), world_size)
         steps = BatchSampler(own, TEST_BATCH, drop_last=False)
-        reader = _Reader(self.val, _MiddleCrop(self.test_size or self.size))
+        crop = _MiddleCrop(self.test_size or self.size, self.test_resize, self.bicubic)
+        reader = _Reader(self.val, crop)
         for batch in Batches(_loader(reader, steps, workers, device), self, device, whole=False):
             yield batch.images, batch.labels
 
@@ -302,6 +313,8 @@ def load_folders(
     size: int = 224,
     unreadable: Unreadable = "refuse",
     test_size: int = 0,
+    test_resize: int = 0,
+    bicubic: bool = False,
     subset: int = 0,
     test_subset: int = 0,
     seed: int = 0,
@@ -331,4 +344,4 @@ def load_folders(
         )
     train = list_tree(place / "train").subset(subset, seed)
     val = list_tree(place / part).subset(test_subset, 0)
-    return TreeData(train, val, size, unreadable, test_size)
+    return TreeData(train, val, size, unreadable, test_size, test_resize, bicubic)

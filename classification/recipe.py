@@ -25,6 +25,8 @@ def learning_rate(config: Config, step: int, steps: int) -> float:
 
     A linear warm-up from a hundredth, then half a cosine to 0 without restarts (Loshchilov and
     Hutter, 2016), or a tenth after each quarter of the epochs (CutMix's code at 300 epochs).
+    "torchvision" is the cosine, changed between epochs only. So is "timm", whose cosine includes
+    the warm-up and whose ends are 1/80 and 1/8000 (1e-4 and 1e-6 in ResNet strikes back's A3).
 
     Args:
         config: the run's settings.
@@ -32,9 +34,15 @@ def learning_rate(config: Config, step: int, steps: int) -> float:
         steps: of an epoch.
     """
     warm, total = config.warmup * steps, config.epochs * steps
+    if config.schedule in ("torchvision", "timm"):
+        step -= step % steps
+    if config.schedule == "timm":
+        if step < warm:
+            return config.lr * (1 / 80 + 79 / 80 * step / warm)
+        return config.lr * (1 / 8000 + 7999 / 16000 * (1.0 + math.cos(math.pi * step / total)))
     if step < warm:
         return config.lr * (0.01 + 0.99 * step / warm)
-    if config.schedule == "cosine":
+    if config.schedule != "step":
         return config.lr * 0.5 * (1.0 + math.cos(math.pi * (step - warm) / (total - warm)))
     quarters = [round(share * config.epochs) * steps for share in (0.25, 0.5, 0.75)]
     return config.lr * 0.1 ** sum(step >= quarter for quarter in quarters)
@@ -66,6 +74,10 @@ def make_model(config: Config, num_classes: int, channels: int) -> nn.Module:
     except TypeError as error:
         raise ValueError(f"{config.arch} does not take {options}: {error}") from None
     check_regularised(model, regularisers(named))
+    if not config.zero_init_last:
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d) and not module.weight.any():
+                nn.init.ones_(module.weight)
     if config.regulariser == "dropblock":
         add_dropblock(model)
     return model

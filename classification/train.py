@@ -84,6 +84,7 @@ class Trainer(Training):
         self.optimizer = make_optimizer(
             [self.network], kind=config.optimizer, lr=config.lr, momentum=config.momentum,
             weight_decay=config.weight_decay, norm_decay=config.norm_decay,
+            bias_decay=config.bias_decay,
         )  # fmt: skip
         self.tested = make_average(self.model, config.ema) if config.ema else self.model
         if processes.world_size > 1:
@@ -179,8 +180,10 @@ class Trainer(Training):
         if self.config.clip:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
         self.optimizer.step()
-        if isinstance(self.tested, AveragedModel):
+        if isinstance(self.tested, AveragedModel) and self.step % self.config.ema_every == 0:
             self.tested.update_parameters(self.model)
+            if self.epoch < self.config.warmup:
+                self.tested.n_averaged.zero_()  # the next update copies the model again
 
     def part_seconds(self) -> dict[str, float]:
         """Seconds since the last call: map, boxes, step (of the network), other augmentation."""

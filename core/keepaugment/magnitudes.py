@@ -1,8 +1,9 @@
 """What the policies choose from: their operations, magnitudes and sub-policies, as tables.
 
 AutoAugment: arXiv:1805.09501, Appendix; RandAugment: arXiv:1909.13719; TrivialAugment:
-arXiv:2103.10158, Table 1; AugMix: arXiv:1912.02781. Two sets of magnitudes exist under the same
-names: torchvision's, relative to the image and mostly signed, and those of the first public codes.
+arXiv:2103.10158, Table 1; AugMix: arXiv:1912.02781. Several sets of magnitudes exist under the same
+names: torchvision's, relative to the image and mostly signed, those of the first public codes, and
+timm's for RandAugment ("rand-mstd0.5-inc1").
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from keepaugment.operations import ID
 
 Method = Literal["auto_augment", "rand_augment", "trivial_augment", "aug_mix", "aug_mix_all"]
 Magnitudes = Literal["torchvision", "original"]
+RandAugmentSpace = Literal["torchvision", "original", "timm"]
 
 # Sub-policies in torchvision's order: operation, probability, magnitude id of 0..9 (- for none).
 SUB_POLICIES = {
@@ -64,6 +66,7 @@ _ORIGINAL_RAND_AUGMENT = (
     *("color", "contrast", "brightness", "sharpness", "shear_x", "shear_y", "cutout_abs"),
     *("translate_x", "translate_y"),
 )
+_TIMM_RAND_AUGMENT = tuple(name for name in _ORIGINAL_RAND_AUGMENT if name != "cutout_abs")
 _NAMES: dict[Method, tuple[str, ...]] = {
     "auto_augment": (*_GEOMETRIC, *_ENHANCE, *_VALUES, "invert"),
     "rand_augment": ("identity", *_GEOMETRIC, *_ENHANCE, *_VALUES),
@@ -79,6 +82,25 @@ class Space(NamedTuple):
     operation: Tensor
     magnitude: Tensor
     signed: Tensor
+
+
+class Ramps(NamedTuple):
+    """The n operations of a method with continuous magnitudes: base + reach * level, (n,) each.
+
+    `whole` says that the product is truncated.
+    """
+
+    operation: Tensor
+    base: Tensor
+    reach: Tensor
+    whole: Tensor
+    signed: Tensor
+
+    def magnitude(self, index: Tensor, level: Tensor, u: Tensor) -> Tensor:
+        """Magnitudes at `level`, in [0, 1]; signed ones are negative for u < 1/2."""
+        step = self.reach[index] * level
+        magnitude = self.base[index] + torch.where(self.whole[index], step.trunc(), step)
+        return torch.where(self.signed[index] & (u < 0.5), -magnitude, magnitude)
 
 
 class SubPolicies(NamedTuple):
@@ -102,6 +124,8 @@ def _rows(
     ranges = dict(zip(_GEOMETRIC, (shear, shear, *translate, rotate), strict=True))
     ranges |= dict.fromkeys(_ENHANCE, enhance)
     rows = {name: torch.linspace(0.0, high, bins) for name, high in ranges.items()}
+    for name in ("translate_x", "translate_y"):  # torchvision drops the fraction of a pixel
+        rows[name].trunc_()
     rows["posterize"] = bits[0] - (torch.arange(bins) / ((bins - 1) / bits[1])).round()
     rows["solarize"] = torch.linspace(255.0, 0.0, bins)
     return rows
@@ -178,6 +202,33 @@ def build_space(
         torch.tensor([name in signed for name in names]),
     )
     return Space(*(table.to(device, non_blocking=True) for table in space))
+
+
+@lru_cache(maxsize=64)
+def build_ramps(method: Method, size: tuple[int, int], device: torch.device) -> Ramps:
+    """The operations of timm's RandAugment, or of AugMix's published code. Do not write to them.
+
+    Args:
+        method: "rand_augment" for timm's, "aug_mix" or "aug_mix_all".
+        size: height and width of the images.
+        device: of the result.
+    """
+    timm = method == "rand_augment"
+    share, whole = (0.45, False) if timm else (1 / 3, True)
+    rows = dict.fromkeys(_ENHANCE, (0.0, 0.9, False, True) if timm else (-0.9, 1.8, False, False))
+    rows |= dict.fromkeys(("shear_x", "shear_y"), (0.0, 0.3, False, True))
+    rows |= {
+        "rotate": (0.0, 30.0, whole, True),
+        "translate_x": (0.0, share * size[1], whole, True),
+        "translate_y": (0.0, share * size[0], whole, True),
+        "posterize": (4.0, -4.0, True, False),
+        "solarize": (256.0, -256.0, True, False),
+        "solarize_add": (0.0, 110.0, True, False),
+    }
+    names = _TIMM_RAND_AUGMENT if timm else _NAMES[method]
+    columns = zip(*(rows.get(name, (0.0, 0.0, False, False)) for name in names), strict=True)
+    tables = torch.tensor([ID[name] for name in names]), *map(torch.tensor, columns)
+    return Ramps(*(table.to(device, non_blocking=True) for table in tables))
 
 
 @lru_cache(maxsize=16)

@@ -1,19 +1,20 @@
 """Image operations of AutoAugment and its successors on a batch, one per image, without a loop.
 
 The seventeen operations fall into three families, and a family costs the same whatever the images
-of the batch ask for: shears, translations and rotations are one nearest-neighbour gather with a
-matrix per image; operations on single pixel values are one look-up in a table per image and
-channel; brightness, colour, contrast and sharpness are one blend with a degenerate image. An image
-that asks for another family passes with the identity matrix, the identity table, or unblended.
+of the batch ask for: shears, translations and rotations are one gather with a matrix per image (or
+four gathers, if bilinear); operations on single pixel values are one look-up in a table per image
+and channel; brightness, colour, contrast and sharpness are one blend with a degenerate image. An
+image of another family passes with the identity matrix, the identity table, or unblended.
 
-On a CPU the pixels are those of torchvision's tensor operations, bit for bit (above 65,793 pixels
-its mean for contrast is rounded, this one exact). Nothing synchronises with the device.
+By nearest neighbours on a CPU, the pixels are those of torchvision's tensor operations, bit for bit
+(above 65,793 pixels its mean for contrast is rounded, this one exact). Bilinear ones are Pillow's,
+as the codes that interpolate work with it. Nothing synchronises with the device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -41,6 +42,9 @@ ID = {name: index for index, name in enumerate(OPERATIONS)}
 
 Fill = float | Sequence[float]
 """What is seen beyond the image's edge, in [0, 255]: a number, or one per channel."""
+
+Interpolation = Literal["nearest", "bilinear"]
+"""How shears, translations and rotations sample the image."""
 
 _CUTOUT_COLOR = (125, 123, 114)  # the mean colour in the RandAugment code that has this operation
 
@@ -76,21 +80,23 @@ def apply_operations(
     magnitude: Tensor,
     *,
     fill: Fill = 0,
+    interpolation: Interpolation = "nearest",
     position: Tensor | None = None,
 ) -> Tensor:
     """Apply one operation to each image.
 
-    What a magnitude is: the tangent of the angle for shears; whole pixels (a fraction is dropped)
-    for translations; degrees, counter-clockwise, for rotate; the factor minus 1 (0 changes
-    nothing) for brightness, color, contrast, sharpness; the number of bits kept for posterize; the
-    first value inverted for solarize; what is added to values below 128 for solarize_add; the
-    side in pixels for cutout_abs. The other operations ignore it.
+    What a magnitude is: the tangent of the angle for shears; pixels for translations; degrees,
+    counter-clockwise, for rotate; the factor minus 1 (0 changes nothing) for brightness, color,
+    contrast, sharpness; the number of bits kept for posterize; the first value inverted for
+    solarize; what is added to values below 128 for solarize_add; the side in pixels for cutout_abs.
+    The other operations ignore it.
 
     Args:
         images: (B, C, H, W), uint8, C = 1 or 3.
         operation: (B,), int64, indices into `OPERATIONS` (see `ID`).
         magnitude: (B,), float32.
         fill: what shears, translations and rotations bring in from outside.
+        interpolation: how they sample the image.
         position: (B, 2) in [0, 1), row and column of the centre for cutout_abs, as shares of the
             height and width. Without it that operation changes nothing.
 
@@ -107,13 +113,26 @@ def apply_operations(
             f"operation and magnitude must be ({len(images)},), "
             f"found {tuple(operation.shape)} and {tuple(magnitude.shape)}"
         )
-    images = _warp(images, operation, magnitude, fill)
+    images = _warp(images, operation, magnitude, fill, interpolation)
     images = _look_up(images, operation, magnitude)
     images = _blend(images, operation, magnitude)
     return images if position is None else _cutout(images, operation, magnitude, position)
 
 
-def apply_layers(images: Tensor, decisions: Decisions, *, fill: Fill = 0) -> Tensor:
+def check_interpolation(interpolation: str) -> None:
+    """Raise ValueError unless `interpolation` is one."""
+    if interpolation not in get_args(Interpolation):
+        known = " or ".join(get_args(Interpolation))
+        raise ValueError(f"interpolation must be {known}, found {interpolation!r}")
+
+
+def apply_layers(
+    images: Tensor,
+    decisions: Decisions,
+    *,
+    fill: Fill = 0,
+    interpolation: Interpolation = "nearest",
+) -> Tensor:
     """Apply the L operations of each image (B, C, H, W), uint8, in turn."""
     for layer in range(decisions.operation.shape[1]):
         images = apply_operations(
@@ -121,6 +140,7 @@ def apply_layers(images: Tensor, decisions: Decisions, *, fill: Fill = 0) -> Ten
             decisions.operation[:, layer],
             decisions.magnitude[:, layer],
             fill=fill,
+            interpolation=interpolation,
             position=None if decisions.position is None else decisions.position[:, layer],
         )
     return images
@@ -166,8 +186,8 @@ def _matrices(operation: Tensor, magnitude: Tensor, height: int, width: int) -> 
     sheared = _chosen(operation, "shear_x", "shear_y").flatten()
     corner_x = torch.where(sheared, -width * 0.5, 0.0).to(wide)
     corner_y = torch.where(sheared, -height * 0.5, 0.0).to(wide)
-    to_x = -corner_x - only("translate_x").trunc()
-    to_y = -corner_y - only("translate_y").trunc()
+    to_x = -corner_x - only("translate_x")
+    to_y = -corner_y - only("translate_y")
     offset_x = (cosine * to_x + across * to_y) + corner_x
     offset_y = (down * to_x + cosine * to_y) + corner_y
     rows = (cosine, across, offset_x, down, cosine, offset_y)
@@ -188,20 +208,62 @@ def _source(row: Tensor, x: Tensor, y: Tensor, size: int) -> Tensor:
     return pixel.round_().clamp_(-1, size).int()
 
 
-def _warp(images: Tensor, operation: Tensor, magnitude: Tensor, fill: Fill) -> Tensor:
-    """Shear, translate or rotate each image by nearest neighbours; others stay as they are."""
+def _nearest(images: Tensor, matrices: Tensor, x: Tensor, y: Tensor, fill: Tensor) -> Tensor:
+    """Sample images at matrices (B, 2, 3) times the output's centred places x (W,) and y (H, 1)."""
     batch, channels, height, width = images.shape
-    matrices = _matrices(operation, magnitude, height, width)
-    x = torch.arange(width, device=images.device) - (width - 1) * 0.5
-    y = (torch.arange(height, device=images.device) - (height - 1) * 0.5)[:, None]
     column = _source(matrices[:, 0], x, y, width)
     row = _source(matrices[:, 1], x, y, height)
     # Outside is a frame one pixel wide.
-    framed = _pixel(fill, channels, images.device).repeat(batch, 1, height + 2, width + 2)
+    framed = fill.repeat(batch, 1, height + 2, width + 2)
     framed[:, :, 1:-1, 1:-1] = images
     index = (row + 1).mul_(width + 2).add_(column + 1).flatten(1).long()
     moved = framed.flatten(2).gather(2, index[:, None].expand(-1, channels, -1))
     return moved.view(images.shape)
+
+
+def _bilinear(images: Tensor, matrices: Tensor, x: Tensor, y: Tensor, fill: Tensor) -> Tensor:
+    """The same by Pillow's rule: a place in the image is a mean of four pixels, at its edge of two.
+
+    Their mean is truncated.
+    """
+    channels, height, width = images.shape[1:]
+    pixels = images.flatten(2)
+
+    def split(row: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The pixel before a place, how far it lies behind that one's centre, if it is inside."""
+        place = x * row[:, 0, None, None] + y * row[:, 1, None, None] + row[:, 2, None, None]
+        place = place + size * 0.5
+        before = (place - 0.5).floor()
+        share = (place - 0.5 - before)[:, None]
+        return before.long(), share, (place >= 0) & (place < size)
+
+    column, across, inside_x = split(matrices[:, 0], width)
+    row, down, inside_y = split(matrices[:, 1], height)
+
+    def line(row: Tensor) -> Tensor:
+        start = row.clamp(0, height - 1) * width
+        left, right = (
+            pixels.gather(2, index.flatten(1)[:, None].expand(-1, channels, -1)).view(images.shape)
+            for index in (start + (column + n).clamp(0, width - 1) for n in (0, 1))
+        )
+        return left + (right.float() - left) * across
+
+    upper = line(row)
+    mean = upper + (line(row + 1) - upper) * down
+    # Pillow computes with 64 bits: what here falls just short of a whole number is that number.
+    return torch.where((inside_x & inside_y)[:, None], _truncate(mean + 1 / 256), fill)
+
+
+def _warp(
+    images: Tensor, operation: Tensor, magnitude: Tensor, fill: Fill, interpolation: Interpolation
+) -> Tensor:
+    """Shear, translate or rotate each image; others stay as they are."""
+    channels, height, width = images.shape[1:]
+    matrices = _matrices(operation, magnitude, height, width)
+    x = torch.arange(width, device=images.device) - (width - 1) * 0.5
+    y = (torch.arange(height, device=images.device) - (height - 1) * 0.5)[:, None]
+    sample = _nearest if interpolation == "nearest" else _bilinear
+    return sample(images, matrices, x, y, _pixel(fill, channels, images.device))
 
 
 def _autocontrast_table(levels: Tensor, value: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ AutoAugment (Cubuk et al., 2018, arXiv:1805.09501), RandAugment (Cubuk et al., 2
 arXiv:1909.13719), TrivialAugment (Mueller and Hutter, 2021, arXiv:2103.10158), AugMix (Hendrycks
 et al., 2019, arXiv:1912.02781). Each class draws which operations every image gets and how strong
 they are (`draw`), then applies them (`apply_layers`). By default the laws and magnitudes are
-torchvision's; sampling is always by nearest neighbours.
+torchvision's, and images are sampled by nearest neighbours.
 
 Nothing synchronises with the device, unless the generator lives on another one than the images.
 """
@@ -21,14 +21,24 @@ from keepaugment.magnitudes import (
     SUB_POLICIES,
     Magnitudes,
     Method,
+    RandAugmentSpace,
     Space,
+    build_ramps,
     build_space,
     build_sub_policies,
 )
-from keepaugment.operations import Decisions, Fill, apply_layers, check_pixels
+from keepaugment.operations import (
+    Decisions,
+    Fill,
+    Interpolation,
+    apply_layers,
+    check_interpolation,
+    check_pixels,
+)
 
 POLICIES = tuple(SUB_POLICIES)
 _SCALE = 31  # bins of a common magnitude 0..30
+_TIMM_NOISE = 0.05  # of the scale: mstd0.5 of 10
 
 
 def _pick(u: Tensor, count: int) -> Tensor:
@@ -42,10 +52,9 @@ def _magnitude(space: Space, index: Tensor, level: Tensor | int, u: Tensor) -> T
     return torch.where(space.signed[index] & (u < 0.5), -magnitude, magnitude)
 
 
-def _check_magnitudes(name: str, magnitudes: Magnitudes) -> None:
-    if magnitudes not in get_args(Magnitudes):
-        known = ", ".join(get_args(Magnitudes))
-        raise ValueError(f"{name} must be one of {known}, found {magnitudes!r}")
+def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, found {value!r}")
 
 
 def _check_range(name: str, value: int, low: int, high: int | None = None) -> None:
@@ -57,8 +66,10 @@ def _check_range(name: str, value: int, low: int, high: int | None = None) -> No
 class _Policy:
     """Draw and apply: what the policies on single images have in common."""
 
-    def __init__(self, fill: Fill, generator: Source) -> None:
+    def __init__(self, fill: Fill, interpolation: Interpolation, generator: Source) -> None:
+        check_interpolation(interpolation)
         self.fill = fill
+        self.interpolation = interpolation
         self.generator = generator
 
     def draw(self, batch: int, size: tuple[int, int], device: torch.device) -> Decisions:
@@ -68,8 +79,8 @@ class _Policy:
     def __call__(self, images: Tensor) -> Tensor:
         """Augment images (B, C, H, W), uint8, C = 1 or 3: new images of the same shape."""
         check_pixels(images)
-        size = (images.shape[2], images.shape[3])
-        return apply_layers(images, self.draw(len(images), size, images.device), fill=self.fill)
+        decisions = self.draw(len(images), (images.shape[2], images.shape[3]), images.device)
+        return apply_layers(images, decisions, fill=self.fill, interpolation=self.interpolation)
 
 
 class AutoAugment(_Policy):
@@ -83,6 +94,7 @@ class AutoAugment(_Policy):
         magnitude: None for the policy's own ids; 0..30 replaces them all: the sub-policies and
             their probabilities at one common strength, on RandAugment's scale.
         fill: what comes in from outside the image, in [0, 255]: a number or one per channel.
+        interpolation: "nearest", or "bilinear" as Pillow does.
         generator: where random numbers come from.
     """
 
@@ -93,12 +105,12 @@ class AutoAugment(_Policy):
         magnitudes: Magnitudes = "torchvision",
         magnitude: int | None = None,
         fill: Fill = 0,
+        interpolation: Interpolation = "nearest",
         generator: Source = None,
     ) -> None:
-        super().__init__(fill, generator)
-        if policy not in POLICIES:
-            raise ValueError(f"policy must be one of {', '.join(POLICIES)}, found {policy!r}")
-        _check_magnitudes("magnitudes", magnitudes)
+        super().__init__(fill, interpolation, generator)
+        _check_choice("policy", policy, POLICIES)
+        _check_choice("magnitudes", magnitudes, get_args(Magnitudes))
         if magnitude is not None:
             _check_range("magnitude", magnitude, 0, _SCALE - 1)
         self.policy = policy
@@ -129,12 +141,15 @@ class RandAugment(_Policy):
         num_ops: operations per image (N in the paper).
         magnitude: their strength (M), 0..num_magnitude_bins - 1.
         num_magnitude_bins: how many strengths there are.
-        space: "torchvision": 14 operations, signed, stronger with the magnitude; or "original":
-            the 16 of the first public codes, with Invert, SolarizeAdd and Cutout and without the
-            identity, with these codes' magnitudes (see `keepaugment.magnitudes`). Where these
-            differ: SolarizeAdd adds to values below 128 (TensorFlow), Posterize keeps at least one
-            bit and Cutout has the side 40 M / 30 (PyTorch). Translations soon empty a small image.
+        space: "torchvision": 14 operations, signed, stronger with the magnitude.
+            "timm": 15, with Invert and SolarizeAdd and without the identity, each applied with
+            probability 1/2, its magnitude plus normal noise of a twentieth of the scale.
+            "original": the 16 of the first public codes, timm's and Cutout, with their magnitudes
+            (see `keepaugment.magnitudes`). Where these codes differ: SolarizeAdd adds to values
+            below 128 (TensorFlow), Posterize keeps at least one bit and Cutout has the side
+            40 M / 30 (PyTorch). Translations soon empty a small image.
         fill: what comes in from outside the image, in [0, 255]: a number or one per channel.
+        interpolation: "nearest", or "bilinear" as Pillow does.
         generator: where random numbers come from.
     """
 
@@ -144,12 +159,13 @@ class RandAugment(_Policy):
         magnitude: int = 9,
         *,
         num_magnitude_bins: int = _SCALE,
-        space: Magnitudes = "torchvision",
+        space: RandAugmentSpace = "torchvision",
         fill: Fill = 0,
+        interpolation: Interpolation = "nearest",
         generator: Source = None,
     ) -> None:
-        super().__init__(fill, generator)
-        _check_magnitudes("space", space)
+        super().__init__(fill, interpolation, generator)
+        _check_choice("space", space, get_args(RandAugmentSpace))
         _check_range("num_ops", num_ops, 1)
         _check_range("num_magnitude_bins", num_magnitude_bins, 2)
         _check_range("magnitude", magnitude, 0, num_magnitude_bins - 1)
@@ -161,15 +177,26 @@ class RandAugment(_Policy):
     def draw(self, batch: int, size: tuple[int, int], device: torch.device) -> Decisions:
         """Decide for `batch` images of `size` (H, W): operations and magnitudes (B, num_ops).
 
-        Uniform numbers of an image, per operation: which, sign, and for "original" the centre.
+        Uniform numbers of an image, per operation: which, sign, and for "original" the centre, for
+        "timm" whether and the noise.
         """
-        space = build_space("rand_augment", self.space, self.num_magnitude_bins, size, device)
-        numbers = 4 if self.space == "original" else 2
+        numbers = 2 if self.space == "torchvision" else 4
         u = uniform(self.generator, (batch, self.num_ops * numbers), device)
         u = u.reshape(batch, self.num_ops, numbers)
+        if self.space == "timm":
+            return self._timm(size, u)
+        space = build_space("rand_augment", self.space, self.num_magnitude_bins, size, device)
         index = _pick(u[..., 0], len(space.operation))
         magnitude = _magnitude(space, index, self.magnitude, u[..., 1])
         return Decisions(space.operation[index], magnitude, u[..., 2:] if numbers == 4 else None)
+
+    def _timm(self, size: tuple[int, int], u: Tensor) -> Decisions:
+        ramps = build_ramps("rand_augment", size, u.device)
+        index = _pick(u[..., 0], len(ramps.operation))
+        noise = _TIMM_NOISE * torch.special.ndtri(u[..., 3].clamp(1e-7, 1 - 1e-7))
+        level = (self.magnitude / (self.num_magnitude_bins - 1) + noise).clamp(0, 1)
+        operation = torch.where(u[..., 2] < 0.5, ramps.operation[index], 0)  # 0 is the identity
+        return Decisions(operation, ramps.magnitude(index, level, u[..., 1]))
 
 
 class TrivialAugment(_Policy):
@@ -178,13 +205,19 @@ class TrivialAugment(_Policy):
     Args:
         num_magnitude_bins: how many strengths there are.
         fill: what comes in from outside the image, in [0, 255]: a number or one per channel.
+        interpolation: "nearest", or "bilinear" as Pillow does.
         generator: where random numbers come from.
     """
 
     def __init__(
-        self, *, num_magnitude_bins: int = _SCALE, fill: Fill = 0, generator: Source = None
+        self,
+        *,
+        num_magnitude_bins: int = _SCALE,
+        fill: Fill = 0,
+        interpolation: Interpolation = "nearest",
+        generator: Source = None,
     ) -> None:
-        super().__init__(fill, generator)
+        super().__init__(fill, interpolation, generator)
         _check_range("num_magnitude_bins", num_magnitude_bins, 2)
         self.num_magnitude_bins = num_magnitude_bins
 
@@ -204,11 +237,11 @@ class TrivialAugment(_Policy):
 class AugMix:
     """A convex mixture of each image and several chains of weak operations on it.
 
-    Without the consistency loss of the paper. The weights are those of torchvision: Beta for the
-    image against the mixture, Dirichlet among the chains; a random depth is 1, 2 or 3.
+    Without the consistency loss of the paper. The image is weighed against the mixture by a Beta
+    number, the chains by a Dirichlet one; a random depth is 1, 2 or 3.
 
     Args:
-        severity: magnitudes are the first `severity` of ten bins, 1..10.
+        severity: the greatest magnitude, 1..10 of 10.
         width: the number of chains.
         depth: operations per chain; a negative one is drawn per chain from 1, 2, 3.
         alpha: of the Beta and Dirichlet distributions, a positive whole number: a Gamma(alpha)
@@ -216,7 +249,11 @@ class AugMix:
             which is no fixed number of uniform numbers.
         all_ops: also use brightness, color, contrast and sharpness (not the paper's default, since
             they overlap with the corruptions it tests on).
+        space: "original", the published code's: magnitudes are uniform in [0.1, severity] of 10 and
+            the mixture is not rounded, so images become float32 in [0, 255]; or "torchvision":
+            magnitudes are the first `severity` of ten bins, of which the first changes nothing.
         fill: what comes in from outside the image, in [0, 255]: a number or one per channel.
+        interpolation: "nearest", or "bilinear" as Pillow does.
         generator: where random numbers come from.
     """
 
@@ -228,9 +265,13 @@ class AugMix:
         alpha: float = 1.0,
         *,
         all_ops: bool = False,
+        space: Magnitudes = "torchvision",
         fill: Fill = 0,
+        interpolation: Interpolation = "nearest",
         generator: Source = None,
     ) -> None:
+        _check_choice("space", space, get_args(Magnitudes))
+        check_interpolation(interpolation)
         _check_range("severity", severity, 1, 10)
         _check_range("width", width, 1)
         if alpha < 1 or alpha != int(alpha):
@@ -243,7 +284,9 @@ class AugMix:
         self.depth = depth
         self.alpha = alpha
         self.all_ops = all_ops
+        self.space = space
         self.fill = fill
+        self.interpolation: Interpolation = interpolation
         self.generator = generator
 
     def draw(
@@ -263,13 +306,20 @@ class AugMix:
         u = uniform(self.generator, (batch, sum(counts)), device)
         for_weights, for_depth, for_layers = u.split(counts, dim=1)
         method: Method = "aug_mix_all" if self.all_ops else "aug_mix"
-        space = build_space(method, "torchvision", 10, size, device)
         which, level, sign = for_layers.reshape(batch, self.width, layers, 3).unbind(dim=3)
-        index = _pick(which, len(space.operation))
-        magnitude = _magnitude(space, index, _pick(level, self.severity), sign)
+        if self.space == "original":
+            ramps = build_ramps(method, size, device)
+            index = _pick(which, len(ramps.operation))
+            severity = (0.1 + (self.severity - 0.1) * level) / 10
+            operation, magnitude = ramps.operation[index], ramps.magnitude(index, severity, sign)
+        else:
+            space = build_space(method, "torchvision", 10, size, device)
+            index = _pick(which, len(space.operation))
+            magnitude = _magnitude(space, index, _pick(level, self.severity), sign)
+            operation = space.operation[index]
         depth = layers if self.depth > 0 else 1 + _pick(for_depth, 3)[:, :, None]
         present = torch.arange(layers, device=device) < depth
-        operation = torch.where(present, space.operation[index], 0)  # 0 is the identity
+        operation = torch.where(present, operation, 0)  # 0 is the identity
         return Decisions(operation, magnitude), self._weights(for_weights)
 
     def _weights(self, u: Tensor) -> Tensor:
@@ -281,20 +331,23 @@ class AugMix:
         return torch.cat((kept, chains * mixed), dim=1)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Augment images (B, C, H, W), uint8, C = 1 or 3: new images of the same shape."""
+        """Augment images (B, C, H, W), uint8, C = 1 or 3: new ones, float32 for "original"."""
         check_pixels(images)
         size = (images.shape[2], images.shape[3])
         decisions, weights = self.draw(len(images), size, images.device)
         flat = Decisions(decisions.operation.flatten(0, 1), decisions.magnitude.flatten(0, 1))
         copies = images[:, None].expand(-1, self.width, -1, -1, -1)
-        chains = apply_layers(copies.flatten(0, 1), flat, fill=self.fill).view(copies.shape)
-        return _mix(images, chains, weights)
+        chains = apply_layers(
+            copies.flatten(0, 1), flat, fill=self.fill, interpolation=self.interpolation
+        )
+        mixed = _mix(images, chains.view(copies.shape), weights)
+        return mixed if self.space == "original" else mixed.to(torch.uint8)
 
 
 def _mix(images: Tensor, chains: Tensor, weights: Tensor) -> Tensor:
-    """Sum images (B, C, H, W) and chains (B, N, C, H, W) by weights (B, 1 + N), cut off."""
+    """Sum images (B, C, H, W) and chains (B, N, C, H, W) by weights (B, 1 + N): float32."""
     weights = weights[:, :, None, None, None]
     mixed = weights[:, 0] * images
     for chain in range(chains.shape[1]):
         mixed = mixed + weights[:, 1 + chain] * chains[:, chain]
-    return mixed.to(torch.uint8)
+    return mixed

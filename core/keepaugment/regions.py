@@ -17,7 +17,9 @@ from keepaugment.checks import Size, check_saliency, check_size, check_tau
 Border = Literal["inside", "clip"]
 Side = Literal["low", "high"]
 
-_BITS = 40  # of a map's fixed point: sums of 2**22 pixels stay below 2**63
+NO_BOX = 2**63 - 1
+"""The sum of a box that is no candidate: above all others."""
+_BITS = 40  # of a map's fixed point, fewer for images of more than 2**21 pixels
 _MILLION = 1_000_000  # tau in whole millionths, so that ranks are integers
 
 
@@ -91,28 +93,38 @@ def _window_sums(values: Tensor, start: Tensor, stop: Tensor) -> Tensor:
     )
 
 
-def _fixed_point(saliency: Tensor) -> tuple[Tensor, Tensor]:
-    """The map as whole multiples (B, H, W) int64 of a power of two (B, 1, 1).
+def _scaled(values: Tensor, exponent: Tensor) -> Tensor:
+    """Float `values` times 2 ** `exponent`, in place; in two steps: the power may be no float."""
+    half = exponent // 2
+    one = torch.ones_like(half, dtype=values.dtype)
+    return values.mul_(torch.ldexp(one, half)).mul_(torch.ldexp(one, exponent - half))
+
+
+def _sums(saliency: Tensor, boxes: Boxes) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums of a map (B, H, W) in boxes, as whole multiples (B, P, Q) int64 of a power of two.
 
     Integer sums are exact in any order: equal boxes tie, and a CPU and a GPU agree on every box.
+
+    Returns:
+        The sums; the power's exponent (B, 1, 1); and which boxes lie in the image (1 or B, P, Q).
     """
-    saliency = saliency.float()
-    exponent = torch.frexp(saliency.abs().amax((1, 2), keepdim=True)).exponent.clamp(min=-80)
-    unit = torch.ldexp(torch.ones_like(saliency[:, :1, :1]), exponent - _BITS)
-    return (saliency / unit).long(), unit
-
-
-def score_boxes(saliency: Tensor, boxes: Boxes) -> Tensor:
-    """Eq. 1 for candidate boxes: the sum of saliency (B, H, W) in each, (B, P, Q) float32.
-
-    NaN where a box of a size per image reaches beyond the image and so is no candidate.
-    """
-    pixels, unit = _fixed_point(saliency)
-    sums = _window_sums(pixels, boxes.left, boxes.right)
-    sums = _window_sums(sums.transpose(1, 2), boxes.top, boxes.bottom).transpose(1, 2)
     height, width = saliency.shape[1:]
+    bits = min(_BITS, 62 - (height * width).bit_length())  # no sum reaches 2**62
+    values = saliency.to(torch.float32, copy=True)
+    exponent = torch.frexp(values.abs().amax((1, 2), keepdim=True)).exponent - bits
+    sums = _window_sums(_scaled(values, -exponent).long(), boxes.left, boxes.right)
+    sums = _window_sums(sums.transpose(1, 2), boxes.top, boxes.bottom).transpose(1, 2)
     fits = (boxes.bottom <= height)[:, :, None] & (boxes.right <= width)[:, None, :]
-    return (sums.float() * unit).masked_fill(~fits, torch.nan)
+    return sums, exponent, fits
+
+
+def box_sums(saliency: Tensor, boxes: Boxes) -> Tensor:
+    """Eq. 1 for candidate boxes, to be compared within an image: (B, P, Q) int64.
+
+    The unit is the image's own. `NO_BOX` where a box of a size per image reaches beyond the image.
+    """
+    sums, _, fits = _sums(saliency, boxes)
+    return sums.masked_fill(~fits, NO_BOX)
 
 
 def region_scores(saliency: Tensor, size: Size, *, border: Border = "inside") -> Tensor:
@@ -126,7 +138,8 @@ def region_scores(saliency: Tensor, size: Size, *, border: Border = "inside") ->
 
     Returns:
         (B, H - h + 1, W - w + 1) by top-left pixel for "inside", (B, H, W) by centre for "clip",
-        float32. A size per image with "inside" gives (B, H, W), NaN where the box does not fit.
+        float32, infinite where a sum is beyond its range. A size per image with "inside" gives
+        (B, H, W), NaN where the box does not fit.
 
     Raises:
         ValueError: A size that does not fit in the image, or a map that is not finite (B, H, W).
@@ -135,18 +148,19 @@ def region_scores(saliency: Tensor, size: Size, *, border: Border = "inside") ->
     image_size = (saliency.shape[1], saliency.shape[2])
     check_size(size, len(saliency), image_size)
     boxes = candidate_boxes(size, image_size, border=border, device=saliency.device)
-    return score_boxes(saliency, boxes)
+    sums, exponent, fits = _sums(saliency, boxes)
+    return _scaled(sums.float(), exponent).masked_fill_(~fits, torch.nan)
 
 
-def allowed_boxes(scores: Tensor, tau: float, side: Side) -> Tensor:
+def allowed_boxes(sums: Tensor, tau: float, side: Side) -> Tensor:
     """The boxes at or below ("low") or at or above ("high") the tau-quantile of their own image.
 
-    The quantile is exact, and never empty: the smallest score is never above it, the largest never
-    below it. Between two scores the quantile interpolates, so "low" ends at the score of rank
+    The quantile is exact, and never empty: the smallest sum is never above it, the largest never
+    below it. Between two sums the quantile interpolates, so "low" ends at the sum of rank
     floor(tau (n - 1)) of the image's n candidates and "high" begins at ceil(tau (n - 1)).
 
     Args:
-        scores: (B, P, Q); NaN is no candidate.
+        sums: (B, P, Q) int64 of `box_sums`; `NO_BOX` is no candidate.
         tau: the quantile, in [0, 1], exact to a millionth.
         side: "low" for Selective-Cut, "high" for Selective-Paste.
 
@@ -154,12 +168,12 @@ def allowed_boxes(scores: Tensor, tau: float, side: Side) -> Tensor:
         (B, P, Q) bool.
     """
     check_tau(tau)
-    flat = scores.flatten(1)
-    last = ((~flat.isnan()).sum(1, keepdim=True) - 1).clamp(min=0)
+    candidate = sums != NO_BOX
+    last = (candidate.flatten(1).sum(1, keepdim=True) - 1).clamp(min=0)
     millionths = last * round(tau * _MILLION)
     rank = millionths // _MILLION if side == "low" else -(-millionths // _MILLION)
-    limit = flat.sort(dim=1).values.gather(1, rank)[:, :, None]
-    return scores <= limit if side == "low" else scores >= limit
+    limit = sums.flatten(1).sort(dim=1).values.gather(1, rank)[:, :, None]
+    return candidate & (sums <= limit if side == "low" else sums >= limit)
 
 
 def draw_index(allowed: Tensor, u: Tensor) -> Tensor:

@@ -13,13 +13,14 @@ from torch import Tensor
 from keepaugment.checks import Size, check_images, check_saliency, check_size, check_tau
 from keepaugment.draws import Source, uniform
 from keepaugment.regions import (
+    NO_BOX,
     Border,
     Boxes,
     Side,
     allowed_boxes,
+    box_sums,
     candidate_boxes,
     draw_index,
-    score_boxes,
 )
 
 
@@ -67,13 +68,13 @@ def allowed_regions(
         rows, columns = boxes.bottom <= image_size[0], boxes.right <= image_size[1]
         return (rows[:, :, None] & columns[:, None, :]).expand(len(images), -1, -1), boxes
     check_saliency(saliency, images)
-    scores = score_boxes(saliency, boxes)
+    sums = box_sums(saliency, boxes)
     if match_area:
         if u is None:
             raise ValueError("match_area draws a size: pass its uniform numbers u (B,)")
-        index = draw_index(~scores.isnan(), u)
-        scores = scores.masked_fill(~_same_size(boxes, index), torch.nan)
-    return allowed_boxes(scores, tau, side), boxes
+        index = draw_index(sums != NO_BOX, u)
+        sums = sums.masked_fill(~_same_size(boxes, index), NO_BOX)
+    return allowed_boxes(sums, tau, side), boxes
 
 
 def choose_region(

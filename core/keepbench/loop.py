@@ -63,7 +63,7 @@ class Training(ABC):
         self.sums = torch.zeros(figures, device=self.device)
         self.clock = Clock(self.device)
         self.records: dict[str, Any] = {}  # JSON files that say more of the run, by name
-        self.rank_buffers: list[dict[str, Tensor]] = []
+        self.ranks: list[dict[str, Any]] = []  # what processes held apart when they gathered
 
     @abstractmethod
     def batches(self) -> Iterable[Any]:
@@ -101,10 +101,9 @@ class Training(ABC):
 
         These are the sums and, within an epoch, BatchNorm's statistics, which maps are taken with.
         """
-        total = self.processes.total(self.sums.clone())
-        self.sums = total if self.processes.first else torch.zeros_like(total)
         buffers = {name: each.cpu() for name, each in self.model.named_buffers()}
-        self.rank_buffers = self.processes.gathered(buffers)
+        own = {"step": self.step, "sums": self.sums.cpu(), "buffers": buffers}
+        self.ranks = self.processes.gathered(own)
 
     def state(self) -> dict[str, Any]:
         """Everything that resumes the run after any step: tensors, numbers and text.
@@ -112,14 +111,15 @@ class Training(ABC):
         Random numbers follow from the seed, the epoch and the step, so none are kept.
         """
         average = self.tested.state_dict() if self.tested is not self.model else {}
+        ranks = [each for each in self.ranks if each["step"] == self.step > 0]
         return {
             "epoch": self.epoch,
             "step": self.step,
-            "sums": self.sums.cpu(),
+            "sums": sum(each["sums"] for each in ranks) if ranks else self.sums.cpu(),
             "model": self.model.state_dict(),
             "average": average,
             "optimizer": self.optimizer.state_dict(),
-            "rank_buffers": self.rank_buffers if self.step else [],
+            "ranks": ranks,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -131,9 +131,11 @@ class Training(ABC):
         if self.tested is not self.model:
             self.tested.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        everyone = state.get("rank_buffers", [])
-        if len(everyone) == self.processes.world_size:
-            self.model.load_state_dict(everyone[self.processes.rank], strict=False)
+        ranks = state.get("ranks", [])
+        if len(ranks) == self.processes.world_size:
+            own = ranks[self.processes.rank]
+            self.sums.copy_(own["sums"])
+            self.model.load_state_dict(own["buffers"], strict=False)
 
 
 class LossWatch:

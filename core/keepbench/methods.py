@@ -43,8 +43,10 @@ def make_policy(
     magnitude: int = -1,
     policy_set: str = "cifar10",
     space: str = "torchvision",
+    fill: str = "mean",
+    interpolation: str = "nearest",
 ) -> Callable[[Tensor], Tensor] | None:
-    """An image-level policy on bytes; what comes in from outside has the mean colour.
+    """An image-level policy on bytes.
 
     Args:
         name: "autoaugment", "randaugment", "trivialaugment", "augmix", or "" for none.
@@ -53,10 +55,12 @@ def make_policy(
         num_ops: RandAugment's operations in a row.
         magnitude: strength of RandAugment and AutoAugment, 0 to 30; -1 is their own.
         policy_set: AutoAugment's sub-policies.
-        space: the operations and their magnitudes, as in `keepaugment.RandAugment`.
+        space: the operations and their magnitudes, as in `keepaugment.RandAugment` and `AugMix`.
+        fill: what comes in from outside: "mean" colour or "black".
+        interpolation: "nearest" or "bilinear".
     """
-    common: dict[str, Any] = {"fill": [round(255 * value) for value in mean]}
-    common["generator"] = generator
+    common: dict[str, Any] = {"interpolation": interpolation, "generator": generator}
+    common["fill"] = [round(255 * value) for value in mean] if fill == "mean" else 0
     strength = None if magnitude < 0 else magnitude
     known: Any = space
     if name == "autoaugment":
@@ -66,5 +70,5 @@ def make_policy(
     if name == "trivialaugment":
         return TrivialAugment(**common)
     if name == "augmix":
-        return AugMix(**common)
+        return AugMix(space=known, **common)
     return None

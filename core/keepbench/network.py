@@ -13,6 +13,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from keepaugment.no_trace import no_trace
 
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function compiled for each shape of its arguments.
@@ -89,26 +91,33 @@ def make_optimizer(
     momentum: float = 0.9,
     weight_decay: float,
     norm_decay: bool = True,
+    bias_decay: bool = False,
 ) -> torch.optim.Optimizer:
     """An optimiser of the parameters of `modules`.
 
     Args:
         modules: what is trained.
-        kind: "sgd" (Nesterov), or any of timm's.
+        kind: "sgd" (Nesterov), or any of timm's, of which "momentum" is SGD without Nesterov's.
         lr: the learning rate.
         momentum: of SGD.
         weight_decay: of weights.
         norm_decay: decay biases and normalisation layers, too.
+        bias_decay: without `norm_decay`, spare normalisation layers only.
     """
+    modules = list(modules)
     parameters = [p for module in modules for p in module.parameters()]
+    spared = {p for p in parameters if p.ndim <= 1}
+    if bias_decay and not norm_decay:
+        layers = [each for module in modules for each in module.modules()]
+        spared = {p for each in layers if isinstance(each, _NORMS) for p in each.parameters()}
     rest = weight_decay if norm_decay else 0.0
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": rest},
+        {"params": [p for p in parameters if p not in spared], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p in spared], "weight_decay": rest},
     ]
     if kind == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
-    return create_optimizer_v2(groups, kind, lr=lr, weight_decay=weight_decay)
+    return create_optimizer_v2(groups, kind, lr=lr, weight_decay=weight_decay, momentum=momentum)
 
 
 def make_average(model: nn.Module, decay: float) -> AveragedModel:

@@ -72,6 +72,7 @@ class Run:
         self.metrics = self.folder / "metrics.jsonl"
         may_change = {each.name for each in fields(config) if each.metadata.get("may_change")}
         settings = {k: v for k, v in asdict(config).items() if k not in may_change}
+        self.defaults = {each.name: each.default for each in fields(config)}
         self.identity = json.loads(json.dumps({"experiment": experiment, **settings}))
         self.saved = False
         Run.latest = self
@@ -92,10 +93,8 @@ class Run:
         """Raise ValueError if files of a run are there that no `run.json` explains."""
         names = [name for name in (*CHECKPOINTS, "metrics.jsonl") if (self.folder / name).exists()]
         if names:
-            raise ValueError(
-                f"{self.folder} holds {', '.join(names)} but no run.json, so nobody knows of which "
-                "run; give another --out"
-            )
+            found = ", ".join(names)
+            raise ValueError(f"{self.folder} holds {found} but no run.json; give another --out")
 
     def _describe(
         self, experiment: str, budget: str, config: Any, device: torch.device, data: str
@@ -140,8 +139,11 @@ class Run:
             )
 
     def _compare(self, then: dict[str, Any], what: str) -> None:
-        """Raise ValueError if experiment or settings of the run are not those of `what`."""
-        now = self.identity
+        """Raise ValueError if experiment or settings of the run are not those of `what`.
+
+        A setting that is newer than the run had its default's effect.
+        """
+        now, then = self.identity, {**self.defaults, **then}
         differences = [
             f"{name}: {then.get(name)!r} then, {value!r} now"
             for name, value in sorted(now.items())

@@ -135,7 +135,15 @@ def _folder(root: Path, part: str, subset: int, seed: int) -> ImageSet:
 
 
 def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of each channel, in [0, 1].
+
+    Raises:
+        ValueError: A channel is the same everywhere, so it cannot be normalised.
+    """
     values = images.double() / 255
+    constant = [n for n, deviation in enumerate(values.std((0, 2, 3))) if not deviation]
+    if constant:
+        raise ValueError(f"channels {constant} have one value in all training images")
     return tuple(values.mean((0, 2, 3)).tolist()), tuple(values.std((0, 2, 3)).tolist())
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import random
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from keepaugment import KeepCutMix, KeepCutout, KeepRandomErasing
 from keepaugment.adapters import (
     KeepCallback,
     KeepEngine,
+    KeepLoader,
     KeepMixup,
     KeepTrainer,
     KeepTransform,
@@ -113,7 +115,7 @@ def test_a_loop_of_timm() -> None:
     np.random.seed(0)
     for mixup_fn in (
         KeepMixup(step, NUM_CLASSES),
-        lambda x, target: mixup(erase(x, target), target),
+        KeepMixup(erase, NUM_CLASSES, mixup=mixup),
     ):
         x, target = mixup_fn(IMAGES.clone(), LABELS)
         assert not torch.equal(x, IMAGES)
@@ -121,6 +123,44 @@ def test_a_loop_of_timm() -> None:
         model.zero_grad()
         loss_fn(model(x), target).backward()
         assert model[0].weight.grad.any()
+
+
+def test_a_loader_of_timm_is_changed_behind_its_prefetcher() -> None:
+    """The map is taken of images that are ready for the model, within the script's autocast."""
+    prefetching = library("timm.data.loader").PrefetchLoader
+    contexts: list[bool] = []
+
+    def step(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        contexts.append(torch.is_autocast_enabled("cpu") and images.is_floating_point())
+        return mixed(images, labels)
+
+    pixels = (255 * torch.rand(4, 3, 8, 8)).byte()
+    loader = prefetching([(pixels, LABELS)], device=torch.device("cpu"))
+    autocast = functools.partial(torch.autocast, "cpu", torch.bfloat16)
+    keep = KeepMixup(step, NUM_CLASSES, label_smoothing=0.0, autocast=autocast)
+    changed = KeepLoader(loader, keep)
+    ((images, targets),) = changed
+    ((plain, _),) = loader
+    assert contexts == [True] and len(changed) == len(loader)
+    torch.testing.assert_close(images, (plain + plain.roll(1, 0)) / 2)
+    assert targets.shape == (4, NUM_CLASSES) and changed.mean is loader.mean
+    changed.mixup_enabled = False
+    ((images, _),) = changed
+    assert torch.equal(images, plain) and contexts == [True]
+
+
+def test_mixing_after_a_step_is_switched_off_with_it() -> None:
+    mixup = library("timm.data").Mixup(mixup_alpha=1.0, num_classes=NUM_CLASSES)
+    keep = KeepMixup(zeroed, NUM_CLASSES, mixup=mixup)
+    keep.mixup_enabled = False
+    images, targets = keep(IMAGES.clone(), LABELS)
+    assert torch.equal(images, IMAGES) and not mixup.mixup_enabled
+
+
+def test_labels_may_be_bytes_and_must_be_classes() -> None:
+    assert KeepMixup(zeroed, NUM_CLASSES)(IMAGES, LABELS.byte())[1].shape == (4, NUM_CLASSES)
+    with pytest.raises(ValueError, match="labels must be in"):
+        KeepMixup(zeroed, 2)(IMAGES, torch.tensor([0, 1, 2, 3]))
 
 
 # torchvision
@@ -138,6 +178,16 @@ def test_a_transform_among_those_of_torchvision() -> None:
         kinds.add(bool((images == IMAGES).any()))  # mixup changes every pixel
     assert kinds == {True, False}
     assert "KeepCutMix" in repr(v2.Compose([keep]))
+
+
+def test_a_named_batch_keeps_its_names() -> None:
+    class Samples(NamedTuple):
+        images: Tensor
+        labels: Tensor
+        path: str
+
+    batch = KeepTransform(zeroed)(Samples(IMAGES, LABELS, "a"))
+    assert type(batch) is Samples and not batch.images.any() and batch.path == "a"
 
 
 @pytest.mark.parametrize("packed", [True, False])

@@ -1,18 +1,24 @@
 """Policies on a batch against torchvision on single images, and against their published laws."""
 
+import random
 from collections import Counter
+from statistics import NormalDist
 
 import pytest
+import timm.data.auto_augment as timm
 import torch
+from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision import transforms as tv
 from torchvision.transforms.autoaugment import _apply_op
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from keepaugment.operations import ID, OPERATIONS
 from keepaugment.policies import POLICIES, AugMix, AutoAugment, RandAugment, TrivialAugment
 
 TORCHVISION = {name: name.title().replace("_", "") for name in OPERATIONS[:15]}
 TORCHVISION["autocontrast"] = "AutoContrast"
+BLENDS = [ID[name] for name in ("brightness", "color", "contrast", "sharpness")]
 CPU = torch.device("cpu")
 ALL = [AutoAugment, RandAugment, TrivialAugment, AugMix]
 
@@ -59,7 +65,15 @@ class Calls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("policy", [*ALL, lambda: RandAugment(space="original")])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        *ALL,
+        lambda: RandAugment(space="original"),
+        lambda: RandAugment(space="timm", interpolation="bilinear"),
+        lambda: AugMix(space="original", interpolation="bilinear"),
+    ],
+)
 def test_nothing_loops_over_images_or_waits_for_the_device(policy):
     policy = policy()
     policy(noise(2, 3, 16, 16))  # fills the caches of tables
@@ -108,6 +122,7 @@ def test_operations_and_magnitudes_are_those_of_torchvision(policy, theirs, bins
                     numbers = [numbers[0], u]
                 rows.append([0.5] * 4 * isinstance(policy, AugMix) + numbers)
                 magnitude = levels[level].item() if levels.ndim else 0.0
+                magnitude = float(int(magnitude)) if "Translate" in name else magnitude
                 expected.append((name, -magnitude if signed and u < 0.5 else magnitude))
     policy.generator = given(*rows)
     drawn = policy.draw(len(rows), (40, 56), CPU)
@@ -122,7 +137,8 @@ def test_one_magnitude_for_all_sub_policies():
     for name in ("Rotate", "TranslateX", "ShearY", "Color", "Posterize", "Solarize"):
         ours = next(key for key, value in TORCHVISION.items() if value == name)
         strengths = decisions.magnitude[decisions.operation == ID[ours]].abs().unique()
-        assert strengths.tolist() == [row[name][0][24].item()]
+        level = row[name][0][24].item()
+        assert strengths.tolist() == [int(level) if "Translate" in name else level]
 
 
 def test_original_magnitudes_of_autoaugment():
@@ -163,12 +179,86 @@ def test_original_randaugment_draws_where_to_cut():
     assert cut[0, 0].count_nonzero(dim=0).tolist() == [0] * 15 + [32] * 17
 
 
+TIMM = {"autocontrast": "AutoContrast", "solarize_add": "SolarizeAdd"} | {
+    name: name.title().replace("_", "") + "Rel" * ("translate" in name)
+    for name in ("equalize", "invert", "rotate", "shear_x", "shear_y", "translate_x", "translate_y")
+}  # fmt: skip
+TIMM |= {
+    name: name.title() + "Increasing"
+    for name in ("posterize", "solarize", "color", "contrast", "brightness", "sharpness")
+}
+
+
+def timm_ops():
+    fills = {"img_mean": (9, 9, 9), "interpolation": Image.Resampling.BILINEAR}
+    return timm.rand_augment_transform("rand-m6-mstd0.5-inc1", fills).ops
+
+
+@pytest.mark.parametrize("u", [0.25, 0.75])  # the sign
+@pytest.mark.parametrize("noise_u", [0.02, 0.4, 0.97])
+def test_an_operation_of_timms_randaugment_is_timms(u, noise_u, monkeypatch):
+    ops = {op.name: op for op in timm_ops()}
+    rows = [[(i + 0.5) / 15, u, 0.4, noise_u] for i in range(15)]
+    ours = RandAugment(
+        1, 18, space="timm", fill=9, interpolation="bilinear", generator=given(*rows)
+    )
+    operation = ours.draw(15, (40, 56), CPU).operation[:, 0]
+    assert {TIMM[OPERATIONS[i]] for i in operation} == set(ops)
+    images = noise(15, 3, 40, 56)
+    magnitude = 6 + 0.5 * NormalDist().inv_cdf(noise_u)
+    monkeypatch.setattr(random, "gauss", lambda mean, deviation: magnitude)
+    for image, i, found in zip(images, operation, ours(images), strict=True):
+        op = ops[TIMM[OPERATIONS[i]]]
+        turns = "translate" in OPERATIONS[i]  # theirs moves the other way
+        monkeypatch.setattr(random, "random", lambda minus=turns: 0.3 if (u > 0.5) ^ minus else 0.6)
+        op.prob = 1.0
+        expected = pil_to_tensor(op(to_pil_image(image))).int()
+        difference = (found.int() - expected).abs()
+        assert difference.max() <= 1, op.name
+        assert (difference > 0).float().mean() < 0.01 or i in BLENDS, op.name
+
+
+def test_the_law_of_timms_randaugment():
+    ours = RandAugment(2, 18, space="timm", generator=torch.Generator().manual_seed(6))
+    drawn = ours.draw(30_000, (32, 32), CPU)
+    p = [0.5 + 0 * i if i == 0 else 0.5 / 15 for i in range(16)] + [0.0]
+    chi_square(drawn.operation.flatten().bincount(minlength=17), p)
+    turned = drawn.magnitude[drawn.operation == ID["rotate"]].abs() / 30
+    assert turned.mean().item() == pytest.approx(0.6, abs=0.005)
+    assert turned.std().item() == pytest.approx(0.05, abs=0.003)
+
+
+def test_the_magnitudes_of_augmix_own_code():
+    """Levels are uniform in [0.1, 3] of 10; of all but shears the whole number counts."""
+    policy = AugMix(space="original", generator=torch.Generator().manual_seed(6))
+    (operation, magnitude, _), _ = policy.draw(20_000, (32, 40), CPU)
+
+    def law(name, base, reach, signs=1):
+        found = magnitude[operation == ID[name]]
+        low, high = 0.01 * abs(reach), 0.3 * abs(reach)
+        steps = range(int(high) + 1)
+        shares = [(min(high, k + 1) - max(low, k)) / (high - low) for k in steps]
+        values = base + torch.tensor(steps) * (1 if reach > 0 else -1)
+        found = found.abs() if signs == 2 else found
+        chi_square(torch.stack([(found == v).sum() for v in values]), shares)
+
+    law("posterize", 4, -4)
+    law("solarize", 256, -256)
+    law("rotate", 0, 30, signs=2)
+    law("translate_x", 0, 40 / 3, signs=2)
+    law("translate_y", 0, 32 / 3, signs=2)
+    sheared = magnitude[operation == ID["shear_x"]]
+    assert 0.003 <= sheared.abs().min() < 0.0033 and 0.0897 < sheared.abs().max() <= 0.09
+    chi_square(torch.stack([(sheared < 0).sum(), (sheared > 0).sum()]), [0.5, 0.5])
+
+
+@pytest.mark.parametrize("space", ["torchvision", "original"])
 @pytest.mark.parametrize(
     ("all_ops", "depth", "alpha"), [(False, -1, 1), (True, 2, 1), (True, 1, 3)]
 )
-def test_augmix_against_loops(all_ops, depth, alpha):
+def test_augmix_against_loops(all_ops, depth, alpha, space):
     images = noise(24, 3, 20, 28)
-    settings = dict(depth=depth, alpha=alpha, all_ops=all_ops)
+    settings = dict(depth=depth, alpha=alpha, all_ops=all_ops, space=space)
     ours = AugMix(**settings, generator=torch.Generator().manual_seed(5))
     twin = AugMix(**settings, generator=torch.Generator().manual_seed(5))
     (operation, magnitude, _), weights = twin.draw(24, (20, 28), CPU)
@@ -179,7 +269,7 @@ def test_augmix_against_loops(all_ops, depth, alpha):
             for op, m in zip(operation[i, chain], magnitude[i, chain], strict=True):
                 image = reference(image, OPERATIONS[op], m)
             expected += weights[i, 1 + chain] * image
-        assert torch.equal(result, expected.to(torch.uint8))
+        assert torch.equal(result, expected if space == "original" else expected.to(torch.uint8))
 
 
 def test_the_law_of_randaugment_and_trivialaugment():
@@ -263,6 +353,8 @@ def test_wrong_images_are_refused(policy):
         (lambda: RandAugment(0), "num_ops must be at least 1, found 0"),
         (lambda: RandAugment(2, 31), "magnitude must be in 0..30, found 31"),
         (lambda: TrivialAugment(num_magnitude_bins=1), "num_magnitude_bins must be at least 2"),
+        (lambda: AugMix(space="timm"), "space must be one of torchvision, original"),
+        (lambda: TrivialAugment(interpolation="bicubic"), "nearest or bilinear, found 'bicubic'"),
         (lambda: AugMix(severity=11), "severity must be in 1..10"),
         (lambda: AugMix(alpha=0.5), "alpha must be a positive whole number, found 0.5"),
         (lambda: RandAugment(fill=(1, 2))(noise(1, 3, 8, 8)), "fill must be 1 or 3 numbers"),

@@ -13,7 +13,7 @@ from small import BOXES, Box, box_of, grid, rand, randn, score
 from torch import Tensor
 
 from keepaugment import region_scores
-from keepaugment.regions import allowed_boxes, candidate_boxes, draw_index
+from keepaugment.regions import NO_BOX, allowed_boxes, box_sums, candidate_boxes, draw_index
 
 both_borders = pytest.mark.parametrize("border", ["inside", "clip"])
 sides = st.integers(1, 8)
@@ -24,6 +24,10 @@ def whole_numbers(batch: int, height: int, width: int, seed: int) -> Tensor:
     """A map whose sums are exact in any order."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(-20, 1000, (batch, height, width), generator=generator).float()
+
+
+def random_sums(*shape: int, seed: int = 0) -> Tensor:
+    return (2**40 * randn(*shape, seed=seed)).long()
 
 
 def slow_scores(saliency: Tensor, size: tuple[int, int], border: str) -> Tensor:
@@ -152,15 +156,15 @@ def test_masks_of_candidates_against_loops(
 # The quantile
 
 
-def slow_allowed(scores: list[float], tau: Fraction, side: str) -> list[bool]:
-    """Scores at or below, or at or above, the linearly interpolated quantile, in fractions."""
-    ordered = sorted(Fraction(score) for score in scores)
+def slow_allowed(sums: list[int], tau: Fraction, side: str) -> list[bool]:
+    """Sums at or below, or at or above, the linearly interpolated quantile, in fractions."""
+    ordered = sorted(map(Fraction, sums))
     rank = tau * (len(ordered) - 1)
     below, above = ordered[math.floor(rank)], ordered[math.ceil(rank)]
     quantile = below + (above - below) * (rank - math.floor(rank))
     if side == "low":
-        return [Fraction(score) <= quantile for score in scores]
-    return [Fraction(score) >= quantile for score in scores]
+        return [total <= quantile for total in sums]
+    return [total >= quantile for total in sums]
 
 
 hundredths = st.integers(0, 100)
@@ -171,19 +175,19 @@ both_sides = st.sampled_from(["low", "high"])
 def test_allowed_boxes_with_ties_against_fractions(
     values: list[int], hundredth: int, side: str
 ) -> None:
-    scores = torch.tensor(values).float().reshape(1, 1, -1)
-    allowed = allowed_boxes(scores, hundredth / 100, side)
+    sums = torch.tensor(values).reshape(1, 1, -1)
+    allowed = allowed_boxes(sums, hundredth / 100, side)
     assert allowed.flatten().tolist() == slow_allowed(values, Fraction(hundredth, 100), side)
     assert allowed.any()
 
 
 @given(st.integers(1, 7), st.integers(1, 7), hundredths, both_sides, seeds)
-def test_allowed_boxes_of_random_scores_against_fractions(
+def test_allowed_boxes_of_random_sums_against_fractions(
     rows: int, columns: int, hundredth: int, side: str, seed: int
 ) -> None:
-    scores = randn(2, rows, columns, seed=seed)
-    allowed = allowed_boxes(scores, hundredth / 100, side)
-    for image, found in zip(scores, allowed, strict=True):
+    sums = random_sums(2, rows, columns, seed=seed)
+    allowed = allowed_boxes(sums, hundredth / 100, side)
+    for image, found in zip(sums, allowed, strict=True):
         expected = slow_allowed(image.flatten().tolist(), Fraction(hundredth, 100), side)
         assert found.flatten().tolist() == expected
 
@@ -191,47 +195,71 @@ def test_allowed_boxes_of_random_scores_against_fractions(
 @pytest.mark.parametrize("tau", [0.0, 0.25, 0.3, 0.5, 0.6, 0.75, 0.8, 1.0])
 @pytest.mark.parametrize("side", ["low", "high"])
 def test_the_quantile_is_that_of_torch(tau: float, side: str) -> None:
-    scores = randn(4, 6, 7)  # 41 tau is whole only where it is exact in binary
-    limit = scores.double().flatten(1).quantile(tau, dim=1)[:, None, None]
-    expected = scores <= limit if side == "low" else scores >= limit
-    assert torch.equal(allowed_boxes(scores, tau, side), expected)
+    sums = random_sums(4, 6, 7)  # 41 tau is whole only where it is exact in binary
+    limit = sums.double().flatten(1).quantile(tau, dim=1)[:, None, None]
+    expected = sums <= limit if side == "low" else sums >= limit
+    assert torch.equal(allowed_boxes(sums, tau, side), expected)
 
 
 def test_allowed_boxes_by_hand() -> None:
-    scores = torch.tensor([[[5.0, 1.0, 4.0], [2.0, 3.0, 0.0]]])  # tau .6: rank 3 of 0..5
-    low, high = (allowed_boxes(scores, 0.6, side)[0].int().tolist() for side in ("low", "high"))
+    sums = torch.tensor([[[5, 1, 4], [2, 3, 0]]])  # tau .6: rank 3 of 0..5
+    low, high = (allowed_boxes(sums, 0.6, side)[0].int().tolist() for side in ("low", "high"))
     assert low == [[0, 1, 0], [1, 1, 1]]
     assert high == [[1, 0, 1], [0, 1, 0]]
-    assert allowed_boxes(scores, 0.5, "low").sum() == 3  # rank 2.5: between 2 and 3
-    assert allowed_boxes(scores, 0.5, "high").sum() == 3
+    assert allowed_boxes(sums, 0.5, "low").sum() == 3  # rank 2.5: between 2 and 3
+    assert allowed_boxes(sums, 0.5, "high").sum() == 3
 
 
 @pytest.mark.parametrize("tau", [0.0, 0.6, 1.0])
 def test_ends_of_the_scale(tau: float) -> None:
-    scores = randn(3, 5, 5)
-    low, high = allowed_boxes(scores, tau, "low"), allowed_boxes(scores, tau, "high")
+    sums = random_sums(3, 5, 5)
+    low, high = allowed_boxes(sums, tau, "low"), allowed_boxes(sums, tau, "high")
     assert low.flatten(1).sum(1).tolist() == [math.floor(tau * 24) + 1] * 3
     assert high.flatten(1).sum(1).tolist() == [25 - math.ceil(tau * 24)] * 3
 
 
 @given(hundredths, both_sides, seeds)
 def test_what_is_no_candidate_does_not_count(hundredth: int, side: str, seed: int) -> None:
-    scores = randn(1, 4, 5, seed=seed)
+    sums = random_sums(1, 4, 5, seed=seed)
     absent = rand(1, 4, 5, seed=seed + 1) < 0.5
     absent[0, 0, 0] = False
-    allowed = allowed_boxes(scores.masked_fill(absent, torch.nan), hundredth / 100, side)
+    allowed = allowed_boxes(sums.masked_fill(absent, NO_BOX), hundredth / 100, side)
     assert not (allowed & absent).any()
-    expected = allowed_boxes(scores[~absent].reshape(1, 1, -1), hundredth / 100, side)
+    expected = allowed_boxes(sums[~absent].reshape(1, 1, -1), hundredth / 100, side)
     assert torch.equal(allowed[~absent], expected.flatten())
 
 
-@pytest.mark.parametrize("factor", [1e-20, 1e-3, 7.0, 1e20])
+def allowed(saliency: Tensor, size: tuple[int, int], border: str = "inside") -> Tensor:
+    boxes = candidate_boxes(size, tuple(saliency.shape[1:]), border=border, device=saliency.device)
+    return allowed_boxes(box_sums(saliency, boxes), 0.6, "low")
+
+
+@pytest.mark.parametrize("power", [-149, -140, -120, -40, 0, 40, 127])
 @both_borders
-def test_the_scale_of_a_map_does_not_matter(factor: float, border: str) -> None:
-    saliency = rand(3, 9, 9)
-    expected = allowed_boxes(region_scores(saliency, 4, border=border), 0.6, "low")
-    scaled = allowed_boxes(region_scores(factor * saliency, 4, border=border), 0.6, "low")
-    assert torch.equal(scaled, expected)
+def test_the_scale_of_a_map_does_not_matter(power: int, border: str) -> None:
+    """From the smallest float to sums far beyond the largest."""
+    saliency = torch.randint(1, 256, (3, 9, 9), generator=torch.Generator().manual_seed(0))
+    scaled = saliency.double() * 2.0**power / (256 if power == 127 else 1)
+    assert torch.equal(allowed(scaled.float(), (4, 4), border), allowed(saliency, (4, 4), border))
+
+
+@pytest.mark.parametrize("largest", [1e-36, 3e38])
+def test_of_extreme_maps_as_many_boxes_are_allowed(largest: float) -> None:
+    saliency = rand(1, 16, 16)
+    count = math.floor(0.6 * (13 * 13 - 1)) + 1
+    assert allowed(largest * saliency / saliency.amax(), (4, 4)).sum() == count
+
+
+def test_a_map_beyond_float32_is_refused() -> None:
+    with pytest.raises(ValueError, match="NaN or infinite values"):
+        region_scores(torch.full((1, 4, 4), 1e300, dtype=torch.float64), 2)
+
+
+def test_sums_of_many_pixels_do_not_wrap() -> None:
+    saliency = torch.ones(1, 1, 2**23 + 5)
+    saliency[:, :, -1] = 2
+    assert region_scores(saliency, (1, 2**23 + 4)).tolist() == [[[2**23 + 4, 2**23 + 5]]]
+    assert allowed(saliency, (1, 2**23 + 4)).tolist() == [[[True, False]]]
 
 
 # The draw

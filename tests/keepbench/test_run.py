@@ -56,6 +56,16 @@ def test_a_folder_is_not_overwritten(tmp_path: Path) -> None:
     Run(tmp_path, "plain", Config(), CPU, resume=True).close()
 
 
+def test_a_run_from_before_a_setting_had_its_default(tmp_path: Path) -> None:
+    Run(tmp_path, "plain", Config(), CPU, resume=False).close()
+    about = json.loads((tmp_path / "run.json").read_text())
+    del about["settings"]["keep"]
+    (tmp_path / "run.json").write_text(json.dumps(about))
+    Run(tmp_path, "plain", Config(), CPU, resume=True).close()
+    with pytest.raises(ValueError, match="keep: False then, True now"):
+        Run(tmp_path, "plain", Config(keep=True), CPU, resume=True)
+
+
 def test_some_settings_may_change_when_a_run_goes_on(tmp_path: Path) -> None:
     Run(tmp_path, "plain", Config(workers=1), CPU, resume=False).close()
     Run(tmp_path, "plain", Config(workers=2), CPU, resume=True).close()

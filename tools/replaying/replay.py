@@ -186,7 +186,8 @@ def _looked_at(augment: Augmentation, epoch: int, step: int, batch: Batch) -> tu
             notes["map"] = augment.map.last
         value, title = LOOKS.get(stage, ("", ""))
         if values.get(value) is not None:
-            notes[title] = values[value]
+            # AugMix's own mixtures are bytes that are not rounded.
+            notes[title] = values[value].byte() if stage == "policy" else values[value]
 
     return augment(epoch, step, batch, listen), notes
 

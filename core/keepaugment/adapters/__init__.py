@@ -13,7 +13,7 @@ worker process. None of these modules imports the package that it serves.
 
 from keepaugment.adapters.lightning import KeepCallback
 from keepaugment.adapters.step import Step
-from keepaugment.adapters.timm import KeepMixup
+from keepaugment.adapters.timm import KeepLoader, KeepMixup
 from keepaugment.adapters.torchreid import KeepEngine
 from keepaugment.adapters.torchvision import KeepTransform
 from keepaugment.adapters.transformers import KeepTrainer, mixed_loss
@@ -21,6 +21,7 @@ from keepaugment.adapters.transformers import KeepTrainer, mixed_loss
 __all__ = [
     "KeepCallback",
     "KeepEngine",
+    "KeepLoader",
     "KeepMixup",
     "KeepTrainer",
     "KeepTransform",

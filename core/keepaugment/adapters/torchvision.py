@@ -42,7 +42,8 @@ class KeepTransform:
                 "batch of another form call the step itself on its images and labels"
             )
         images, labels, *others = parts
-        return type(parts)([*run_step(self.step, images, labels), *others])
+        changed = [*run_step(self.step, images, labels), *others]
+        return type(parts)(*changed) if hasattr(parts, "_fields") else type(parts)(changed)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(self.step).__name__})"
