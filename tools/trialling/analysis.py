@@ -116,6 +116,14 @@ class Finding:
     verdict: str
     more: int | None = None
 
+    @property
+    def wish(self) -> str:
+        """How many more seeds would tell, in words; "" if it is told."""
+        if self.more is None:
+            return ""
+        most = "more than " if self.more >= MOST_SEEDS else ""
+        return f"{most}{self.more} more seed{'s' * (self.more > 1)} would"
+
 
 def holm(ps: Sequence[float]) -> list[float]:
     """Holm's step-down correction of p-values."""
@@ -134,11 +142,14 @@ def half_width(sd: float, num_arms: int, seeds: int, confidence: float = 0.95) -
     return float(stats.t.ppf((1 + confidence) / 2, df)) * sd * math.sqrt(2 / seeds)
 
 
-def _more(difference: float, sd: float, num_arms: int, n: int, margin: float) -> int:
-    """Seeds that are missing for a verdict if difference and residual stay as they are."""
+def _more(difference: float, sd: float, num_arms: int, n: int, margin: float, family: int) -> int:
+    """Seeds that are missing for a verdict if difference and residual stay as they are.
+
+    Holm's correction is taken at its strictest, for the smallest p of the family.
+    """
     size = abs(difference)
     for seeds in range(n + 1, MOST_SEEDS):
-        if size > half_width(sd, num_arms, seeds):
+        if size > half_width(sd, num_arms, seeds, 1 - ALPHA / family):
             return seeds - n
         if size + half_width(sd, num_arms, seeds, 1 - 2 * ALPHA) < margin:
             return seeds - n
@@ -176,7 +187,10 @@ def findings(asked: Sequence[Contrast], accuracies: Accuracies, margin: float) -
     for each, difference, se, p, within in raw:
         p_holm = p if each.kind == "check" else next(corrected)
         word, n = _word(each, difference, p_holm, within, margin), len(common[each])
-        more = _more(difference, model.sd, len(model.arms), n, margin) if word == CANNOT else None
+        more = None
+        if word == CANNOT:
+            strict = 1 if each.kind == "check" else len(family)
+            more = _more(difference, model.sd, len(model.arms), n, margin, strict)
         found.append(Finding(each, n, difference, se, critical * se, p, p_holm, within, word, more))
     return found
 

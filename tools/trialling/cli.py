@@ -149,7 +149,7 @@ def _carry_out(plan: Plan, devices: list[str], out: Path) -> bool:
 def _show(trial: Trial, out: Path, file: Path | None) -> None:
     print(trial.sentence)
     for each in trial.findings:
-        more = f": {each.more} more seeds would" if each.more else ""
+        more = each.wish and f": {each.wish}"
         print(
             f"  {each.contrast.name}: {each.difference:+.2f} ± {each.half:.2f} points, "
             f"n = {each.n}, p = {each.p_holm:.3f}: {each.verdict}{more}"

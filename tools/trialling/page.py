@@ -82,12 +82,17 @@ def fixed(trial: Trial) -> dict[str, str]:
         looks += f"; {plan.most} if the residual is above {LIMIT_SD} points at {plan.seeds}"
     return {
         "budget": plan.budget,
-        "arms": ", ".join(map(plan.name, plan.arms)),
+        "arms": "; ".join(map(plan.name, plan.arms)),
         "contrasts": "; ".join(each.name for each in plan.contrasts),
         "looks": looks,
         "margin": f"±{plan.margin:g} points count as none",
         "settings of all arms": differences(plan.config(plan.arms[0])),
     }
+
+
+def small(p: float) -> str:
+    """A p-value in words."""
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def page(trial: Trial) -> str:
@@ -117,6 +122,7 @@ def page(trial: Trial) -> str:
             fixed=fixed(trial),
             rule=RULE,
             chips=CHIPS,
+            small=small,
         )  # fmt: skip
     )
 

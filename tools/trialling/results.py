@@ -48,8 +48,8 @@ def _sentence(plan: Plan, found: Sequence[Finding]) -> str:
     size = f"{main.difference:+.2f} ± {main.half:.2f} points, {main.n} seeds"
     arm, base = plan.name(main.contrast.arm), plan.name(main.contrast.base)
     if main.verdict == CANNOT:
-        text = f"It cannot be told whether {arm} differs from {base} ({size}): about {main.more} "
-        text += "more seeds would tell."
+        text = f"It cannot be told whether {arm} differs from {base} ({size}): about "
+        text += f"{main.wish} tell."
     elif main.verdict.startswith("within"):
         text = f"{arm} is {main.verdict} points of {base} ({size})."
     else:
