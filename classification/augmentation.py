@@ -29,6 +29,7 @@ from keepaugment import (
     KeepPaste,
     KeepRandomErasing,
     RandomErasing,
+    RecycledSaliency,
     Saliency,
     SampleDraws,
     ScaledView,
@@ -155,7 +156,7 @@ class Augmentation:
         data: what it trains on, for classes and colours.
         model: what maps are taken of.
         saliency: the map.
-        cache: the stored maps that it reads, which must know each batch's views; or None.
+        cache: stored maps, which must know each batch's views; or None.
         sources: random numbers of images, of colours and of the map's own.
         device: where batches are.
         clock: counts the time of each stage by its name, of maps as "map".
@@ -172,7 +173,7 @@ class Augmentation:
         data: Data,
         model: nn.Module,
         saliency: Saliency,
-        cache: CachedSaliency | None,
+        cache: CachedSaliency | RecycledSaliency | None,
         sources: tuple[SampleDraws, SampleDraws, SampleDraws],
         device: torch.device,
         clock: Clock,
@@ -206,7 +207,10 @@ class Augmentation:
         yield Stage("colour", self._coloured, (changed,), ("inputs",))
         if config.keep == "paste":
             yield Stage("clean", self._coloured, ("pixels",), ("clean",))
-        if self.cache is not None:
+        if isinstance(self.cache, RecycledSaliency):
+            images = "clean" if config.keep == "paste" else "inputs"
+            yield Stage("views", self.cache.at, ("numbers", "view", images), compiles=False)
+        elif self.cache is not None:
             yield Stage("views", self.cache.at, ("epoch", "numbers", "view"), compiles=False)
         cut = make_cut(config, self.map, draws)
         if isinstance(cut, GridMask):  # its ramp is for 300 epochs

@@ -50,6 +50,8 @@ REPEATS = 3  # timed runs of each map
 
 EARLY_SHARES = (0.15, 0.29, 0.45)  # least, best and most operations up to an early stage
 
+AFTER_STEM = 0.6  # most of them where only a stem ends before, whose filters know no classes
+
 Row = dict[str, Any]
 
 
@@ -112,20 +114,30 @@ def stages(model: nn.Module, images: Tensor) -> list[Stage]:
     ]
 
 
+def _made_of_blocks(module: nn.Module) -> bool:
+    """Whether its parts have parts, as a stage's have and a stem's single layers have not."""
+    return any(next(part.children(), None) is not None for part in module.children())
+
+
 def early_stage(model: nn.Module, images: Tensor) -> Stage:
     """The stage for an early head: a quarter to a third of the operations, named as shortly as can.
+
+    A network that is made of blocks gets its head behind one of them, not behind its stem.
 
     Raises:
         ValueError: No layer ends there.
     """
     least, best, most = EARLY_SHARES
-    suitable = [stage for stage in stages(model, images) if least <= stage.share <= most]
-    if not suitable:
-        raise ValueError(
-            f"no layer of {type(innermost(model)).__name__} ends after {least:.0%} to {most:.0%} "
-            "of its operations; name a stage yourself, or leave the early head out"
-        )
-    return min(suitable, key=lambda stage: (stage.name.count("."), abs(stage.share - best)))
+    found, modules = stages(model, images), dict(innermost(model).named_modules())
+    blocks = [stage for stage in found if _made_of_blocks(modules[stage.name])]
+    for group, limit in ((blocks, most), (blocks, AFTER_STEM), (found, most)):
+        suitable = [stage for stage in group if least <= stage.share <= limit]
+        if suitable:
+            return min(suitable, key=lambda s: (s.name.count("."), abs(s.share - best)))
+    raise ValueError(
+        f"no layer of {type(innermost(model)).__name__} ends after {least:.0%} to {most:.0%} "
+        "of its operations; name a stage yourself, or leave the early head out"
+    )
 
 
 def gradient_maps(model: Forward, head: EarlyHead | None) -> dict[str, Saliency]:
@@ -149,6 +161,15 @@ def _seconds(saliency: Saliency, images: Tensor, labels: Tensor) -> float:
     if images.device.type != "cpu":
         torch.accelerator.synchronize(images.device)
     return time.perf_counter() - start
+
+
+def _compared(
+    name: str, reference: Tensor, found: Tensor, gflop: float, boxes: Mapping[str, Any]
+) -> Row:
+    """A row of `measure`, without milliseconds."""
+    each = box_agreement(reference, found, **boxes)
+    error = (each.std(correction=0) / len(each) ** 0.5).item()
+    return {"map": name, "agreement": each.mean().item(), "error": error, "gflop": gflop}
 
 
 def measure(
@@ -179,13 +200,8 @@ def measure(
             rows[name] = {"map": name, "agreement": 0.0, "why": reason.splitlines()[0]}
             continue
         reference = found if reference is None else reference
-        each = box_agreement(reference, found, **boxes)
-        rows[name] = {
-            "map": name,
-            "agreement": each.mean().item(),
-            "error": (each.std(correction=0) / len(each) ** 0.5).item(),
-            "gflop": counter.total / 1e9 / len(images),
-        }
+        gflop = counter.total / 1e9 / len(images)
+        rows[name] = _compared(name, reference, found, gflop, boxes)
     possible = [name for name, row in rows.items() if "why" not in row]
     turns = [[_seconds(maps[name], images, labels) for name in possible] for _ in range(REPEATS)]
     for name, times in zip(possible, zip(*turns, strict=True), strict=True):
@@ -198,6 +214,22 @@ def step_gflop(model: Forward, images: Tensor) -> float:
     with no_trace(model, images.device), torch.no_grad(), Flops() as counter:
         model(images)
     return 3 * counter.total / 1e9 / len(images)
+
+
+class Recycled(NamedTuple):
+    """Recycled maps (B, H, W) of some images, and what they add to a step: 10^9 operations."""
+
+    maps: Tensor
+    gflop: float
+
+
+def recycling_gflop(model: nn.Module, images: Tensor) -> float:
+    """Operations that recycled maps add to a step per image, in 10^9: its first layer's backward.
+
+    A layer's gradient for its input takes as many as its forward pass.
+    """
+    first = next((stage.share for stage in stages(model, images) if stage.share > 0), 0.0)
+    return first * step_gflop(model, images) / 3
 
 
 class AutoSaliency:
@@ -239,8 +271,9 @@ class Choice:
             if "why" in row:
                 yield f"{row['map']:10s} {'-':>7s} {'-':>8s}  not possible: {row['why']}"
                 continue
+            ms = f"{row['map_ms']:8.3f}" if "map_ms" in row else f"{'-':>8s}"
             yield (
-                f"{row['map']:10s} {row['cost']:6.3f}x {row['map_ms']:8.3f}  "
+                f"{row['map']:10s} {row['cost']:6.3f}x {ms}  "
                 f"{row['agreement']:.3f} ± {row['error']:.3f}"
                 + ("  <- taken" if row["map"] == self.kind else "")
             )
@@ -271,6 +304,7 @@ def choose(
     boxes: Mapping[str, Any],
     min_agreement: float = LEAST,
     others: Mapping[str, Saliency] | None = None,
+    recycled: Recycled | None = None,
 ) -> Choice:
     """Take the cheapest map whose boxes agree with full maps' as far as is asked for.
 
@@ -285,6 +319,7 @@ def choose(
         boxes: the method's own, as `classification.caching.compared_boxes` gives them.
         min_agreement: agreement asked for, in [0, 1]; 1 takes full maps.
         others: more maps to measure, by name, that are not chosen from.
+        recycled: those of the images, likewise.
 
     Raises:
         ValueError: An agreement that is none.
@@ -299,6 +334,8 @@ def choose(
     noise = RandomSaliency(torch.Generator().manual_seed(0))
     controls: dict[str, Saliency] = {"mirrored": mirrored, "random": noise}
     rows = measure({**maps, **(others or {}), **controls}, images, labels, boxes)
+    if recycled:
+        rows.append(_compared("recycled", _whole(maps["full"], images, labels), *recycled, boxes))
     step = step_gflop(model, images[:PART])
     for row in rows:
         row["cost"] = 1 + row.get("gflop", float("inf")) / step

@@ -4,27 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from classification.config import Config
-from classification.data import Data
-from keepaugment import CachedSaliency, Saliency, ScaledView, View, box_agreement
-from keepaugment.cached import whole
+from keepaugment import Saliency, ScaledView, View, box_agreement
+from keepaugment.stored import StoredMaps, whole
 from keepbench.images import Batch
 
 PROBE = 64  # training images on which stored and fresh maps are compared
-
-
-def make_cache(
-    config: Config, data: Data, saliency: Saliency, device: torch.device
-) -> CachedSaliency | None:
-    """The store of a config's maps; None if each is computed afresh."""
-    if not config.cache:
-        return None
-    return CachedSaliency(
-        saliency, data.num_train, data.image_size, every=config.cache, device=device
-    )
 
 
 def scaled_view(frames: Tensor, image_size: tuple[int, int]) -> ScaledView:
@@ -45,18 +32,26 @@ def compared_boxes(config: Config, length: int) -> dict[str, Any]:
     return {"size": size, "side": "low", "tau": config.tau}
 
 
-def agreement(config: Config, cache: CachedSaliency, inputs: Tensor, samples: Batch) -> float:
+def stored_maps(cache: StoredMaps, samples: Batch) -> Tensor:
+    """The stored maps of whole images, or of crops with their frames: (B, H, W)."""
+    index, size = samples.numbers, (samples.images.shape[2], samples.images.shape[3])
+    view: View | ScaledView = whole(len(index), index.device)
+    if samples.frames is not None:
+        view = scaled_view(samples.frames, cache.image_size)
+    return cache.read(index, view, size)
+
+
+def agreement(
+    config: Config, cache: StoredMaps, fresh: Saliency, inputs: Tensor, samples: Batch
+) -> float:
     """Mean agreement of the stored maps' boxes with those of fresh maps, in [0, 1].
 
     Args:
         config: the run's settings.
         cache: the stored maps.
+        fresh: the map.
         inputs: the samples' images (B, C, H, W), normalised.
         samples: whole images, or crops with their frames.
     """
-    index, size = samples.numbers, (inputs.shape[2], inputs.shape[3])
-    view: View | ScaledView = whole(len(index), index.device)
-    if samples.frames is not None:
-        view = scaled_view(samples.frames, cache.image_size)
-    stored, fresh = cache.read(index, view, size), cache.saliency(inputs, samples.labels)
-    return box_agreement(stored, fresh, **compared_boxes(config, size[0])).mean().item()
+    maps = stored_maps(cache, samples), fresh(inputs, samples.labels)
+    return box_agreement(*maps, **compared_boxes(config, inputs.shape[2])).mean().item()

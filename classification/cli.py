@@ -33,12 +33,13 @@ def cost(config: Config) -> str:
     return f"{images * forward * (3 + 2 * share) / 1e15:,.0f} PFLOP"
 
 
+@exit_with_message()
 def main(argv: list[str] | None = None) -> None:
     """Run one experiment and print its result: the last epoch's accuracy, beside the best."""
     name, config, arguments = parse(
         EXPERIMENTS, "Train a classifier with KeepAugment.", argv, budgets=BUDGETS, cost=cost
     )
-    with exit_with_message(), join_processes(arguments.device) as processes:
+    with join_processes(arguments.device) as processes:
         trainer = train(
             name, config, arguments.out, processes, resume=arguments.resume, budget=arguments.budget
         )

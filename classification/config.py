@@ -116,8 +116,9 @@ class Config:
     match_area: bool = setting(False, "keep the plain method's cut-area distribution", role="keep")
     saliency: str = setting(
         "gradient",
-        "importance map, or a control; auto = cheapest map that agrees with full ones",
-        choices=[*SALIENCIES, "auto"],
+        "importance map, or a control; auto = cheapest map that agrees with full ones, recycled = "
+        "gradients of earlier steps",
+        choices=[*SALIENCIES, "auto", "recycled"],
         role="keep",
     )
     agreement: float = setting(
@@ -140,7 +141,7 @@ class Config:
     epochs: int = setting(300, "passes over the training set", range="[1, 1e6]")
     batch_size: int = setting(128, "images per step, over all processes", range="[1, 65536]")
     optimizer: str = setting("sgd", "sgd (Nesterov), or any of timm's; momentum = plain SGD")
-    lr: float = setting(0.1, "peak learning rate; 0 = learn nothing", range="[0, inf)")
+    lr: float = setting(0.1, "peak learning rate; 0 = learn nothing", range="[0, 1e10]")
     momentum: float = setting(0.9, "SGD momentum", range="[0, 1)")
     weight_decay: float = setting(5e-4, "weight decay", range="[0, 1]")
     norm_decay: bool = setting(True, "decay biases and normalisation layers too")
@@ -155,7 +156,11 @@ class Config:
     smoothing: float = setting(0.0, "label smoothing", range="[0, 1)")
     loss: str = setting("ce", "cross-entropy, or binary per class", choices=["ce", "bce"])
     ema: float = setting(0.0, "decay of averaged weights, then tested; 0 = off", range="[0, 1)")
-    ema_every: int = setting(1, "steps between updates of averaged weights", range="[1, 1e6]")
+    ema_every: int = setting(
+        1,
+        "steps between updates of averaged weights; from 2 on, a copy in warm-up, as torchvision's",
+        range="[1, 1e6]",
+    )
 
     flip_test: bool = setting(False, "average logits over an image and its mirror image in tests")
 
@@ -212,6 +217,8 @@ class Config:
             self._check_cache()
         if self.saliency == "auto":
             self._check_auto()
+        if self.saliency == "recycled":
+            self._check_recycled()
 
     def check_image_size(self, image_size: tuple[int, int]) -> None:
         """Raise ValueError for lengths that do not fit in the training images (H, W)."""
@@ -230,11 +237,28 @@ class Config:
                 f"cache={self.cache} has no map to store "
                 f"(keep={self.keep!r}, saliency={self.saliency!r})"
             )
+        self._check_frame("--cache 0")
+
+    def _check_frame(self, cure: str) -> None:
+        """Refuse stored maps of images that a policy has changed."""
         if self.policy and self.keep != "paste":
             raise ValueError(
                 f"stored maps follow crop and flip, not what {self.policy} does to an image; "
-                f"keep={self.keep} needs --cache 0 there"
+                f"keep={self.keep} needs {cure} there"
             )
+
+    def _check_recycled(self) -> None:
+        if not self.keep or self.scale != 1.0 or self.cache:
+            raise ValueError(
+                "saliency=recycled stores the gradients of a Keep arm's own steps, found "
+                f"keep={self.keep!r}, scale={self.scale}, cache={self.cache}"
+            )
+        if self.mix and self.mix not in ("cutmix", "attentive_cutmix"):
+            raise ValueError(
+                f"{self.mix} shows two images in one pixel, so the gradient there is no image's "
+                "own; saliency=recycled needs another mix"
+            )
+        self._check_frame("another --saliency")
 
     def _check_auto(self) -> None:
         if not self.keep or self.scale != 1.0 or self.cache:

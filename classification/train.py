@@ -11,21 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
-from tqdm import tqdm
 
 from classification.augmentation import REGIONS, Augmentation
-from classification.auto_map import AutoSaliency, choice_due, choose, sample
-from classification.caching import PROBE, agreement, compared_boxes, make_cache
 from classification.comparisons import set_drop_block
 from classification.config import Config
 from classification.data import Data, open_data
+from classification.maps import Maps
 from classification.recipe import check_names, learning_rate, make_criterion, make_model
-from keepaugment import CachedSaliency, EarlyHead, GradientSaliency, Saliency, SampleDraws
+from keepaugment import EarlyHead, SampleDraws
 from keepbench.accuracy import EvaluationSums, label_ranks, occluded
 from keepbench.files import digest
 from keepbench.images import Batch
 from keepbench.loop import Row, Training, fit
-from keepbench.methods import make_saliency
 from keepbench.network import (
     Joined,
     check_logits,
@@ -47,8 +44,7 @@ class Trainer(Training):
     Attributes:
         model: the classifier; `tested` is what is evaluated, its average if the config has one.
         head: its early head, or None.
-        saliency: the map of the run's method, never a stored one; pictures can be drawn with it.
-        cache: the maps that it stores, or None.
+        maps: what its method asks where the important region is.
         augment: what the network sees.
         right: (N,) bool, which of this process's test images were right in the last test, or None.
     """
@@ -99,17 +95,12 @@ class Trainer(Training):
         """Make the map and the augmentation."""
         config, data = self.config, self.data
         images, colours, maps = (SampleDraws(config.seed + n * 1_000_003) for n in range(3))
-        gradient: Saliency = GradientSaliency(network, config.scale, self.head)
-        self.chosen = None
-        if config.saliency == "auto":
-            gradient = self.chosen = AutoSaliency(network, self.head)
-        self.cache = make_cache(config, data, gradient, self.device)
-        self.saliency = make_saliency(config.saliency, gradient, maps)
-        used = make_saliency(config.saliency, self.cache or gradient, maps)
+        self.maps = Maps(config, data, network, self.head, maps, self.device)
         sources = (images, colours, maps)
         self.augment = Augmentation(
-            config, data, self.model, used, self.cache, sources, self.device, self.clock
-        )
+            config, data, self.model, self.maps.used, self.maps.stored, sources, self.device,
+            self.clock,
+        )  # fmt: skip
 
     def _order(self) -> EpochBatches:
         """The samples of the present epoch's steps to come; arms of one seed see the same."""
@@ -150,6 +141,8 @@ class Trainer(Training):
         seed_noise(mixed_seed(config.seed, self.epoch, self.step, processes.rank), self.device)
         with self.clock("augment"), self.autocast():
             inputs, targets, changed = self.augment(self.epoch, self.step, batch)
+        if self.maps.recycled:
+            inputs.requires_grad_()
         # Gradients average to that of the whole batch also when its images do not divide.
         share = len(batch.labels) * processes.world_size / self.order.images_in(self.step)
         skipping = config.nonfinite == "skip"
@@ -167,6 +160,9 @@ class Trainer(Training):
                     buffer.copy_(before)
                 return loss.new_tensor([0, 0, 0, 0, 1], dtype=torch.float32)
             self._update()
+        if self.maps.recycled:
+            with self.clock("map"):
+                self.maps.recycled.take(inputs)
         right = (logits.detach().argmax(1) == batch.labels).sum()
         count, zero = len(batch.labels), right * 0
         return torch.stack([loss.detach() * count, right, changed * count, zero + count, zero])
@@ -182,7 +178,7 @@ class Trainer(Training):
         self.optimizer.step()
         if isinstance(self.tested, AveragedModel) and self.step % self.config.ema_every == 0:
             self.tested.update_parameters(self.model)
-            if self.epoch < self.config.warmup:
+            if self.config.ema_every > 1 and self.epoch < self.config.warmup:
                 self.tested.n_averaged.zero_()  # the next update copies the model again
 
     def part_seconds(self) -> dict[str, float]:
@@ -216,14 +212,10 @@ class Trainer(Training):
 
     def after_epoch(self) -> Row:
         """Renew what maps are taken by, and test if it is due."""
-        row: Row = {}
-        if self.cache is not None:
-            self.cache.merge()
-            row["cache_agreement"] = self._cache_agreement(self.cache)
-        if self.chosen is not None:
-            row["map"] = self.chosen.kind
-            if choice_due(self.epoch):
-                row["map_agreement"] = self._choose_map(self.chosen)
+        with self.autocast():
+            row = self.maps.after_epoch(
+                self.epoch, self.model, self.head, self.augment.inputs, self.processes
+            )
         last = self.epoch == self.config.epochs
         if last or self.epoch % self.config.eval_every == 0:
             row |= self.test(occlusion=last and self.config.occlusion)
@@ -232,35 +224,7 @@ class Trainer(Training):
     def gather(self) -> None:
         """Bring sums, statistics and stored maps to the first process; all of them must call."""
         super().gather()
-        if self.cache is not None:
-            self.cache.merge()
-
-    def _choose_map(self, chosen: AutoSaliency) -> dict[str, float]:
-        """Take the kind of map for the epochs to come: each kind's agreement with full maps."""
-        choice = None
-        if self.processes.first:  # BatchNorm's statistics differ among processes
-            some = sample(self.data, self.device, seed=self.config.seed)
-            with self.autocast():
-                inputs = self.augment.inputs(some.images)
-                choice = choose(
-                    self.model,
-                    self.head,
-                    inputs,
-                    some.labels,
-                    boxes=compared_boxes(self.config, inputs.shape[2]),
-                    min_agreement=self.config.agreement,
-                )
-            for line in choice.table():
-                tqdm.write(line)
-        choice = self.processes.shared(choice)
-        chosen.kind = choice.kind
-        return {row["map"]: row["agreement"] for row in choice.rows}
-
-    def _cache_agreement(self, cache: CachedSaliency) -> float:
-        """How far stored maps still lead to the boxes of fresh ones, on a few images."""
-        some = sample(self.data, self.device, seed=self.config.seed, number=PROBE)
-        with self.autocast():
-            return agreement(self.config, cache, self.augment.inputs(some.images), some)
+        self.maps.merge()
 
     @torch.no_grad()
     def test(self, *, occlusion: bool) -> dict[str, float]:
@@ -319,8 +283,7 @@ class Trainer(Training):
         """Everything that resumes the run: plain tensors, numbers and text."""
         return super().state() | {
             "early_head": self.head.state_dict() if self.head else {},
-            "cache": self.cache.state_dict() if self.cache else {},
-            "map": self.chosen.kind if self.chosen else "",
+            **self.maps.state_dict(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -328,10 +291,7 @@ class Trainer(Training):
         super().load_state(state)
         if self.head:
             self.head.load_state_dict(state["early_head"])
-        if self.cache:
-            self.cache.load_state_dict(state["cache"])
-        if self.chosen:
-            self.chosen.kind = state["map"]
+        self.maps.load_state_dict(state)
 
 
 def _shown(row: Row) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from keepbench.images import check_depth
+from keepbench.images import FORMATS, check_depth
 
 Record = dict[str, Any]
 Content = dict[str, list[Record]]
@@ -194,7 +194,7 @@ def _image_fault(path: Path, size: tuple[int, int]) -> str:
     if not path.is_file():  # a pipe would be waited for
         return "is no regular file" if path.exists() else "is not there"
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             found, turned = (image.height, image.width), False
             check_depth(image)
             if image.mode.startswith("I"):

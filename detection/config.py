@@ -50,7 +50,7 @@ class Config:
     iterations: int = setting(0, "steps, replaces --schedule; 0 = use it", range="[0, 1e9]")
     batch_size: int = setting(16, "images per step, over all processes", range="[1, 65536]")
     lr: float = setting(
-        0.0, "peak learning rate; 0 = the zoo's, scaled with the batch", range="[0, inf)"
+        0.0, "peak learning rate; 0 = the zoo's, scaled with the batch", range="[0, 1e10]"
     )
     min_size: int = setting(
         0, "shorter image side; 0 = 640-800 in training, 800 in tests", range="[0, 4096]"

@@ -68,12 +68,13 @@ def closing(name: str, trainer: Trainer, rows: list[dict[str, Any]], folder: Pat
     return [*lines, f"the run is in {folder}"]
 
 
+@exit_with_message()
 def main(argv: list[str] | None = None) -> None:
     """Run one experiment and print its scores after every tested epoch."""
     name, config, arguments = parse(
         EXPERIMENTS, "Train re-identification with KeepAugment.", argv, budgets=BUDGETS, cost=cost
     )
-    with exit_with_message(), join_processes(arguments.device) as processes:
+    with join_processes(arguments.device) as processes:
         trainer = train(
             name, config, arguments.out, processes, resume=arguments.resume, budget=arguments.budget
         )

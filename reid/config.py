@@ -83,7 +83,7 @@ class Config:
     lr: float = setting(
         3.5e-4,
         "Adam's peak learning rate, x0.1 at 1/3 and 7/12 of the epochs; 0 = learn nothing",
-        range="[0, inf)",
+        range="[0, 1e10]",
     )
     weight_decay: float = setting(5e-4, "L2 on all parameters", range="[0, 1]")
     warmup: int = setting(

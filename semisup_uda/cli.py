@@ -36,6 +36,7 @@ def cost(config: Config) -> str:
     return f"{passes * config.total_steps * FORWARD[config.arch] / 1e6:,.1f} PFLOP"
 
 
+@exit_with_message()
 def main(argv: list[str] | None = None) -> None:
     """Run one experiment and print its result: the last test, with the averaged weights."""
     name, config, arguments = parse(
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
         cost=cost,
         note=NOTE,
     )
-    with exit_with_message(), join_processes(arguments.device) as processes:
+    with join_processes(arguments.device) as processes:
         trainer = train(
             name, config, arguments.out, processes, resume=arguments.resume, budget=arguments.budget
         )

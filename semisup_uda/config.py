@@ -86,7 +86,7 @@ class Config:
     batch_size: int = setting(
         64, "labelled images per step, over all processes", range="[1, 65536]"
     )
-    lr: float = setting(0.03, "peak learning rate; 0 = learn nothing", range="[0, inf)")
+    lr: float = setting(0.03, "peak learning rate; 0 = learn nothing", range="[0, 1e10]")
     momentum: float = setting(0.9, "SGD momentum (Nesterov)", range="[0, 1)")
     weight_decay: float = setting(5e-4, "weight decay", range="[0, 1]")
     norm_decay: bool = setting(True, "decay biases and normalisation layers too")

@@ -123,6 +123,10 @@ def open_images(config: Config, device: torch.device) -> Images:
     Raises:
         ValueError: Data that cannot be used (see `keepbench.small_images.load_data` and above).
     """
+    folder = Path(config.unlabelled).expanduser()
+    own = config.unlabelled not in ("train", "labelled")
+    if own and not folder.is_dir():  # said before all else is read
+        raise ValueError(f"no images in {folder}: there is no such folder")
     data = open_data(config, device)
     chosen = choose_labelled(
         data.train.labels.tolist(),
@@ -136,7 +140,6 @@ def open_images(config: Config, device: torch.device) -> Images:
         return Images(data, labelled, data.train.images, data.train.labels)
     if config.unlabelled == "labelled":
         return Images(data, labelled, data.train.images[labelled], data.train.labels[labelled])
-    folder = Path(config.unlabelled).expanduser()
     images = read_unlabelled(folder, tuple(data.train.images.shape[1:]))
     return Images(data, labelled, images.to(device), None)
 

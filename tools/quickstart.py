@@ -43,7 +43,7 @@ def picture(trainer: Trainer, path: Path, rows: int = 5) -> None:
     labels = data.test.labels
     chosen = torch.stack([(labels == label).nonzero()[0, 0] for label in range(rows)])
     images, labels = data.test.images[chosen], labels[chosen]
-    saliency = trainer.saliency(trainer.augment.inputs(images), labels)
+    saliency = trainer.maps.fresh(trainer.augment.inputs(images), labels)
     shown = images.float()
     allowed, _ = allowed_regions(
         saliency, shown, config.size, side="low", tau=config.tau, border="clip"

@@ -4,7 +4,7 @@ Gong, Wang, Li, Chandra and Liu, CVPR 2021, https://arxiv.org/abs/2011.11778.
 """
 
 from keepaugment.attention import AttentionSaliency
-from keepaugment.cached import CachedSaliency, ScaledView, View, box_agreement
+from keepaugment.cached import CachedSaliency, box_agreement
 from keepaugment.cutting import (
     CutMix,
     Cutout,
@@ -18,6 +18,7 @@ from keepaugment.draws import SampleDraws
 from keepaugment.early_head import EarlyHead
 from keepaugment.no_trace import computing_map
 from keepaugment.policies import AugMix, AutoAugment, RandAugment, TrivialAugment
+from keepaugment.recycled import RecycledSaliency
 from keepaugment.regions import region_scores
 from keepaugment.saliency import (
     CentreSaliency,
@@ -29,6 +30,7 @@ from keepaugment.saliency import (
     saliency_map,
 )
 from keepaugment.selective import allowed_regions, selective_cut, selective_paste
+from keepaugment.stored import ScaledView, View
 
 __all__ = [
     "AttentionSaliency",
@@ -48,6 +50,7 @@ __all__ = [
     "RandAugment",
     "RandomErasing",
     "RandomSaliency",
+    "RecycledSaliency",
     "SampleDraws",
     "Saliency",
     "ScaledView",

@@ -6,6 +6,8 @@ Values are only looked at where that costs no synchronisation: on a CPU, outside
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,8 +23,14 @@ def readable(tensor: Tensor) -> bool:
     return not torch.compiler.is_compiling() and tensor.device.type == "cpu"
 
 
+def _check_tensor(name: str, value: Any, shape: str) -> None:
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} must be a tensor {shape}, found {type(value).__name__}")
+
+
 def check_images(images: Tensor) -> None:
     """Raise ValueError unless `images` are floating point (B, C, H, W)."""
+    _check_tensor("images", images, "(B, C, H, W)")
     if images.ndim != 4:
         raise ValueError(f"images must be (B, C, H, W), found shape {tuple(images.shape)}")
     if not images.is_floating_point():
@@ -33,10 +41,13 @@ def check_images(images: Tensor) -> None:
 
 def check_labels(labels: Tensor, batch: int, num_classes: int) -> None:
     """Raise ValueError unless `labels` are (B,) whole numbers in [0, num_classes)."""
-    if labels.shape != (batch,) or labels.is_floating_point() or labels.dtype == torch.bool:
+    _check_tensor("labels", labels, f"({batch},)")
+    fractional = labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool
+    if labels.shape != (batch,) or fractional:
         raise ValueError(
             f"labels must be ({batch},) class numbers, "
             f"found {labels.dtype} of shape {tuple(labels.shape)}"
+            + ("; apply Keep before mixing" if labels.ndim == 2 else "")
         )
     if batch and readable(labels):
         low, high = int(labels.min()), int(labels.max())
@@ -44,13 +55,29 @@ def check_labels(labels: Tensor, batch: int, num_classes: int) -> None:
             raise ValueError(f"labels must be in [0, {num_classes}), found {low} to {high}")
 
 
+def check_augmented(augmented: Tensor, images: Tensor) -> None:
+    """Raise ValueError unless `augmented` are like `images`: shape, device, floating point."""
+    _check_tensor("augmented", augmented, "(B, C, H, W)")
+    if images.shape != augmented.shape:
+        raise ValueError(
+            f"images {tuple(images.shape)} and augmented {tuple(augmented.shape)} must be "
+            "views of the same size"
+        )
+    if images.device != augmented.device:
+        raise ValueError(f"augmented is on {augmented.device}, the images on {images.device}")
+    if not augmented.is_floating_point():
+        raise ValueError(
+            f"augmented must be floating point, found {augmented.dtype}; convert and normalise it "
+            "as the images"
+        )
+
+
 def check_saliency(saliency: Tensor, images: Tensor | None = None) -> None:
     """Raise ValueError unless `saliency` is a real, finite (B, H, W), the images' own B, H and W.
 
     It becomes float32, so it may not have wider integers.
     """
-    if not isinstance(saliency, Tensor):
-        raise ValueError(f"saliency must be a tensor (B, H, W), found {type(saliency).__name__}")
+    _check_tensor("saliency", saliency, "(B, H, W)")
     if saliency.ndim != 3:
         raise ValueError(f"saliency must be (B, H, W), found shape {tuple(saliency.shape)}")
     if not saliency.is_floating_point() and saliency.dtype not in _NARROW:
@@ -76,6 +103,47 @@ def check_scale(scale: float) -> None:
     """Raise ValueError unless `scale` makes a smaller copy, or one of the same size."""
     if not 0.0 < scale <= 1.0:
         raise ValueError(f"scale must be in (0, 1], found {scale}")
+
+
+def check_fill(fill: Any, images: Tensor) -> None:
+    """Raise ValueError unless `fill` is a number or a tensor that broadcasts to `images`."""
+    if not isinstance(fill, Tensor):
+        if not isinstance(fill, Real):
+            raise ValueError(f"fill must be a number or a tensor, found {fill!r}")
+    elif fill.ndim and fill.device != images.device:
+        raise ValueError(f"fill is on {fill.device}, the images on {images.device}")
+    elif (
+        fill.is_complex()
+        or fill.ndim > 4
+        or any(
+            side not in (1, length)
+            for side, length in zip(reversed(fill.shape), reversed(images.shape), strict=False)
+        )
+    ):
+        raise ValueError(
+            f"fill, {fill.dtype} of shape {tuple(fill.shape)}, does not fit images of shape "
+            f"{tuple(images.shape)}; one number per channel is of shape (C, 1, 1)"
+        )
+
+
+def fill_numbers(fill: Any) -> float | tuple[float, ...] | None:
+    """A fill as Python's numbers, one per channel where there are several; None if random."""
+    if isinstance(fill, str) and fill == "random":
+        return None
+    values = fill.tolist() if hasattr(fill, "tolist") else fill  # NumPy's and torch's
+    if isinstance(values, Real):
+        return float(values)
+    if isinstance(values, Sequence) and all(isinstance(value, Real) for value in values):
+        return tuple(map(float, values))
+    raise ValueError(f"fill must be a number, one per channel or 'random', found {fill!r}")
+
+
+def whole_size(size: Any) -> Size:
+    """`size` with Python's whole numbers in place of NumPy's, or as it is."""
+    sides = size if isinstance(size, Sequence) else (size,)
+    if not all(isinstance(side, Integral) for side in sides):
+        return size  # a tensor, or for `check_size` to refuse
+    return tuple(map(int, size)) if isinstance(size, Sequence) else int(size)
 
 
 def check_size(size: Size, batch: int, image_size: tuple[int, int]) -> None:

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from keepaugment.checks import Size, check_images, check_labels, check_tau
+from keepaugment.checks import Size, check_images, check_labels, check_tau, fill_numbers
 from keepaugment.draws import Source, uniform
 from keepaugment.no_trace import Forward
 from keepaugment.regions import Border
@@ -76,11 +76,9 @@ class _Cut:
     def __init__(self, p: float, border: Border, fill: Fill, generator: Source) -> None:
         if not 0.0 <= p <= 1.0:
             raise ValueError(f"p must be a probability in [0, 1], found {p}")
-        if isinstance(fill, str) and fill != "random":
-            raise ValueError(f"fill must be a number, one per channel or 'random', found {fill!r}")
         self.p = p
         self.border = border
-        self.fill: float | Sequence[float] | None = None if isinstance(fill, str) else fill
+        self.fill = fill_numbers(fill)
         self.generator = generator
 
     def _region(self, images: Tensor, labels: Tensor | None, size: Size) -> Tensor:
@@ -119,7 +117,7 @@ class _Erase(_Cut):
         if self.fill is None:  # "random"
             u = uniform(self.generator, tuple(images.shape), images.device)
             fill = torch.special.ndtri(u.clamp(1e-7, 1 - 1e-7)).to(images.dtype)
-        elif isinstance(self.fill, Sequence):
+        elif isinstance(self.fill, tuple):
             if len(self.fill) != images.shape[1]:
                 raise ValueError(
                     f"fill {self.fill} must have a number for each of {images.shape[1]} channels"
@@ -348,10 +346,11 @@ class KeepCutMix(CutMix):
 class KeepPaste:
     """Paste an important region of the clean image on its augmented version (Selective-Paste).
 
-    KeepAutoAugment and KeepRandAugment are this after their policy (KeepAugment section 3):
+    KeepAutoAugment and KeepRandAugment are this after their policy (KeepAugment section 3). A
+    policy takes uint8 pixels, cropped and flipped already, the map and paste what the model takes:
 
         paste = KeepPaste(model, size=16)
-        augmented = policy(images)              # the same crop and flip as images
+        images, augmented = normalise(pixels), normalise(policy(pixels))
         augmented = paste(images, augmented, labels)
 
     Args:

@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from keepaugment.no_trace import computing_map, innermost, no_trace
 
 _PROBE_SIZES = (64, 32, 224, 256, 128, 384, 448, 512)  # a ViT accepts only the one it was built for
+
+
+def _in_backward() -> bool:
+    """Whether a backward pass runs, in which checkpointing computes a stage once more."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 class _StageReached(Exception):  # noqa: N818 - a signal, not an error
@@ -48,7 +54,7 @@ class EarlyHead(nn.Module):
     """Global average pooling and a linear layer on a stage of a model.
 
     The head is a module beside the model, not inside it: the model's state dict stays as it was.
-    Give the optimiser both. A hook on the stage keeps its output of the latest training pass:
+    Give the optimiser both. A hook on the stage keeps its first output in the latest training pass:
 
         head = EarlyHead(model, "layer1", num_classes=10)
         optimizer = SGD([*model.parameters(), *head.parameters()], lr=0.1)
@@ -66,12 +72,12 @@ class EarlyHead(nn.Module):
         layer: the stage's name, as in `model.named_modules()`, for instance "layer1" or "blocks.2".
         num_classes: of the linear layer.
         weight: of the auxiliary loss.
-        num_features: channels of the stage's output, which are then axis 1 of an output with four;
-            None finds both out by running the model up to the stage on one grey image.
+        num_features: channels of the stage's output; None finds them out by running the model up to
+            the stage on one grey image.
 
     Raises:
         ValueError: An unknown layer (with the names that exist), or a stage whose output is no
-            tensor or whose channels are not found by the grey image.
+            tensor, whose channels are not found by the grey image, or are not `num_features`.
     """
 
     def __init__(
@@ -90,23 +96,31 @@ class EarlyHead(nn.Module):
         self.weight = weight
         self.owner = (model,)  # in a tuple: not a submodule
         self.features: Tensor | None = None
+        self.ran = False  # the stage, in the present pass
         self.stopping = False
         self.compiled: Callable[[Tensor], Tensor] | None = None
-        self.channel_axis = 1
-        self.hook = stage.register_forward_hook(self._on_stage)
+        self.hooks = (
+            model.register_forward_pre_hook(self._on_pass),
+            stage.register_forward_hook(self._on_stage),
+        )
         try:
-            num_features = self._probe() if num_features is None else num_features
+            num_features, self.channel_axis = self._probe(num_features)
         except ValueError:
             self.remove()
             raise
         like = next(model.parameters(), torch.empty(0))
         self.classifier = nn.Linear(num_features, num_classes, device=like.device, dtype=like.dtype)
 
+    def _on_pass(self, model: nn.Module, args: tuple) -> None:
+        if not computing_map():
+            self.ran = False
+
     def _on_stage(self, stage: nn.Module, args: tuple, output: Tensor) -> None:
         if self.stopping:
             raise _StageReached(output)
-        if self.owner[0].training and torch.is_grad_enabled() and not computing_map():
-            self.features = output
+        wanted = self.owner[0].training and torch.is_grad_enabled() and not computing_map()
+        if wanted and not self.ran and not _in_backward():
+            self.features, self.ran = output, True
 
     def _run_to_stage(self, images: Tensor) -> Tensor | None:
         """The stage's output; the layers after it do not run. None if the stage does not run."""
@@ -128,28 +142,63 @@ class EarlyHead(nn.Module):
             )
         return output
 
-    def _probe(self) -> int:
-        """Channels of the stage's output, and their axis: transformers may have them last."""
-        model = self.owner[0]
-        stems = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
-        for stem, side in itertools.product(stems[:1], _PROBE_SIZES):
-            grey = stem.weight.new_zeros(1, stem.in_channels, side, side)
+    def _grey_images(self) -> Iterator[Tensor]:
+        """Images (1, C, S, S) of which the model takes one, unless its sizes are unusual."""
+        parameters = list(self.owner[0].parameters())
+        if any(map(is_lazy, parameters)):
+            raise ValueError("the model has lazy layers: run it once before you make its head")
+        like = parameters[0] if parameters else torch.empty(0)
+        stems = [part for part in self.owner[0].modules() if isinstance(part, nn.Conv2d)]
+        planes = [stem.in_channels for stem in stems]  # the first defined need not be the stem
+        few = [number for number in planes if number < planes[0]]
+        for number, side in itertools.product(dict.fromkeys([*planes[:1], *few, 3]), _PROBE_SIZES):
+            yield like.new_zeros(1, number, side, side)
+
+    def _probe(self, num_features: int | None) -> tuple[int, int | None]:
+        """Channels of the stage's output, and their axis among four if a grey image finds it."""
+        first_error: Exception | None = None
+        squares: list[int] = []  # sizes of outputs (1, C, C, C), whose axes another may tell apart
+        for grey in self._grey_images():
             try:
-                with no_trace(model, grey.device), torch.no_grad():
+                with no_trace(self.owner[0], grey.device), torch.no_grad():
                     output = self._run_to_stage(grey)
-            except Exception:  # this size does not suit the model
+            except Exception as error:  # models refuse sizes and planes in many ways
+                first_error = first_error or error
                 continue
             shape = self._checked(output).shape
-            last = len(shape) == 3 or (len(shape) == 4 and shape[1] == shape[2] != shape[3])
-            self.channel_axis = -1 if last else 1
-            return shape[self.channel_axis]
-        raise ValueError(f"the channels of layer {self.layer!r} were not found; give num_features")
+            if len(shape) == 4 and shape[1] == shape[2] == shape[3]:
+                squares.append(shape[1])
+                continue
+            last = len(shape) == 3 or (len(shape) == 4 and shape[1] == shape[2])
+            axis = -1 if last else 1
+            return self._same(shape[axis], num_features), axis
+        if squares:  # only transformers take images of a single size
+            return self._same(squares[0], num_features), -1 if len(squares) == 1 else 1
+        if num_features is None:
+            raise ValueError(
+                f"the channels of layer {self.layer!r} were not found ({first_error}); "
+                "give num_features"
+            ) from first_error
+        return num_features, None
+
+    def _same(self, found: int, num_features: int | None) -> int:
+        if num_features not in (None, found):
+            raise ValueError(
+                f"layer {self.layer!r} gives {found} channels, not num_features={num_features}"
+            )
+        return found
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits (B, K) from a stage's output: (B, C, h, w), (B, h, w, C), (B, N, C) or (B, C)."""
-        channels = -1 if features.ndim == 3 else self.channel_axis
-        axes = [axis for axis in range(1, features.ndim) if axis != channels % features.ndim]
-        return self.classifier(features.mean(axes) if axes else features)
+        channels = self.classifier.in_features
+        axis = self.channel_axis or (1 if features.shape[1] == channels else -1)
+        axis = (-1 if features.ndim == 3 else axis) % features.ndim
+        if features.shape[axis] != channels:
+            raise ValueError(
+                f"layer {self.layer!r} gives {tuple(features.shape)}, not {channels} channels"
+            )
+        pooled = [other for other in range(1, features.ndim) if other != axis]
+        return self.classifier(features.mean(pooled) if pooled else features)
 
     def early_logits(self, images: Tensor) -> Tensor:
         """Logits (B, K) of images (B, C, H, W), running the model only up to the stage."""
@@ -172,8 +221,11 @@ class EarlyHead(nn.Module):
             criterion: (logits, targets) -> loss.
         """
         if self.features is None:
-            raise ValueError("no features yet: run the model in training mode before head.loss")
-        logits, self.features = self(self.features), None
+            raise ValueError(
+                "no features yet: run the model in training mode and with gradients before "
+                "head.loss; checkpointing around the stage needs use_reentrant=False"
+            )
+        logits, self.features, self.ran = self(self.features), None, False
         return self.weight * criterion(logits, targets)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -182,5 +234,6 @@ class EarlyHead(nn.Module):
 
     def remove(self) -> None:
         """Take the head off the model."""
-        self.hook.remove()
+        for hook in self.hooks:
+            hook.remove()
         self.features = None

@@ -8,16 +8,18 @@ is accepted where a map is, an attribution of Captum for one.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import torch
+import torch.distributed
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from keepaugment.checks import check_images, check_labels, check_saliency, check_scale
 from keepaugment.draws import Source, uniform
 from keepaugment.early_head import EarlyHead
-from keepaugment.no_trace import Forward, no_trace
+from keepaugment.no_trace import Forward, held_models, no_trace
 
 Saliency = Callable[[Tensor, Tensor | None], Tensor]
 """images (B, C, H, W), labels (B,) or None -> saliency (B, H, W)."""
@@ -50,6 +52,35 @@ def _chosen_logits(logits: Tensor, labels: Tensor | None, batch: int) -> Tensor:
     return logits.gather(1, index[:, None])
 
 
+def _check_whole(model: Forward) -> None:
+    """Raise ValueError if FullyShardedDataParallel (not `fully_shard`) has split the model.
+
+    It loses gradients, without a word, where parameters are frozen for a while.
+    """
+    fsdp = sys.modules.get("torch.distributed.fsdp.fully_sharded_data_parallel")
+    if fsdp is None or not torch.distributed.is_initialized():
+        return
+    for held in held_models(model):
+        parts = held.modules() if isinstance(held, nn.Module) else ()
+        if any(isinstance(part, fsdp.FullyShardedDataParallel) for part in parts):
+            raise ValueError(
+                "FullyShardedDataParallel loses gradients when a map is taken; split the model "
+                "by torch.distributed.fsdp.fully_shard"
+            )
+
+
+def _gradient(logits: Tensor, inputs: Tensor) -> Tensor:
+    try:
+        return torch.autograd.grad(logits.sum(), inputs)[0]
+    except RuntimeError as error:
+        if "use_reentrant" not in str(error):
+            raise
+        raise ValueError(
+            "the model's checkpointing gives no gradient of its input alone; checkpoint with "
+            "use_reentrant=False"
+        ) from error
+
+
 def saliency_map(
     model: Forward,
     images: Tensor,
@@ -77,12 +108,14 @@ def saliency_map(
 
     Raises:
         ValueError: Integer images, labels out of range, a scale outside (0, 1], a model whose
-            output is not (B, K) or does not depend on the images.
+            output is not (B, K) or does not depend on the images, reentrant checkpointing,
+            FullyShardedDataParallel.
     """
     check_images(images)
     check_scale(scale)
     if not len(images):
         return images.new_zeros(0, *images.shape[2:], dtype=torch.float32)
+    _check_whole(model)
     with (
         no_trace(model, images.device) as compiled,
         torch.inference_mode(False),
@@ -100,7 +133,7 @@ def saliency_map(
                 f"({error}); take scale=1, or a model for images of any size"
             ) from error
         logits = _chosen_logits(output, labels, len(images))
-        (gradient,) = torch.autograd.grad(logits.sum(), inputs)
+        gradient = _gradient(logits, inputs)
     saliency = gradient.abs().amax(1, keepdim=True).float()
     if scale != 1.0:
         saliency = F.interpolate(saliency, images.shape[2:], mode="nearest")

@@ -10,7 +10,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from keepaugment.checks import Size, check_images, check_saliency, check_size, check_tau
+from keepaugment.checks import (
+    Size,
+    check_augmented,
+    check_fill,
+    check_images,
+    check_saliency,
+    check_size,
+    check_tau,
+    whole_size,
+)
 from keepaugment.draws import Source, uniform
 from keepaugment.regions import (
     NO_BOX,
@@ -61,7 +70,7 @@ def allowed_regions(
         (B, P, Q) bool and the candidates' edges.
     """
     image_size = (images.shape[2], images.shape[3])
-    check_size(size, len(images), image_size)
+    check_size(size := whole_size(size), len(images), image_size)
     check_tau(tau)
     boxes = candidate_boxes(size, image_size, border=border, device=images.device)
     if saliency is None:
@@ -135,9 +144,10 @@ def selective_cut(
 
     Raises:
         ValueError: A size that does not fit, a tau outside [0, 1], a map that is not finite or not
-            of the images' shape, integer images.
+            of the images' shape, a fill that does not broadcast, integer images.
     """
     check_images(images)
+    check_fill(fill, images)
     mask = choose_region(
         saliency,
         images,
@@ -148,7 +158,7 @@ def selective_cut(
         match_area=match_area,
         generator=generator,
     )
-    fill = fill.to(images.dtype) if isinstance(fill, Tensor) else fill
+    fill = fill.to(images.dtype) if isinstance(fill, Tensor) else float(fill)
     return torch.where(mask, fill, images)
 
 
@@ -176,13 +186,9 @@ def selective_paste(
         (B, C, H, W): new images.
 
     Raises:
-        ValueError: As `selective_cut`, and if the two batches differ in shape.
+        ValueError: As `selective_cut`, and if the two batches differ in shape or kind.
     """
     check_images(images)
-    if images.shape != augmented.shape:
-        raise ValueError(
-            f"images {tuple(images.shape)} and augmented {tuple(augmented.shape)} must be "
-            "views of the same size"
-        )
+    check_augmented(augmented, images)
     mask = choose_region(saliency, images, size, side="high", tau=tau, generator=generator)
     return torch.where(mask, images, augmented)

@@ -23,8 +23,8 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     with open(beside, "wb") as file:
         try:
             write(file)
-        except RuntimeError as error:  # torch.save hides the reason, such as a full disk
-            if isinstance(error.__context__, OSError):
+        except RuntimeError as error:  # torch.save hides the reason: a full disk, a second Ctrl-C
+            if isinstance(error.__context__, (OSError, KeyboardInterrupt)):
                 raise error.__context__ from None
             raise
         file.flush()

@@ -20,6 +20,8 @@ from keepaugment.cutting import per_channel
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What is read, whatever a file is called: Pillow would run Ghostscript on PostScript."""
 _GREY_16 = ("PNG", "PPM")  # formats whose 16-bit grey Pillow may open as mode I
 
 
@@ -72,7 +74,9 @@ def open_image(path: str | Path) -> Image.Image:
     """
     if not os.path.isfile(path):
         raise ValueError(f"{path} is no regular file")
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
+        if image.format == "PNG":
+            _check_sums(path)
         check_depth(image)
         with suppress(Exception):  # damaged EXIF says nothing; damaged pixels raise below
             ImageOps.exif_transpose(image, in_place=True)
@@ -82,6 +86,12 @@ def open_image(path: str | Path) -> Image.Image:
         if "transparency" in image.info:  # a palette with it cannot become RGB without a warning
             return image.convert("RGBA").convert("RGB")
         return image.convert("RGB")
+
+
+def _check_sums(path: str | Path) -> None:
+    """Raise SyntaxError if a PNG fails its checksums, which Pillow does not compare as it reads."""
+    with Image.open(path, formats=["PNG"]) as image:
+        image.verify()
 
 
 def check_depth(image: Image.Image) -> None:

@@ -101,6 +101,7 @@ def exit_with_message() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # once more would be a traceback
         print(f"stopped{_saved()}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except (ValueError, FloatingPointError) as error:
@@ -114,6 +115,9 @@ def exit_with_message() -> Iterator[None]:
                 f"error: out of memory ({text.splitlines()[0]}); try a lower --batch-size, --bf16, "
                 f"or more processes{_saved()}"
             )
+        if isinstance(error, dist.DistError) or "/gloo/" in text:
+            reason = text.splitlines()[0].partition("] ")[2].partition(". ")[0] or text
+            sys.exit(f"error: another process of the run is gone ({reason}){_saved()}")
         if "DataLoader worker" in text:
             sys.exit(f"error: {text.splitlines()[0]}; try fewer --workers{_saved()}")
         raise

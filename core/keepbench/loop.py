@@ -126,7 +126,7 @@ class Training(ABC):
         """Go on where `state` was taken."""
         self.epoch, self.step = state["epoch"], state["step"]
         if self.processes.first:
-            self.sums.copy_(state["sums"])
+            self.sums.copy_(state["sums"].view_as(self.sums))
         self.model.load_state_dict(state["model"])
         if self.tested is not self.model:
             self.tested.load_state_dict(state["average"])
@@ -310,6 +310,8 @@ def restore(training: Training, state: dict[str, Any]) -> None:
                 f"{training.config.epochs}"
             )
         training.load_state(state)
+        if training.step > training.steps:
+            raise ValueError(f"the checkpoint is from step {training.step} of {training.steps}")
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:  # torch's many kinds
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"the checkpoint does not fit this run: {reason}") from error
@@ -318,7 +320,10 @@ def restore(training: Training, state: dict[str, Any]) -> None:
 def _fit(training: Training, name: str, run: Run | None, shown: Callable[[Row], str]) -> bool:
     config, processes = training.config, training.processes
     if (state := processes.shared(run.load() if run else None)) is not None:
-        restore(training, state)
+        try:
+            restore(training, state)
+        except ValueError as error:
+            raise ValueError(f"{run.folder}: {error}" if run else str(error)) from error
     events = _events(config, run.folder, training.epoch) if run else None
     steps = training.steps
     total, done = config.epochs * steps, training.epoch * steps + training.step

@@ -22,7 +22,7 @@ import torch
 from keepbench.files import FolderLock, set_aside, write_text, write_whole
 from keepbench.machine import commit, hardware, versions
 from keepbench.progress import say
-from keepbench.weights import load_checkpoint
+from keepbench.weights import load_state
 
 CHECKPOINTS = ("new.pt", "last.pt", "previous.pt")
 """Newest first: "new" is there only if a run was killed between two renames."""
@@ -212,10 +212,7 @@ class Run:
         damaged = []
         for path in paths:
             try:
-                state = load_checkpoint(path)
-                place = state["epoch"], state.get("step", 0)
-                if not all(type(number) is int and number >= 0 for number in place):
-                    raise ValueError(f"{path} is at epoch {place[0]!r}, step {place[1]!r}")
+                state = load_state(path)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 say(f"{path.name}: {error}; going on with the one before")
                 damaged.append(path)

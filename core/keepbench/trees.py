@@ -49,7 +49,7 @@ class _Walk:
             place = todo.pop()
             names = found.setdefault(place, [])
             with os.scandir(place) as entries:
-                for entry in entries:
+                for entry in sorted(entries, key=lambda entry: entry.name):
                     if entry.name.startswith("."):
                         self.left_out["hidden"] += 1
                     elif entry.is_symlink() and self.leads_back(entry.path):

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from keepaugment.cached import View
 from keepaugment.draws import Source, uniform
+from keepaugment.stored import View
 
 
 def draw_view(

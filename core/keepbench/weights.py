@@ -6,6 +6,7 @@ weights beside the trained ones, the average is taken: it is what a run tests.
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,6 +67,23 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
+def load_state(path: Path) -> dict[str, Any]:
+    """A run's checkpoint: its epoch and step are counts, its weights finite.
+
+    Raises:
+        ValueError: It is none; or KeyError, TypeError or AttributeError.
+    """
+    state = load_checkpoint(path)
+    place = state["epoch"], state.get("step", 0)
+    if not all(type(number) is int and number >= 0 for number in place):
+        raise ValueError(f"{path} is at epoch {place[0]!r}, step {place[1]!r}")
+    check_finite(state.get("model", {}))
+    for name, kind in (("run", dict), ("metrics", list)):
+        if name in state and not isinstance(json.loads(state[name]), kind):
+            raise ValueError(f"{path} holds no {name}")
+    return state
+
+
 def _load_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         from safetensors import SafetensorError
@@ -93,7 +111,7 @@ def _is_weights(value: Any) -> bool:
     return (
         isinstance(value, Mapping)
         and len(value) > 0
-        and all(isinstance(each, Tensor) for each in value.values())
+        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
     )
 
 

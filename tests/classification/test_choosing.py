@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -121,6 +122,14 @@ def test_the_outermost_layer_is_preferred() -> None:
 @pytest.mark.parametrize("arch", ["resnet8", "resnet20", "wrn28_2"])
 def test_the_early_stage_of_our_models(arch: str) -> None:
     assert early_stage(create_model(arch, 10), torch.zeros(1, 3, 32, 32)).name == "layer1"
+
+
+@pytest.mark.parametrize(
+    ("arch", "expected"), [("resnet10t", "layer1"), ("mobilenetv3_small_050", "blocks.0")]
+)
+def test_no_bare_stem_is_an_early_stage(arch: str, expected: str) -> None:
+    """It ends after 30 % and 23 % of these networks' operations."""
+    assert early_stage(timm.create_model(arch), torch.zeros(1, 3, 224, 224)).name == expected
 
 
 def test_a_model_without_an_early_stage_is_refused() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import importlib
 import random
+import re
+import textwrap
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +21,14 @@ from small import NUM_CLASSES, labels, network, randn, seeded
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from keepaugment import KeepCutMix, KeepCutout, KeepRandomErasing
+from keepaugment import (
+    KeepCutMix,
+    KeepCutout,
+    KeepPaste,
+    KeepRandomErasing,
+    RandAugment,
+    adapters,
+)
 from keepaugment.adapters import (
     KeepCallback,
     KeepEngine,
@@ -475,3 +484,24 @@ def test_the_loss_of_weights_and_of_labels() -> None:
     torch.testing.assert_close(mixed_loss(outputs, weights), expected)
     torch.testing.assert_close(mixed_loss(outputs, LABELS), expected)
     torch.testing.assert_close(mixed_loss(outputs, weights, 8), expected / 2)
+
+
+def test_the_step_around_a_paste_that_the_docstring_shows() -> None:
+    """It gets the very pixels back, for the policy."""
+    code = re.search(r"    def step.*?\n\n", adapters.__doc__, re.DOTALL)[0]
+    mean, std = (
+        torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.5, 0.225))
+    )
+    pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(2, 3, -1, -1)
+    seen = []
+
+    def policy(images: Tensor) -> Tensor:
+        seen.append(images)
+        return RandAugment()(images)
+
+    paste = KeepPaste(network(), 4)
+    names = {"torch": torch, "paste": paste, "policy": policy, "mean": mean, "std": std}
+    exec(textwrap.dedent(code), names)
+    images = (pixels / 255 - mean) / std
+    assert names["step"](images, labels(2)).shape == images.shape
+    assert torch.equal(seen[0], pixels)

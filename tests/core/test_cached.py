@@ -16,7 +16,7 @@ from keepaugment import (
     allowed_regions,
     box_agreement,
 )
-from keepaugment.cached import whole
+from keepaugment.stored import whole
 
 CPU = torch.device("cpu")
 

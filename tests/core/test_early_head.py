@@ -14,6 +14,7 @@ import torch.nn.functional as F
 import torchvision
 from small import NUM_CLASSES, evaluating, labels, make, randn, state, timm_vit
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from keepaugment import EarlyHead, GradientSaliency, KeepCutout, saliency_map
 
@@ -189,6 +190,44 @@ def test_only_training_passes_leave_features() -> None:
         head.loss(LABELS)  # they are let go of: each pass is used once
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_stage_that_runs_twice_gives_loss_and_map_its_first_output(compiled: bool) -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stage = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.stage(self.stage(x).tanh()).mean((2, 3))
+
+    model = Twice()
+    head = EarlyHead(model, "stage", NUM_CLASSES)
+    runs = torch.compile(model, backend="eager") if compiled else model
+    for images in (IMAGES, 2 * IMAGES, 3 * IMAGES):  # of several passes the latest counts
+        runs(images)
+    expected = 0.3 * F.cross_entropy(head.early_logits(images), LABELS)
+    torch.testing.assert_close(head.loss(LABELS), expected)
+
+
+def test_checkpointing_around_the_stage() -> None:
+    model = three_stages()
+    model[1][1].p = 0.0
+    head = EarlyHead(model, "0", NUM_CLASSES)
+    (F.cross_entropy(model(IMAGES), LABELS) + head.loss(LABELS)).backward()
+    expected = model[0][0].weight.grad.clone()
+    model.zero_grad()
+    model.forward = lambda x: model[1:](checkpoint(model[0], x, use_reentrant=False))
+    (F.cross_entropy(model(IMAGES), LABELS) + head.loss(LABELS)).backward()
+    torch.testing.assert_close(model[0][0].weight.grad, expected)
+    assert head.features is None  # the backward pass, which ran the stage once more, left none
+    model.forward = lambda x: model[1:](checkpoint(model[0], x, use_reentrant=True))
+    logits = model(IMAGES.clone().requires_grad_())
+    with pytest.raises(ValueError, match="use_reentrant=False"):
+        head.loss(LABELS)
+    logits.sum().backward()
+    assert head.features is None
+
+
 def test_a_map_after_the_forward_pass_does_not_replace_its_features() -> None:
     model = three_stages().train()
     model[1][1].p = 0.0
@@ -284,9 +323,14 @@ def test_model_and_head_can_be_copied_together() -> None:
 # Every kind of model
 
 
-def swin() -> nn.Module:
+def swin(side: int = 64, embed_dim: int = 12) -> nn.Module:
     return timm.models.SwinTransformer(
-        img_size=64, patch_size=4, embed_dim=12, depths=(1, 1), num_heads=(1, 2), window_size=4
+        img_size=side,
+        patch_size=4,
+        embed_dim=embed_dim,
+        depths=(1, 1),
+        num_heads=(1, 2),
+        window_size=2,
     )
 
 
@@ -470,11 +514,56 @@ def test_a_layer_that_gives_no_tensor() -> None:
 
 def test_channels_that_the_grey_image_does_not_find() -> None:
     model = timm_vit(40)  # it takes images of no usual size
-    with pytest.raises(ValueError, match="channels of layer 'blocks.0' were not found; give num_f"):
+    with pytest.raises(ValueError, match="not found .*doesn't match.*; give num_f"):
         EarlyHead(model, "blocks.0", NUM_CLASSES)
-    assert not model.blocks[0]._forward_hooks
+    assert not model.blocks[0]._forward_hooks and not model._forward_pre_hooks
     head = EarlyHead(model, "blocks.0", NUM_CLASSES, num_features=12)
     assert head.early_logits(randn(2, 3, 40, 40)).shape == (2, NUM_CLASSES)
+
+
+@pytest.mark.parametrize("side", [64, 40])
+def test_the_axis_of_channels_last(side: int) -> None:
+    """Found by a grey image or, if the model takes none, by `num_features`."""
+    model = swin(side)
+    head = EarlyHead(model, "layers.0", NUM_CLASSES, num_features=12)
+    features = []
+    model.layers[0].register_forward_hook(lambda m, a, out: features.append(out))
+    model(images := randn(2, 3, side, side))
+    expected = head.classifier(features[0].mean((1, 2)))
+    torch.testing.assert_close(head.early_logits(images), expected)
+
+
+def test_as_many_channels_as_rows_and_columns() -> None:
+    """A convolution is known by other sizes; what takes one size only has its channels last."""
+    convolution = nn.Sequential(nn.Conv2d(3, 64, 1), nn.Flatten())
+    assert EarlyHead(convolution, "0", 2).channel_axis == 1
+    pooled = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(4))
+    assert EarlyHead(pooled, "1", 2).channel_axis == 1
+    model = swin(64, embed_dim=16)  # (B, 16, 16, 16)
+    assert EarlyHead(model, "layers.0", 2).channel_axis == -1
+
+
+def test_the_stem_need_not_be_the_first_convolution_defined() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.neck, self.stem = nn.Conv2d(5, 7, 1), nn.Conv2d(2, 5, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.neck(self.stem(x)).mean((2, 3))
+
+    assert EarlyHead(Model(), "neck", NUM_CLASSES).classifier.in_features == 7
+    with pytest.raises(ValueError, match="gives 7 channels, not num_features=8"):
+        EarlyHead(Model(), "neck", NUM_CLASSES, num_features=8)
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 6), nn.ReLU())
+    assert EarlyHead(linear, "1", NUM_CLASSES).classifier.in_features == 6
+
+
+def test_a_model_that_fails_says_how() -> None:
+    with pytest.raises(ValueError, match="not found .*did not stop at the stage"):
+        EarlyHead(nn.Sequential(Broken(), nn.Tanh()), "1", NUM_CLASSES)
+    with pytest.raises(ValueError, match="lazy layers: run it once"):
+        EarlyHead(nn.Sequential(nn.LazyConv2d(4, 1)), "0", NUM_CLASSES)
 
 
 def test_a_frozen_stage_still_trains_its_head() -> None:

@@ -83,7 +83,7 @@ def test_a_damaged_run_json_is_named(
 ) -> None:
     run = run_folder(tmp_path / "a", weights)
     (run / "run.json").write_text(text)
-    with pytest.raises(ValueError, match="run.json (cannot be read|holds no)|no fixed mean"):
+    with pytest.raises(ValueError, match="run.json is damaged"):
         open_source(run)
 
 

@@ -77,7 +77,7 @@ def test_a_runs_network_and_map(tmp_path: Path) -> None:
         pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
         inputs, labels = network.inputs(pixels), torch.tensor([1, 2])
         assert inputs.shape == (2, 1, 32, 32)
-        assert torch.equal(network.saliency(inputs, labels), trainer.saliency(inputs, labels))
+        assert torch.equal(network.saliency(inputs, labels), trainer.maps.fresh(inputs, labels))
 
 
 def test_the_average_in_a_file_is_taken_and_said(tmp_path: Path) -> None:

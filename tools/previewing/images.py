@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from keepbench.images import read_image
+from keepbench.trees import list_below
 
 SAMPLE = "sample"
 LOSSLESS = 64  # pixels a side up to which pictures are kept exactly; larger ones become JPEG
@@ -58,10 +58,7 @@ def _files(place: Path) -> list[Path]:
         raise ValueError(f"there is no image or folder {place}; 'sample' takes two photographs")
     if place.is_file():
         return [place]
-    found = [p for p in place.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS and p.is_file()]
-    if not found:
-        raise ValueError(f"no image files under {place}")
-    return sorted(found)
+    return [Path(path) for path in list_below(place)]
 
 
 def read_pictures(places: list[str], size: int, most: int) -> Pictures:

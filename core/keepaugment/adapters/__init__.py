@@ -5,7 +5,11 @@ images, or new images and class weights (B, K): `KeepCutout`, `KeepRandomErasing
 are such steps, and so is a function around `KeepPaste`:
 
     def step(images, labels):
-        return paste(images, policy(images), labels)
+        pixels = (255 * (images * std + mean)).round().to(torch.uint8)
+        return paste(images, (policy(pixels) / 255 - mean) / std, labels)
+
+There `mean` and `std`, (3, 1, 1), are what the loader has normalised the images by; this library's
+policies take uint8 pixels.
 
 A map needs the model, so a step belongs behind the loader, on the model's device, and not into a
 worker process. None of these modules imports the package that it serves.

@@ -1,0 +1,1 @@
+"""Fault injection: kills at random moments, nonsense settings, damaged files."""
