@@ -121,7 +121,7 @@ def test_settings_of_the_paper() -> None:
     assert EXPERIMENTS["cifar10-wrn28_10-cutout"].config.dropout == 0.3
 
 
-@pytest.mark.parametrize("arch", ["resnet8", "resnet20", "resnet18", "wrn28_10", "resnet50"])
+@pytest.mark.parametrize("arch", ["resnet8", "resnet18", "wrn28_10", "resnet50", "air32_64_128"])
 def test_costs_are_counted(arch: str) -> None:
     side = 224 if arch == "resnet50" else 32
     with torch.device("meta"):
