@@ -24,6 +24,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "early": {"keep": True, "early_head": True},
     "low_early": {"keep": True, "scale": 0.5, "early_head": True},
     "cached": {"keep": True, "scale": 0.5, "cache": 20},
+    "recycled": {"keep": True, "saliency": "recycled"},
 }
 """Cutout (CutMix on large images) and its Keep arms: what each adds, by name."""
 

@@ -13,7 +13,7 @@ import torch
 
 from classification.auto_map import EARLY_SHARES, KINDS, LEAST, Choice, choose, stages
 from diagnosing.advice import FAILED, remarks, training_loop
-from diagnosing.case import Case, prepare_case
+from diagnosing.case import Case, prepare_case, recycled_maps
 from diagnosing.checks import (
     Finding,
     check_aspects,
@@ -108,6 +108,7 @@ def _priced(case: Case, box: int, min_agreement: float) -> Choice:
         boxes={"size": box},
         min_agreement=min_agreement,
         others=others,
+        recycled=recycled_maps(case, box),
     )
 
 
