@@ -103,7 +103,7 @@ def test_a_transformer_has_no_half_size(capsys: pytest.CaptureFixture[str]) -> N
 def test_operations_by_hand() -> None:
     """A step is three passes, a map two; without the gradient of the first layer's input."""
     model = create_model("resnet8", 10)
-    plain, full, half, early, both, stored = (
+    plain, full, half, early, both, stored, recycled = (
         count_flops(method_config("resnet8", method, TINY), 32) for method in METHODS
     )
     stem = 2 * 27 * 16 * 32**2
@@ -123,6 +123,7 @@ def test_operations_by_hand() -> None:
     assert plain < both < early < full
     refreshes = 20 / 300  # epochs 0, 1, 2, 4, 8, 16, 20, 40, ...
     assert stored - plain == pytest.approx((half - plain) * refreshes, rel=0.1)
+    assert stem < recycled - plain < 1.25 * stem  # and placing it in the image's frame
 
 
 def test_ratios_are_medians_within_turns() -> None:
