@@ -115,3 +115,20 @@ def test_a_run_that_chooses_says_how_good_recycled_maps_were() -> None:
 def test_what_cannot_be_right_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(RECYCLED, **change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"saliency": "gradient", "keep": ""},
+        {"saliency": "gradient", "scale": 0.5, "early_head": "layer1", "ema": 0.9},
+        {"saliency": "auto"},
+        {"saliency": "inverted", "cut": "random_erasing"},
+        {"saliency": "gradient", "cut": "", "mix": "cutmix", "keep": "mix", "cache": 2},
+        {"saliency": "gradient", "policy": "autoaugment", "keep": "paste"},
+    ],
+)
+def test_every_arm_goes_on_in_bfloat16_with_channels_last(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    assert_resumes(lambda: make(**change, bf16=True, channels_last=True, epochs=2), 4, tmp_path)

@@ -23,7 +23,7 @@ from diagnosing.checks import (
     step_gradients,
 )
 from diagnosing.compiled_and_parallel import check_compiled, check_distributed
-from keepbench.machine import hardware
+from keepbench.machine import bfloat16, hardware
 
 _SLOW = ("compile", "ddp")
 
@@ -127,6 +127,8 @@ def examine(words: argparse.Namespace) -> bool:
         f"{len(case.images)} images of {size} pixels; "
         f"{hardware(case.images.device)}; torch {torch.__version__}\n"
     )
+    if case.images.device.type == "cpu":
+        print(bfloat16() + "\n")
     print("\n".join(_shown_stages(case)) + "\n")
     passed = True
     for finding in findings(case, words.backend, words.without):
