@@ -24,6 +24,9 @@ class Config:
     download: bool = setting(False, "fetch the official archive if missing", role="neutral")
     subset: int = setting(0, "number of training images; 0 = all", range="[0, 1e9]")
     test_subset: int = setting(0, "number of test images; 0 = all", range="[0, 1e9]")
+    test_rest: bool = setting(
+        False, "test also on the training images that --subset leaves out; small images only"
+    )
     workers: int = setting(
         4,
         "processes that read a tree of large images; 0 = none extra",
@@ -159,11 +162,17 @@ class Config:
         range="[1, 1e6]",
     )
 
+    flip_test: bool = setting(False, "average logits over an image and its mirror image in tests")
+
     nonfinite: str = setting(
         "stop", "on a non-finite loss or gradient", choices=["stop", "skip"], may_change=True
     )
     eval_every: int = setting(
         1, "epochs between tests; the last is always tested", range="[1, 1e6]", role="neutral"
+    )
+    occlusion: bool = setting(True, "the last test is also on occluded images", role="neutral")
+    record: bool = setting(
+        False, "store which images the last test has right, as right.json", role="neutral"
     )
     bf16: bool = setting(False, "bfloat16 autocast")
     channels_last: bool = setting(False, "channels-last memory format", role="neutral")
@@ -200,6 +209,8 @@ class Config:
                 "image_size, test_size and test_resize are for dataset='images', "
                 f"found {self.dataset!r}"
             )
+        if self.test_rest and self.image_size:
+            raise ValueError("test_rest is for small images, found a tree of large ones")
         if self.image_size:
             self.check_image_size((self.image_size, self.image_size))
         if self.cache:

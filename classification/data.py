@@ -83,6 +83,7 @@ def open_data(config: Config, device: torch.device) -> Data:
         download=config.download,
         subset=config.subset,
         test_subset=config.test_subset,
+        test_rest=config.test_rest,
         seed=config.seed,
     )
     return data.to(device)

@@ -66,6 +66,11 @@ SMALL = replace(  # three minutes on a CPU core
     CIFAR, arch="resnet8", subset=5000, epochs=20, eval_every=10, channels_last=True
 )
 
+TRIAL = replace(  # 4,000 images: ten minutes on a CPU core
+    CIFAR, arch="air32_64_128", epochs=60, batch_size=64, channels_last=True, flip_test=True,
+    test_rest=True, occlusion=False, record=True, eval_every=1_000_000,
+)  # fmt: skip
+
 Table = dict[str, Experiment]
 
 
@@ -303,7 +308,15 @@ A3 = replace(  # timm's, procedure A3 of ResNet strikes back (Wightman et al., 2
 
 
 def _all() -> Table:
-    rows = {**_small(), **_beyond(), **_figures(), **_controls(), **_table8(), **_table5()}
+    rows = {
+        "trial": Experiment(TRIAL),
+        **_small(),
+        **_beyond(),
+        **_figures(),
+        **_controls(),
+        **_table8(),
+        **_table5(),
+    }
     return rows | {**_table4(), **_table3(), **_table2(), **_table1()}
 
 
@@ -322,6 +335,7 @@ def _smoke(config: Config) -> Config:
         epochs=2,
         subset=8,
         test_subset=4,
+        test_rest=False,
         batch_size=4,
         workers=0,
         warmup=min(config.warmup, 1),

@@ -12,7 +12,6 @@ depend on the number of workers or processes, and an epoch can be resumed in its
 
 from __future__ import annotations
 
-import signal
 import warnings
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +26,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2.functional import horizontal_flip
 
 from keepbench.images import IMAGENET_MEAN, IMAGENET_STD, Batch, read_or_error
+from keepbench.leaving import ignore_ctrl_c
 from keepbench.order import EpochBatches, check_split, mixed_seed
 from keepbench.small_images import TEST_BATCH
 from keepbench.trees import ImageTree, list_tree
@@ -290,11 +290,6 @@ class TreeData:
                 warnings.warn(f"cannot read {path}, it is {fate}: {error}", stacklevel=3)
 
 
-def _ignore_ctrl_c(worker: int) -> None:
-    """Leave Ctrl-C to the process that trains: it ends after its step, and needs its readers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def _loader(reader: _Reader, steps: Any, workers: int, device: torch.device) -> DataLoader[Any]:
     return DataLoader(
         reader,
@@ -303,7 +298,7 @@ def _loader(reader: _Reader, steps: Any, workers: int, device: torch.device) -> 
         collate_fn=_collate,
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # else every epoch would take a global random number
-        worker_init_fn=_ignore_ctrl_c,
+        worker_init_fn=ignore_ctrl_c,
     )
 
 

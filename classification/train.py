@@ -19,7 +19,7 @@ from classification.data import Data, open_data
 from classification.maps import Maps
 from classification.recipe import check_names, learning_rate, make_criterion, make_model
 from keepaugment import EarlyHead, SampleDraws
-from keepbench.accuracy import EvaluationSums, occluded
+from keepbench.accuracy import EvaluationSums, label_ranks, occluded
 from keepbench.files import digest
 from keepbench.images import Batch
 from keepbench.loop import Row, Training, fit
@@ -33,6 +33,7 @@ from keepbench.network import (
 )
 from keepbench.order import EpochBatches, mixed_seed, seed_noise
 from keepbench.processes import Processes
+from keepbench.right import write_right
 
 OCCLUSIONS = (0.1, 0.25, 0.5)  # shares of a test image's area
 
@@ -45,7 +46,10 @@ class Trainer(Training):
         head: its early head, or None.
         maps: what its method asks where the important region is.
         augment: what the network sees.
+        right: (N,) bool, which of this process's test images were right in the last test, or None.
     """
+
+    right: Tensor | None = None
 
     nonfinite_advice = ", or --nonfinite skip with --resume"
 
@@ -214,7 +218,7 @@ class Trainer(Training):
             )
         last = self.epoch == self.config.epochs
         if last or self.epoch % self.config.eval_every == 0:
-            row |= self.test(occlusion=last)
+            row |= self.test(occlusion=last and self.config.occlusion)
         return row
 
     def gather(self) -> None:
@@ -233,6 +237,7 @@ class Trainer(Training):
         classes, processes = len(self.data.classes), self.processes
         sums = {share: EvaluationSums.zeros(classes, self.device) for share in shares}
         draws, seen = SampleDraws(0), 0
+        right = [torch.zeros(0, dtype=torch.bool, device=self.device)]
         self.tested.eval()
         for pixels, labels in self.data.test_batches(
             self.device, self.config.workers, processes.rank, processes.world_size
@@ -243,13 +248,36 @@ class Trainer(Training):
             for share, sum_ in sums.items():
                 draws.at(0, places * processes.world_size + processes.rank)
                 view = occluded(images, share, draws) if share else images
-                with self.autocast():
-                    sum_.update(self.tested(view).float(), labels)
+                logits = self._test_logits(view)
+                sum_.update(logits, labels)
+                if not share:
+                    right.append(label_ranks(logits, labels) == 0)
         self.tested.train()
+        self.right = torch.cat(right)
         result = {f"test_{name}": value for name, value in sums.pop(0.0).result().items()}
         for share, sum_ in sums.items():
             result[f"test_accuracy_occluded_{share}"] = sum_.result()["accuracy"]
         return result
+
+    def _test_logits(self, images: Tensor) -> Tensor:
+        """Logits of test images, with `flip_test` the mean over them and their mirror images."""
+        with self.autocast():
+            logits = self.tested(images).float()
+            if self.config.flip_test:
+                logits = (logits + self.tested(images.flip(3)).float()) / 2
+        return logits
+
+    def record(self, folder: Path) -> None:
+        """Store which test images are right after the last epoch; all processes must call."""
+        if self.right is None:  # resumed after its end
+            self.test(occlusion=False)
+        assert self.right is not None
+        parts = self.processes.gathered(self.right.cpu())
+        right = torch.empty(sum(map(len, parts)), dtype=torch.bool)
+        for rank, part in enumerate(parts):
+            right[rank :: len(parts)] = part
+        if self.processes.first:
+            write_right(folder, right, self.epoch)
 
     def state(self) -> dict[str, Any]:
         """Everything that resumes the run: plain tensors, numbers and text."""
@@ -293,4 +321,6 @@ def train(
     check_names(config)
     trainer = Trainer(config, open_data(config, processes.device), processes)
     done = fit(trainer, name, folder, resume=resume, budget=budget, shown=_shown)
+    if done and config.record:
+        trainer.record(folder)
     return trainer if done else None

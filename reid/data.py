@@ -23,6 +23,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from tqdm import tqdm
 
 from keepbench.images import open_image
+from keepbench.leaving import ignore_ctrl_c
 from keepbench.order import mixed_seed
 from keepbench.processes import Processes
 from reid.config import Config
@@ -113,7 +114,7 @@ class _Files(Dataset[Tensor]):
 def _pixels(photos: list[Photo], config: Config) -> Tensor:
     """The pixels (n, 3, h, w) uint8 of image files."""
     files = _Files(photos, (config.height, config.width))
-    loader = DataLoader(files, READ_BATCH, num_workers=config.workers)
+    loader = DataLoader(files, READ_BATCH, num_workers=config.workers, worker_init_fn=ignore_ctrl_c)
     bar = tqdm(loader, desc="reading images", leave=False, delay=2, disable=None)
     pixels = torch.empty(len(photos), 3, config.height, config.width, dtype=torch.uint8)
     # without photos there is one empty part and no batch

@@ -1,9 +1,9 @@
 """The classifiers of the benchmark by name: residual networks for 32x32 images, and timm's.
 
-Models of our own end in a mean over all pixels, so they take images of any size, and name their
-stages `layer1`, `layer2`, `layer3` (and `layer4`), so that an auxiliary head can hook one. What is
-random in them sits in modules without children (`nn.Dropout`, `ShakeShake`, `ShakeDrop`): putting
-these and BatchNorm in eval mode gives the deterministic model.
+Models of our own end in a mean or maximum over all pixels, so they take images of any size, and
+name their stages `layer1`, `layer2`, `layer3` (and `layer4`), so that an auxiliary head can hook
+one. What is random in them sits in modules without children (`nn.Dropout`, `ShakeShake`,
+`ShakeDrop`): putting these and BatchNorm in eval mode gives the deterministic model.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import timm
 from torch import nn
 
+from classification.models.airbench import airbench
 from classification.models.pyramidnet import ShakeDrop, pyramidnet
 from classification.models.resnet import cifar_resnet, resnet18
 from classification.models.shake_shake import ShakeShake, shake_shake
@@ -25,6 +26,7 @@ __all__ = [
     "MODELS",
     "ShakeDrop",
     "ShakeShake",
+    "airbench",
     "check_arch",
     "cifar_resnet",
     "create_model",
@@ -43,6 +45,9 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "wrn28_2": partial(wide_resnet, 28, 2),
     "shake_shake_26_2x96d": partial(shake_shake, 26, 96),
     "pyramidnet272_a200_shakedrop": partial(pyramidnet, 272, 200),
+    "air32_64_128": partial(airbench, (32, 64, 128)),
+    "air32_128_128": partial(airbench, (32, 128, 128)),
+    "air64_256_256": partial(airbench, (64, 256, 256)),
 }
 """Our own models; each value takes `num_classes`, then `in_chans` and its options by keyword."""
 
@@ -90,6 +95,9 @@ GFLOPS = {
     "wrn28_10": 10.5,
     "shake_shake_26_2x96d": 7.55,
     "pyramidnet272_a200_shakedrop": 8.98,
+    "air32_64_128": 0.0398,
+    "air32_128_128": 0.0661,
+    "air64_256_256": 0.236,
     "resnet50": 8.18,
     "resnet101": 15.6,
 }

@@ -23,6 +23,17 @@ PREEMPTED = 75  # exit code of a run that a signal stopped and --resume goes on 
 INTERRUPTED = 130  # exit code after a second Ctrl-C, as of a shell
 
 
+def ignore_ctrl_c(worker: int) -> None:
+    """Leave Ctrl-C to the process that trains: it ends after its step, and needs its readers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _leave(number: int, frame: Any) -> None:
+    """Leave at Ctrl-C; a further one on the way out would end in a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 class Stop:
     """Whether a signal asked the run to stop.
 
@@ -63,7 +74,7 @@ class Stop:
         def ask(number: int, frame: Any) -> None:
             if number == signal.SIGINT:
                 if self.asked:
-                    raise KeyboardInterrupt
+                    _leave(number, frame)
                 print("stopping after this step; Ctrl-C again leaves at once", file=sys.stderr)
             self.asked = True
 
@@ -98,10 +109,10 @@ def _saved() -> str:
 @contextmanager
 def exit_with_message() -> Iterator[None]:
     """End the program with a message and an exit code where a run cannot go on."""
+    before = signal.signal(signal.SIGINT, _leave)
     try:
         yield
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # once more would be a traceback
         print(f"stopped{_saved()}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except (ValueError, FloatingPointError) as error:
@@ -121,3 +132,6 @@ def exit_with_message() -> Iterator[None]:
         if "DataLoader worker" in text:
             sys.exit(f"error: {text.splitlines()[0]}; try fewer --workers{_saved()}")
         raise
+    finally:
+        if signal.getsignal(signal.SIGINT) is _leave:
+            signal.signal(signal.SIGINT, before)

@@ -68,8 +68,7 @@ class Run:
         budget: str = "paper",
         data: str = "",
     ) -> None:
-        self.folder = Path(folder)
-        self.metrics = self.folder / "metrics.jsonl"
+        self.folder, self.metrics = Path(folder), Path(folder, "metrics.jsonl")
         may_change = {each.name for each in fields(config) if each.metadata.get("may_change")}
         settings = {k: v for k, v in asdict(config).items() if k not in may_change}
         self.defaults = {each.name: each.default for each in fields(config)}
@@ -96,14 +95,12 @@ class Run:
             found = ", ".join(names)
             raise ValueError(f"{self.folder} holds {found} but no run.json; give another --out")
 
-    def _describe(
-        self, experiment: str, budget: str, config: Any, device: torch.device, data: str
-    ) -> None:
+    def _describe(self, name: str, budget: str, config: Any, device: Any, data: str) -> None:
         script = Path(sys.argv[0]).name
         command = shlex.join(["python", f"tools/{script}", *sys.argv[1:]])
         about = {
             "task": type(config).__module__.partition(".")[0],
-            "experiment": experiment,
+            "experiment": name,
             "budget": budget,
             "settings": asdict(config),
             "command": command.encode(errors="surrogateescape").decode(errors="replace"),
@@ -189,14 +186,18 @@ class Run:
 
         It holds the run's experiment and settings, and the metrics up to its epoch.
         """
-        last, new = self.folder / "last.pt", self.folder / "new.pt"
         rows = [row for row in self.rows() if _epoch(row) <= state["epoch"]]
         state = {**state, "run": json.dumps(self.identity), "metrics": json.dumps(rows)}
-        write_whole(new, lambda file: torch.save(state, file))
-        if last.exists():
-            os.replace(last, self.folder / "previous.pt")
-        os.replace(new, last)
+        write_whole(self.folder / "new.pt", lambda file: torch.save(state, file))
+        self._rename_new()
         self.saved = True
+
+    def _rename_new(self) -> None:
+        """Make "new.pt" the last checkpoint and the last the previous one."""
+        new, last, previous = (self.folder / name for name in CHECKPOINTS)
+        if last.exists():
+            os.replace(last, previous)
+        os.replace(new, last)
 
     def load(self) -> dict[str, Any] | None:
         """The newest readable checkpoint, and the metrics up to its epoch; None if the run is new.
@@ -221,6 +222,8 @@ class Run:
                 self._compare(json.loads(state["run"]), str(path))
             for path in damaged:  # or the next checkpoint would push the readable one out
                 set_aside(path)
+            if (self.folder / "new.pt").exists():  # a kill came between its two renames
+                self._rename_new()
             self._restore_metrics(state)
             self.saved = True
             return state

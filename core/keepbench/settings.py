@@ -192,6 +192,16 @@ def _parser(description: str, budgets: Sequence[str], shown: Any) -> argparse.Ar
     return parser
 
 
+def _check_place(folder: Path) -> None:
+    """Raise ValueError if a folder cannot be made for what is there: before data are read."""
+    try:
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+    except OSError as error:  # such as a name that is too long
+        raise ValueError(f"--out: {error.strerror}") from None
+    if not there.is_dir():
+        raise ValueError(f"--out: {there} is no folder")
+
+
 def parse(
     experiments: Mapping[str, Experiment],
     description: str,
@@ -232,6 +242,7 @@ def parse(
             _parser(description, [*budgets], shown).print_help()
             sys.exit(0)
         config = chosen(arguments, shown)
+        _check_place(arguments.out or Path())
     except ValueError as error:
         sys.exit(f"error: {error}")
     parts = [name] if arguments.budget == "paper" else [name, arguments.budget]

@@ -37,6 +37,16 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __getitem__(self, index: Tensor) -> ImageSet:
+        """The images of these numbers."""
+        return ImageSet(self.images[index], self.labels[index], self.classes)
+
+    def split(self, subset: int, seed: int) -> tuple[ImageSet, ImageSet]:
+        """A subset drawn evenly from the classes, and the rest."""
+        chosen = torch.zeros(len(self), dtype=torch.bool)
+        chosen[even_subset(self.labels.tolist(), subset, seed)] = True
+        return self[chosen], self[~chosen]
+
     def to(self, device: torch.device) -> ImageSet:
         """The same set on another device."""
         return ImageSet(self.images.to(device), self.labels.to(device), self.classes)
@@ -167,6 +177,7 @@ def load_data(
     download: bool = False,
     subset: int = 0,
     test_subset: int = 0,
+    test_rest: bool = False,
     seed: int = 0,
 ) -> StoredData:
     """Load a set of small images into memory.
@@ -179,6 +190,7 @@ def load_data(
         download: fetch the official archive if it is not there.
         subset: as many training images, drawn evenly from the classes; 0 takes all.
         test_subset: likewise for testing.
+        test_rest: test also on the training images outside the subset, after the others.
         seed: of the draw of training images; that of test images is fixed.
 
     Raises:
@@ -187,6 +199,9 @@ def load_data(
     """
     if dataset not in DATASETS:
         raise ValueError(f"no dataset {dataset!r}{nearest(dataset, DATASETS)}")
+    if test_rest:
+        whole = load_data(dataset, root, download=download, test_subset=test_subset)
+        return _with_rest(whole, subset, seed, renewed=dataset not in ("cifar10", "digits"))
     if dataset == "digits":
         return _digits(subset, test_subset, seed)
     place = Path(root).expanduser()
@@ -207,6 +222,15 @@ def load_data(
     return StoredData(
         train, test, *((CIFAR_MEAN, CIFAR_STD) if known else _statistics(train.images))
     )
+
+
+def _with_rest(whole: StoredData, subset: int, seed: int, *, renewed: bool) -> StoredData:
+    """A subset to train on, all others to test on; `renewed` has the subset's mean and std."""
+    train, rest = whole.train.split(subset, seed)
+    images = torch.cat((whole.test.images, rest.images))
+    test = ImageSet(images, torch.cat((whole.test.labels, rest.labels)), whole.classes)
+    colours = _statistics(train.images) if renewed else (whole.mean, whole.std)
+    return StoredData(train, test, *colours)
 
 
 def _official(

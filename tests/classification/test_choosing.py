@@ -36,15 +36,6 @@ CPU = torch.device("cpu")
 BOXES = {"size": 8}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> object:
-    """Batches here are tiny: more threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def randn(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 

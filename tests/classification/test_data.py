@@ -38,6 +38,20 @@ def test_a_subset_is_even_and_its_seed_is_kept(tree: Path) -> None:
     assert len(first.test) == 12
 
 
+@pytest.mark.parametrize("dataset", ["folder", "digits"])
+def test_the_rest_of_a_subset_is_tested_on_after_the_test_images(dataset: str, tree: Path) -> None:
+    plain, rest = (
+        load_data(dataset, str(tree), subset=7, seed=1, test_rest=r) for r in (False, True)
+    )
+    whole = load_data(dataset, str(tree))
+    assert torch.equal(rest.train.images, plain.train.images)
+    assert torch.equal(rest.test.images[: len(whole.test)], whole.test.images)
+    assert len(rest.test) == len(whole.test) + len(whole.train) - 7
+    parts = torch.cat((rest.train.images, rest.test.images))
+    assert parts.long().sum() == whole.train.images.long().sum() + whole.test.images.long().sum()
+    assert (rest.mean, rest.std) == (plain.mean, plain.std)
+
+
 def test_bad_data_is_named(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no dataset 'cifar1'; did you mean cifar10"):
         load_data("cifar1", str(tree))

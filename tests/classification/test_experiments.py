@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from classification.cli import GFLOPS, cost
 from classification.experiments import BUDGETS, EXPERIMENTS
-from classification.models import create_model
+from classification.models import (
+    MODELS,
+    cifar_resnet,
+    create_model,
+    pyramidnet,
+    shake_shake,
+    wide_resnet,
+)
 from classification.train import train
-from keepbench.processes import Processes
 from keepbench.run import read_rows
-
-CPU = Processes(torch.device("cpu"))
+from runs import CPU
 
 # Every cell that needs a run, by table and model, as a reader finds them in the paper.
 CELLS = {
@@ -115,7 +121,7 @@ def test_settings_of_the_paper() -> None:
     assert EXPERIMENTS["cifar10-wrn28_10-cutout"].config.dropout == 0.3
 
 
-@pytest.mark.parametrize("arch", ["resnet8", "resnet20", "resnet18", "wrn28_10", "resnet50"])
+@pytest.mark.parametrize("arch", ["resnet8", "resnet18", "wrn28_10", "resnet50", "air32_64_128"])
 def test_costs_are_counted(arch: str) -> None:
     side = 224 if arch == "resnet50" else 32
     with torch.device("meta"):
@@ -168,8 +174,20 @@ def smoke(name: str, tree: Path, out: Path) -> None:
     assert all(0 <= row["test_accuracy"] <= 100 for row in rows)
 
 
+TINY = {  # of the same families and layers
+    "resnet50": lambda classes, **options: create_model("resnet26", classes, **options),
+    "resnet110": partial(cifar_resnet, 8),
+    "wrn28_10": partial(wide_resnet, 10, 1),
+    "shake_shake_26_2x96d": partial(shake_shake, 8, 4),
+    "pyramidnet272_a200_shakedrop": partial(pyramidnet, 11, 12),
+}
+
+
 @pytest.mark.parametrize("name", SAMPLE)
-def test_smoke(name: str, tree: Path, tmp_path: Path) -> None:
+def test_smoke(name: str, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On networks that are tiny where the paper's are large."""
+    for arch, make in TINY.items():
+        monkeypatch.setitem(MODELS, arch, make)
     smoke(name, tree, tmp_path / "run")
 
 

@@ -59,6 +59,7 @@ def num_params(model: nn.Module) -> int:
         ("wrn28_2", {}, 1_467_610),
         ("shake_shake_26_2x96d", {}, 26_192_922),
         ("pyramidnet272_a200_shakedrop", {}, 26_210_842),
+        ("air64_256_256", {}, 1_971_640 + 2 * (64 + 256 + 256)),  # airbench94's, and scales of 1
     ],
 )
 def test_parameter_counts(name: str, options: dict, expected: int) -> None:
@@ -70,6 +71,13 @@ def test_resnet8_has_the_parameters_one_counts_by_hand() -> None:
     convs = 9 * (3 * 16 + 2 * 16 * 16 + 16 * 32 + 32 * 32 + 32 * 64 + 64 * 64)
     norms = 2 * (3 * 16 + 2 * 32 + 2 * 64)
     assert num_params(create_model("resnet8", 10)) == convs + norms + 64 * 10 + 10
+
+
+def test_an_airbench_group_passes_its_input_on_at_first() -> None:
+    images = randn(2, 24, 8, 8)
+    group = create_model("air32_64_128", 10).layer1
+    assert torch.equal(group.conv1(images)[:, :24], images)
+    assert [p.requires_grad for p in group.norm1.parameters()] == [False, True]
 
 
 @pytest.mark.parametrize("name", MODELS)

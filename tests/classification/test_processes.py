@@ -55,7 +55,6 @@ def two_processes(tree: str, folder: Path) -> None:
 
 
 def test_two_processes_train_as_one_stop_together_and_go_on(tree: Path, tmp_path: Path) -> None:
-    """The interrupted epoch's sums were added up in another order; the weights are equal."""
     one, two = tmp_path / "1", tmp_path / "2"
     done = torchrun(__file__, tree, two)
     assert done.returncode == 0, done.stderr
@@ -70,8 +69,7 @@ def test_two_processes_train_as_one_stop_together_and_go_on(tree: Path, tmp_path
     assert done.stderr.count("stopped in epoch 1 after step 4 of 5") == 1
     whole, stopped = two / "whole", two / "stopped"
     assert same(saved(whole), saved(stopped))
-    for found, expected in zip(rows_of(stopped), rows_of(whole), strict=True):
-        assert found == pytest.approx(expected, rel=1e-6)
+    assert rows_of(stopped) == rows_of(whole)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from classification.train import Trainer, train
 from keepbench.images import Batch
 from keepbench.leaving import PREEMPTED
 from keepbench.loop import train_epoch
+from keepbench.right import read_right
 from keepbench.run import read_rows
 from keepbench.small_images import ImageSet, StoredData
 from runs import CPU, ROOT, assert_resumes, epochs, rows_of, without_clocks
@@ -271,3 +272,17 @@ def test_bad_words_end_without_a_traceback(tmp_path: Path) -> None:
         with pytest.raises(SystemExit, match=message):
             main([*words, "--out", str(tmp_path / "run")])
         assert not (tmp_path / "run").exists()
+
+
+def test_flips_at_test_make_an_image_and_its_mirror_image_one(tmp_path: Path) -> None:
+    config = replace(SMALL, flip_test=True, occlusion=False, record=True)
+    trainer = train("a", config, tmp_path / "run", CPU)
+    assert trainer is not None
+    row = rows_of(tmp_path / "run")[-1]
+    assert not any("occluded" in name for name in row)
+    assert 100 * read_right(tmp_path / "run").double().mean() == pytest.approx(row["test_accuracy"])
+    mirrored = replace(trainer.data.test, images=trainer.data.test.images.flip(3))  # type: ignore
+    trainer.data = replace(trainer.data, test=mirrored)  # type: ignore
+    again = trainer.test(occlusion=False)
+    assert again["test_accuracy"] == row["test_accuracy"]
+    assert again["test_loss"] == pytest.approx(row["test_loss"])

@@ -15,14 +15,6 @@ TORCHVISION = {name: name.title().replace("_", "") for name in SHARED}
 TORCHVISION["autocontrast"] = "AutoContrast"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def noise(*shape, low=0, high=256, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(low, high, shape, dtype=torch.uint8, generator=generator)

@@ -23,14 +23,6 @@ CPU = torch.device("cpu")
 ALL = [AutoAugment, RandAugment, TrivialAugment, AugMix]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def noise(*shape):
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)

@@ -127,6 +127,9 @@ def test_a_kill_between_two_renames_loses_nothing(tmp_path: Path) -> None:
         (tmp_path / "last.pt").rename(tmp_path / "new.pt")
         state = run.load()
         assert state is not None and state["epoch"] == 2
+    assert (
+        load_checkpoint(tmp_path / "last.pt")["epoch"] == 2
+    )  # a run that is over is not saved again
 
 
 def test_a_damaged_line_is_left_out_and_counted(tmp_path: Path) -> None:

@@ -8,13 +8,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from classification.models import create_model
-from keepbench.processes import Processes
 from keepbench.run import read_rows
+from runs import CPU
 from semisup_uda.cli import FORWARD, cost, main
 from semisup_uda.experiments import BUDGETS, EXPERIMENTS
 from semisup_uda.train import train
 
-CPU = Processes(torch.device("cpu"))
 NUMBERS = (4000, 2500, 250, 40)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,15 +27,6 @@ from costing.timing import Arm, medians, take_turns
 CPU = torch.device("cpu")
 TINY = Setting(batch_size=4)
 KEYS = {"model", "method", "ratio", "map_ms", "boxes_ms", "step_ms", "peak_mib", "device"}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Batches here are tiny: more threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_the_tool_writes_a_row_for_each_method(

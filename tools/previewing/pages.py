@@ -11,9 +11,9 @@ from markupsafe import Markup
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def environment(folder: Path) -> Environment:
-    """The templates in a folder, and those that all pages share; every value is escaped."""
-    loader = FileSystemLoader([folder, TEMPLATES])
+def environment(*folders: Path) -> Environment:
+    """The templates in some folders, and those that all pages share; every value is escaped."""
+    loader = FileSystemLoader([*folders, TEMPLATES])
     made = Environment(
         loader=loader,
         autoescape=lambda name: not (name or "").endswith(".md"),

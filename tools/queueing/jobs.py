@@ -73,7 +73,7 @@ def known(catalogue: Catalogue) -> list[str]:
     return sorted(names | {*COSTS}, key=lambda name: (len(name.strip("ab")), name))
 
 
-def _config(
+def config_of(
     package: Package, words: Sequence[str]
 ) -> tuple[Any, Path]:  # fmt: skip
     """What a task's own command line makes of words: the config, and the run's folder.
@@ -98,7 +98,7 @@ def _run_job(
     package: Package, name: str, budget: str, seed: int, extra: list[str], root: Path
 ) -> Job:
     words = [name, "--budget", budget, "--seed", str(seed), *extra]
-    config, default = _config(package, words)
+    config, default = config_of(package, words)
     out = root / default.relative_to("runs")
     free = {each.name for each in fields(config) if each.metadata.get("may_change")}
     script = str(TOOLS / package.task.script)

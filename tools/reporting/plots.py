@@ -164,10 +164,17 @@ class Bar:
     claimed: float | None = None
 
 
-def forest(name: str, title: str, label: str, bars: Sequence[Bar]) -> Markup:
-    """Differences with their intervals around 0, and the paper's as diamonds."""
+def forest(
+    name: str, title: str, label: str, bars: Sequence[Bar], *, margin: float = 0.0
+) -> Markup:
+    """Differences with their intervals around 0, and the paper's as diamonds.
+
+    Dotted lines at ±`margin` bound what counts as no difference.
+    """
     with drawing(5.2, 0.6 + 0.36 * len(bars)) as (figure, axes):
         axes.axvline(0, color=INK, linewidth=1)
+        for side in (-margin, margin) if margin else ():
+            axes.axvline(side, color=SOFT, linewidth=1, linestyle=":")
         for y, bar in enumerate(bars):
             half = bar.value.half
             axes.errorbar(

@@ -65,7 +65,7 @@ _NUMBERS = [
 _COMMON = {
     "--device": ["", "tpu", "cuda:99", "cpu:-1", "meta:x", "\0", "\x1b[2J", "9"],
     "--budget": ["", "Smoke", "\0", "paper "],
-    "--out": ["/dev/null", "/dev/null/x", "/proc/self/x", "\0", "x" * 5000, "\udcff\0"],
+    "--out": ["/dev/null", "/dev/null/x", "x" * 5000],
     "--experiment": ["x"],
     "--resume": ["yes"],
     "--list": ["1"],

@@ -69,7 +69,7 @@ _TREE = (
 )
 _REID = (
     "toy-resnet18-{} --device cpu --data {{folder}}/people --subset 4 --test-subset 4 "
-    "--num-ids 4 --epochs 5 --eval-every 1 --sheet 2 --workers 0"
+    "--num-ids 4 --epochs 5 --eval-every 1 --sheet 2 --workers {}"
 )
 SUBJECTS = [
     Subject("classification", _DIGITS.format("keep_cutout_low_early", "--ema 0.9")),
@@ -77,11 +77,11 @@ SUBJECTS = [
     Subject("classification", _DIGITS.format("keep_cutout", "--scale 0.5 --cache 2")),
     Subject("classification", _DIGITS.format("keep_cutout_low_early", "--ema 0.9"), 2),
     Subject("classification", _DIGITS.format("keep_cutout_auto", "")),
-    Subject("reid", _REID.format("keep_erasing_low")),
+    Subject("reid", _REID.format("keep_erasing_low", 1)),
     Subject("semisup_uda", _UDA.format("fixmatch-keep_randaugment-20"), 2),
     Subject("classification", _TREE.format("keep_cutmix_low")),
     Subject("classification", _DIGITS.format("keep_cutmix", "--scale 0.5 --cache 3"), 2),
-    Subject("reid", _REID.format("keep_erasing"), 2),
+    Subject("reid", _REID.format("keep_erasing", 0), 2),
 ]
 
 

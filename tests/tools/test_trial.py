@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from scipy import stats
+
+from classification.cli import main as classify
+from classification.experiments import TRIAL
+from keepbench.right import NAME, read_right, write_right
+from keepbench.run import Run
+from queueing import local
+from queueing.jobs import Job
+from queueing.local import Outcome
+from trialling.analysis import findings, fit, going_on, half_width, holm
+from trialling.arms import METHODS, USUAL, Contrast, arm_settings, check_arms, contrasts
+from trialling.cli import main
+from trialling.page import as_json, page
+from trialling.plan import Plan, accuracies, fix_plan, make_plan, read_plan, run_job, stages
+from trialling.results import Trial, read_trial
+
+IMAGES = 20_000
+BASE = dict(none=0.75, plain=0.80, keep=0.80, random=0.80, inverted=0.80, centre=0.80)
+ARMS = ("none", "plain", "keep", "random")
+
+
+def planned(*, seeds: int = 4, arms: Sequence[str] = ARMS, margin: float = 1.5) -> Plan:
+    return make_plan(
+        TRIAL, "cutout", tuple(arms), seeds=seeds, budget=f"{seeds} seeds", margin=margin
+    )
+
+
+def store(plan: Plan, folder: Path, arm: str, seed: int, right: torch.Tensor) -> None:
+    """A finished run with these bits."""
+    config, out = plan.config(arm, seed), run_job(plan, arm, seed, folder).out
+    with Run(out, "trial", config, torch.device("cpu"), resume=False, data=f"seed {seed}") as run:
+        run.log(
+            epoch=config.epochs, train_loss=0.5, train_accuracy=90.0, changed_area=0.2,
+            train_seconds=60.0, test_accuracy=100 * float(right.double().mean()),
+        )  # fmt: skip
+    write_right(out, right, config.epochs)
+
+
+def drawn(plan: Plan, folder: Path, **changed: float) -> Plan:
+    """Runs whose images are right at random: of each arm with its chance, by seed a bit more."""
+    fix_plan(plan, folder)
+    generator = torch.Generator().manual_seed(0)
+    for seed in range(plan.seeds):
+        shift = 0.01 * math.sin(seed)
+        for arm in plan.arms:
+            chance = (BASE | changed)[arm] + shift
+            right = torch.rand(IMAGES, generator=generator) < chance
+            store(plan, folder, arm, seed, right)
+    return plan
+
+
+def verdicts(trial: Trial) -> dict[tuple[str, str], str]:
+    return {(each.contrast.arm, each.contrast.base): each.verdict for each in trial.findings}
+
+
+def test_a_planted_effect_is_found_and_an_a_a_is_not(tmp_path: Path) -> None:
+    trial = read_trial(drawn(planned(), tmp_path, keep=0.83), tmp_path)
+    assert verdicts(trial) == {
+        ("random", "plain"): "within ±1.5",
+        ("keep", "plain"): "helps",
+        ("plain", "none"): "helps",
+    }
+    assert trial.sentence.startswith("KeepCutout helps against Cutout (+")
+    assert trial.finished and trial.count == 16
+    assert "KeepCutout helps against Cutout" in page(trial)
+    assert json.loads(json.dumps(as_json(trial)))["contrasts"][1]["verdict"] == "helps"
+
+
+def test_a_planted_loss_hurts_and_a_method_without_gain_is_said(tmp_path: Path) -> None:
+    trial = read_trial(drawn(planned(), tmp_path, keep=0.77, none=0.8), tmp_path)
+    assert verdicts(trial)["keep", "plain"] == "hurts"
+    assert "Cutout itself does not show a gain here" in trial.sentence
+
+
+def test_what_cannot_be_told_needs_so_many_more_seeds(tmp_path: Path) -> None:
+    trial = read_trial(drawn(planned(margin=0.1), tmp_path), tmp_path)
+    check = trial.findings[0]
+    assert check.verdict == "cannot tell" and trial.model and check.more
+    n, sd = check.n + check.more, trial.model.sd
+    told = half_width(sd, 4, n) < abs(check.difference)
+    assert told or abs(check.difference) + half_width(sd, 4, n, 0.9) < 0.1
+
+
+def test_the_intervals_are_those_of_the_bits(tmp_path: Path) -> None:
+    """With two arms, an analysis of variance over arm and seed is the paired t-test."""
+    plan = drawn(planned(arms=("plain", "random")), tmp_path)
+    values = {
+        arm: [
+            100 * float(read_right(tmp_path / arm / f"seed-{n}").double().mean()) for n in range(4)
+        ]
+        for arm in plan.arms
+    }
+    (found,) = read_trial(plan, tmp_path).findings
+    paired = stats.ttest_rel(values["random"], values["plain"])
+    low, high = paired.confidence_interval(0.95)
+    assert found.p == pytest.approx(paired.pvalue)
+    assert found.difference - found.half == pytest.approx(low)
+    assert found.difference + found.half == pytest.approx(high)
+
+
+def test_bits_that_contradict_the_metrics_are_refused(tmp_path: Path) -> None:
+    plan = drawn(planned(), tmp_path)
+    out = tmp_path / "keep" / "seed-1"
+    right = read_right(out)
+    right[0] = ~right[0]
+    write_right(out, right, 60)
+    with pytest.raises(ValueError, match="its bits say"):
+        accuracies(plan, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"margin": 1.0}, {"seeds": 5}, {"arms": ("none", "plain", "keep")}]
+)
+def test_a_changed_plan_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    fix_plan(planned(), tmp_path)
+    fix_plan(planned(), tmp_path)  # the same one goes on
+    assert read_plan(tmp_path) == planned()
+    with pytest.raises(ValueError, match="was fixed before the first run and is another"):
+        fix_plan(planned(**change), tmp_path)
+
+
+def test_runs_without_a_plan_are_refused(tmp_path: Path) -> None:
+    drawn(planned(), tmp_path)
+    (tmp_path / "plan.json").unlink()
+    with pytest.raises(ValueError, match="holds runs but no plan"):
+        fix_plan(planned(), tmp_path)
+
+
+def test_arms_of_a_seed_are_run_together_in_a_random_order(tmp_path: Path) -> None:
+    (queue,) = stages(planned(arms=USUAL), tmp_path)
+    orders = [[job.out.parent.name for job in queue[6 * n : 6 * n + 6]] for n in range(4)]
+    assert all(sorted(order) == sorted(USUAL) for order in orders)
+    assert len({tuple(order) for order in orders}) == 4
+    assert [job.out.name for job in queue[::6]] == [f"seed-{n}" for n in range(4)]
+
+
+def test_a_look_stops_arms_that_are_decided(tmp_path: Path) -> None:
+    plan = planned(seeds=8, arms=("plain", "keep", "none"), margin=0.3)
+    assert plan.looks == (4, 8) and plan.most == 12
+    asked = stages(plan, tmp_path)
+    assert len(next(asked)) == 12
+    generator = torch.Generator().manual_seed(1)
+    for seed in range(4):  # none is far below; plain and keep differ by too little to tell
+        for arm, chance in {"plain": 0.8, "keep": 0.803, "none": 0.6}.items():
+            store(plan, tmp_path, arm, seed, torch.rand(IMAGES, generator=generator) < chance)
+    going = next(asked)
+    assert {job.out.parent.name for job in going} == {"plain", "keep"}
+    assert {job.out.name for job in going} == {f"seed-{n}" for n in range(4, 8)}
+
+
+def test_holm_against_a_worked_example() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+def test_arms_that_were_stopped_are_fitted_with_the_seeds_that_they_have() -> None:
+    """Seeds 2 and 3 are 10 points easier, so b's mean alone would be far off."""
+    noise = [0.1, -0.1, 0.1, -0.1]
+    a = {n: 80 + 10 * (n > 1) + noise[n] for n in range(4)}
+    c = {n: 82 + 10 * (n > 1) - noise[n] for n in range(4)}
+    model = fit({"a": a, "b": {2: 90.0, 3: 90.0}, "c": c})
+    assert model.difference("b", "a")[0] == pytest.approx(0.0, abs=0.2)
+    assert model.difference("c", "a")[0] == pytest.approx(2.0)
+    assert model.df == 10 - 6 and model.p < 0.001
+
+
+def test_equal_values_say_nothing() -> None:
+    contrast = Contrast("a", "b", "difference", "a - b")
+    same = {arm: dict.fromkeys(range(4), 80.0) for arm in "ab"}
+    assert findings([contrast], same, 0.5) == []
+    assert going_on(["a", "b"], [], 0.5) == ["a", "b"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_arms_differ_from_the_plain_one_in_keeping_only(method: str) -> None:
+    check_arms(method, USUAL)
+    plain = arm_settings(METHODS[method], "plain")
+    for arm in USUAL[2:]:
+        settings = arm_settings(METHODS[method], arm)
+        assert plain.items() <= settings.items()
+        assert settings["match_area"] == (METHODS[method].keep != "paste")
+    asked = contrasts(METHODS[method], USUAL)
+    assert (asked[0].kind == "check") == (METHODS[method].keep != "paste")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["digits", "--method", "cutot"], "no method 'cutot'; did you mean cutout"),
+        (["digits", "--arms", "keep", "plan"], "no arm 'plan'; did you mean plain"),
+        (["digits", "--arms", "keep", "none"], "arms without a contrast: keep, none"),
+        (["digits", "--seeds", "2"], "needs 3 seeds or more"),
+        (["digits", "--", "--cut", "cutout"], "the method is given by --method"),
+        (["digits", "--", "--seed", "3"], "seed, resume, budget and device are set"),
+        (["digits", "--", "--epoch", "3x"], "does not take"),
+        (["digits", "--read"], "plan.json cannot be used"),
+    ],
+)
+def test_wrong_words_are_refused(words: list[str], message: str, tmp_path: Path) -> None:
+    words[1:1] = ["--out", str(tmp_path / "trial"), "--devices", "cpu"]
+    with pytest.raises(SystemExit, match=message):
+        main(words)
+    assert not (tmp_path / "trial").exists()
+
+
+def test_a_trial_runs_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran: list[str] = []
+
+    def run_all(queue: Sequence[Job], devices: Sequence[str], root: Path) -> list[Outcome]:
+        for job in queue:
+            ran.append(job.name)
+            classify([*job.command[2:], "--device", "cpu"])
+        return [Outcome(job, "done") for job in queue]
+
+    monkeypatch.setattr(local, "run_all", run_all)
+    out = tmp_path / "trial"
+    words = ["digits", "--arms", "plain", "random", "--seeds", "3", "--out", str(out)]
+    few = ["--subset=40", "--test-subset=30", "--no-test-rest", "--epochs=1", "--flip-test"]
+    words += ["--devices", "cpu", "--json", str(tmp_path / "found.json"), "--"]
+    main([*words, *few, "--arch=resnet8"])
+    assert sorted(ran) == [f"{arm} seed {n}" for arm in ("plain", "random") for n in range(3)]
+    assert "it can tell two arms that differ by ±" in capsys.readouterr().out
+    first = json.loads((tmp_path / "found.json").read_text())
+    assert first["finished"] and (out / "trial.html").is_file()
+
+    ran.clear()
+    bits = out / "plain" / "seed-1" / NAME
+    before = bits.read_text()
+    bits.unlink()  # as if it was killed before it could write them
+    main([*words, *few, "--arch=resnet8"])
+    assert ran == ["plain seed 1"] and bits.read_text() == before
+    assert json.loads((tmp_path / "found.json").read_text()) == first
+    with pytest.raises(SystemExit, match="base.batch_size: 64 then, 20 now"):
+        main([*words, *few, "--arch=resnet8", "--batch-size=20"])

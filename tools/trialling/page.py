@@ -1,0 +1,149 @@
+"""The page of a trial, and the same as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import reporting
+from keepbench.settings import differences
+from previewing.pages import environment
+from reporting.evidence import Estimate, estimate
+from reporting.plots import Bar, forest, training
+from reporting.svg import KEEP, PLAIN
+from trialling.analysis import CANNOT, HELPS, HURTS, RULE, Finding
+from trialling.plan import LIMIT_SD
+from trialling.results import Trial
+from trialling.timing import in_words
+
+TEMPLATES = (Path(__file__).parent / "templates", Path(reporting.__file__).parent / "templates")
+CHIPS = {HELPS: "yes", HURTS: "no"}
+
+
+def _bar(each: Finding) -> Bar:
+    low, high = each.difference - each.half, each.difference + each.half
+    colour = (
+        KEEP if each.contrast.arm in ("keep", "paper", "full", "low_early", "cached") else PLAIN
+    )
+    value = Estimate(each.n, each.difference, None, low, high)
+    return Bar(each.contrast.name, value, colour, each.verdict != CANNOT)
+
+
+def _curves(trial: Trial, figure: str) -> Iterator[tuple[str, list[tuple[float, float]]]]:
+    """The mean over seeds of a figure after each epoch, by arm."""
+    for arm, records in trial.records.items():
+        rows = [record.rows for record in records]
+        if rows:
+            yield (
+                trial.plan.name(arm),
+                [
+                    (float(each[0]["epoch"]), sum(row[figure] for row in each) / len(each))
+                    for each in zip(*rows, strict=True)
+                ],
+            )
+
+
+def arm_rows(trial: Trial) -> list[dict[str, Any]]:
+    """A row for each arm: seeds, accuracy, changed area, cost and settings."""
+    found = []
+    for arm in trial.plan.arms:
+        values, records = [*trial.accuracies[arm].values()], trial.records[arm]
+        last = [record.rows[-1] for record in records]
+        seconds = [sum(row["train_seconds"] for row in record.rows) for record in records]
+        found.append({
+            "arm": arm,
+            "name": trial.plan.name(arm),
+            "value": estimate(values) if values else None,
+            "changed": sum(row["changed_area"] for row in last) / len(last) if last else None,
+            "minutes": sum(seconds) / len(seconds) / 60 if last else None,
+        })  # fmt: skip
+    return found
+
+
+def cost(trial: Trial) -> dict[str, str]:
+    """What the trial cost, and where."""
+    records = [record for found in trial.records.values() for record in found]
+    seconds = sum(row["train_seconds"] for record in records for row in record.rows)
+    return {
+        "runs": f"{trial.count} finished, {in_words(seconds)} of training",
+        "hardware": "; ".join(sorted({record.hardware for record in records})) or "none",
+        "commit": ", ".join(sorted({record.commit[:12] for record in records})) or "none",
+    }
+
+
+def fixed(trial: Trial) -> dict[str, str]:
+    """What the plan said before the first run."""
+    plan = trial.plan
+    looks = f"at {' and '.join(map(str, plan.looks))} seeds"
+    if plan.most > plan.seeds:
+        looks += f"; {plan.most} if the residual is above {LIMIT_SD} points at {plan.seeds}"
+    return {
+        "budget": plan.budget,
+        "arms": "; ".join(map(plan.name, plan.arms)),
+        "contrasts": "; ".join(each.name for each in plan.contrasts),
+        "looks": looks,
+        "margin": f"±{plan.margin:g} points count as none",
+        "settings of all arms": differences(plan.config(plan.arms[0])),
+    }
+
+
+def small(p: float) -> str:
+    """A p-value in words."""
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
+
+
+def page(trial: Trial) -> str:
+    """The page."""
+    plots = []
+    if trial.findings:
+        bars = [_bar(each) for each in trial.findings]
+        plots.append(forest("contrasts", "All contrasts", "difference in accuracy, points", bars,
+                            margin=trial.plan.margin))  # fmt: skip
+    curves = [
+        training(f"curve-{figure}", title, label, lines)
+        for figure, title, label in (
+            ("train_accuracy", "Training accuracy, on augmented images", "%"),
+            ("train_loss", "Training loss, on augmented images", "nats"),
+        )
+        if (lines := [*_curves(trial, figure)])
+    ]
+    return (
+        environment(*TEMPLATES)
+        .get_template("trial.html")
+        .render(
+            trial=trial,
+            plots=plots,
+            curves=curves,
+            arms=arm_rows(trial),
+            cost=cost(trial),
+            fixed=fixed(trial),
+            rule=RULE,
+            chips=CHIPS,
+            small=small,
+        )  # fmt: skip
+    )
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def as_json(trial: Trial) -> dict[str, Any]:
+    """The same for programs."""
+    model = trial.model
+    return {
+        "verdict": trial.sentence,
+        "finished": trial.finished,
+        "contrasts": [asdict(each) for each in trial.findings],
+        "accuracies": {
+            arm: {str(seed): value for seed, value in found.items()}
+            for arm, found in trial.accuracies.items()
+        },
+        "residual": model and {"sd": _known(model.sd), "df": model.df},
+        "arms_differ": model and {"f": _known(model.f), "p": _known(model.p)},
+        "plan": asdict(trial.plan),
+        "cost": cost(trial),
+    }

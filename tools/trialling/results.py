@@ -1,0 +1,78 @@
+"""A trial as it stands: its runs, what is found, and the verdict in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from keepbench.run import RunRecord
+from trialling.analysis import CANNOT, Accuracies, Finding, Fit, findings, fit
+from trialling.plan import Plan, accuracies, run_job, stages
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is known of a trial.
+
+    Attributes:
+        plan: that it follows.
+        records: of its finished runs, by arm.
+        accuracies: of these, in %.
+        model: arm and seed, fitted; None before two arms have two seeds.
+        findings: of the contrasts.
+        sentence: the verdict.
+        finished: whether no run is left that the plan asks for.
+    """
+
+    plan: Plan
+    records: dict[str, list[RunRecord]]
+    accuracies: Accuracies
+    model: Fit | None
+    findings: list[Finding]
+    sentence: str
+    finished: bool
+
+    @property
+    def count(self) -> int:
+        """Finished runs."""
+        return sum(map(len, self.records.values()))
+
+
+def _sentence(plan: Plan, found: Sequence[Finding]) -> str:
+    """What the runs say of Keep against the plain method."""
+    by = {(each.contrast.arm, each.contrast.base): each for each in found}
+    main = by.get(("keep", "plain")) or next(iter(found), None)
+    if main is None:
+        return "Too few runs are finished to say anything."
+    size = f"{main.difference:+.2f} ± {main.half:.2f} points, {main.n} seeds"
+    arm, base = plan.name(main.contrast.arm), plan.name(main.contrast.base)
+    if main.verdict == CANNOT:
+        text = f"It cannot be told whether {arm} differs from {base} ({size}): about "
+        text += f"{main.wish} tell."
+    elif main.verdict.startswith("within"):
+        text = f"{arm} is {main.verdict} points of {base} ({size})."
+    else:
+        text = f"{arm} {main.verdict} against {base} ({size})."
+    plain = by.get(("plain", "none"))
+    if plain and plain.verdict != "helps":
+        text += (
+            f" {base} itself does not show a gain here, so there is little that Keep could save."
+        )
+    check = by.get(("random", "plain"))
+    if check and check.p < 0.05:
+        text += " But the A/A differs, which one trial in 20 has by chance: run it anew first."
+    return text
+
+
+def read_trial(plan: Plan, folder: Path) -> Trial:
+    """Recompute everything from the bits of the finished runs."""
+    values = accuracies(plan, folder)
+    records = {
+        arm: [RunRecord.read(run_job(plan, arm, seed, folder).out) for seed in found]
+        for arm, found in values.items()
+    }
+    found = findings(plan.contrasts, values, plan.margin)
+    model = fit(values) if found else None
+    left = any(not job.finished() for asked in stages(plan, folder) for job in asked)
+    return Trial(plan, records, values, model, found, _sentence(plan, found), not left)

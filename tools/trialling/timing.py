@@ -1,0 +1,84 @@
+"""How long the runs of a trial take on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+
+import torch
+
+from classification.data import Data, open_data
+from classification.train import Trainer
+from keepbench.processes import Processes
+from keepbench.small_images import TEST_BATCH, StoredData
+from trialling.plan import Plan
+
+WARM, TIMED = 2, 6  # steps
+
+
+def _seconds(plan: Plan, arm: str, data: Data, processes: Processes) -> float:
+    """Of a run, from a few steps and one batch of its test."""
+    config = replace(plan.config(arm), workers=0)
+    share = 1.0
+    if isinstance(data, StoredData):
+        share = len(data.test) / min(TEST_BATCH, len(data.test))
+        data = replace(data, test=data.test[torch.arange(round(len(data.test) / share))])
+    trainer = Trainer(config, data, processes)
+    marks = [time.perf_counter()]
+    for batch in islice(trainer.batches(), WARM + TIMED):
+        trainer.train_step(batch)[0].item()
+        marks.append(time.perf_counter())
+    first = min(WARM, len(marks) - 2)
+    step = (marks[-1] - marks[first]) / (len(marks) - 1 - first)
+    test = 0.0
+    if isinstance(data, StoredData):
+        begun = time.perf_counter()
+        trainer.test(occlusion=config.occlusion)
+        test = share * (time.perf_counter() - begun)
+    return trainer.steps * config.epochs * step + test
+
+
+def seconds_of_runs(plan: Plan, device: torch.device) -> tuple[dict[str, float], dict[str, int]]:
+    """Seconds of a run by arm, without its start; and the images of training and test.
+
+    Large images' test is left out.
+    """
+    data = open_data(plan.config("none" if "none" in plan.arms else plan.arms[0]), device)
+    processes = Processes(device)
+    seconds = {arm: _seconds(plan, arm, data, processes) for arm in plan.arms}
+    sizes = {"train": data.num_train}
+    if isinstance(data, StoredData):
+        sizes["test"] = len(data.test)
+    return seconds, sizes
+
+
+def in_words(seconds: float) -> str:
+    """A time, as 40 s, 12 min or 3.5 h."""
+    for unit, name in ((3600, "h"), (60, "min")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.1f} {name}"
+    return f"{seconds:.0f} s"
+
+
+def announcement(
+    plan: Plan, seconds: dict[str, float], sizes: dict[str, int], at_once: int, widths: str
+) -> Iterator[str]:
+    """What will be run, how long it takes, and what it can tell, a line each."""
+    config = plan.config(plan.arms[0])
+    tested = f", tested on {sizes['test']:,}" if "test" in sizes else ""
+    yield (
+        f"{len(plan.arms)} arms x {plan.seeds} seeds of {config.arch}: {config.epochs} epochs of "
+        f"{sizes['train']:,} images{tested}"
+    )
+    for arm in plan.arms:
+        yield f"  {plan.name(arm):42s} about {in_words(seconds[arm])} a run"
+    whole = plan.seeds * sum(seconds.values()) / at_once
+    yield f"{at_once} at a time, about {in_words(whole)} in all, by a few timed steps of one run"
+    if len(plan.looks) > 1:
+        yield (
+            f"arms that are decided at {plan.looks[0]} seeds stop there; if the residual is large "
+            f"at {plan.seeds}, the others go on to {plan.most}"
+        )
+    yield f"it can tell two arms that differ by {widths}"
