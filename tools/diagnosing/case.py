@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from classification.auto_map import (
-    Recycled,
     Stage,
+    Stored,
     early_stage,
     gradient_maps,
     recycling_gflop,
@@ -89,8 +89,8 @@ def possible_maps(
     return kinds
 
 
-def recycled_maps(case: Case, box: int, visits: int = 4) -> Recycled | None:
-    """Maps that some training steps leave, without learning; None if the model cannot be copied."""
+def recycled_maps(case: Case, box: int, visits: int = 4) -> dict[str, Stored]:
+    """Maps that some training steps leave, without learning; none if the model cannot be copied."""
     number, size = len(case.images), (case.images.shape[2], case.images.shape[3])
     device = case.images.device
     index, draws = torch.arange(number, device=device), SampleDraws(0)
@@ -105,9 +105,10 @@ def recycled_maps(case: Case, box: int, visits: int = 4) -> Recycled | None:
             F.cross_entropy(logits(inputs).float(), case.labels).backward()
             recycled.take(inputs)
     except Exception:  # the user's model may refuse to be copied, or this use, in many ways
-        return None
+        return {}
     recycled.at(index)
-    return Recycled(recycled(case.images), recycling_gflop(case.model, case.images[:1]))
+    gflop = recycling_gflop(case.model, case.images[:1])
+    return {"recycled": Stored(recycled(case.images), gflop)}
 
 
 def prepare_case(words: argparse.Namespace) -> Case:

@@ -108,7 +108,7 @@ def _priced(case: Case, box: int, min_agreement: float) -> Choice:
         boxes={"size": box},
         min_agreement=min_agreement,
         others=others,
-        recycled=recycled_maps(case, box),
+        stored=recycled_maps(case, box),
     )
 
 
