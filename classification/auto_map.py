@@ -216,8 +216,8 @@ def step_gflop(model: Forward, images: Tensor) -> float:
     return 3 * counter.total / 1e9 / len(images)
 
 
-class Recycled(NamedTuple):
-    """Recycled maps (B, H, W) of some images, and what they add to a step: 10^9 operations."""
+class Stored(NamedTuple):
+    """Stored maps (B, H, W) of some images, and what they add to a step: 10^9 operations."""
 
     maps: Tensor
     gflop: float
@@ -304,7 +304,7 @@ def choose(
     boxes: Mapping[str, Any],
     min_agreement: float = LEAST,
     others: Mapping[str, Saliency] | None = None,
-    recycled: Recycled | None = None,
+    stored: Mapping[str, Stored] | None = None,
 ) -> Choice:
     """Take the cheapest map whose boxes agree with full maps' as far as is asked for.
 
@@ -319,7 +319,7 @@ def choose(
         boxes: the method's own, as `classification.caching.compared_boxes` gives them.
         min_agreement: agreement asked for, in [0, 1]; 1 takes full maps.
         others: more maps to measure, by name, that are not chosen from.
-        recycled: those of the images, likewise.
+        stored: likewise maps of the images that training left.
 
     Raises:
         ValueError: An agreement that is none.
@@ -334,8 +334,9 @@ def choose(
     noise = RandomSaliency(torch.Generator().manual_seed(0))
     controls: dict[str, Saliency] = {"mirrored": mirrored, "random": noise}
     rows = measure({**maps, **(others or {}), **controls}, images, labels, boxes)
-    if recycled:
-        rows.append(_compared("recycled", _whole(maps["full"], images, labels), *recycled, boxes))
+    if stored:
+        reference = _whole(maps["full"], images, labels)
+        rows += [_compared(name, reference, *each, boxes) for name, each in stored.items()]
     step = step_gflop(model, images[:PART])
     for row in rows:
         row["cost"] = 1 + row.get("gflop", float("inf")) / step

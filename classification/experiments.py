@@ -263,6 +263,9 @@ def _beyond() -> Table:
         rows[f"cifar10-{arch}-none"] = Experiment(base, "", "", 3)
     stored = replace(CIFAR, cut="cutout", keep="cut", scale=0.5, cache=20)
     rows["cifar10-resnet18-keep_cutout_cached"] = Experiment(stored, "", "", 3)
+    for arch, change in CIFAR_ARCHS.items():
+        recycled = replace(CIFAR, cut="cutout", keep="cut", saliency="recycled", **change)
+        rows[f"cifar10-{arch}-keep_cutout_recycled"] = Experiment(recycled, "", "", 3)
     auto = replace(CIFAR, cut="cutout", keep="cut", saliency="auto", early_head="layer1")
     rows["cifar10-resnet18-keep_cutout_auto"] = Experiment(auto, "", "", 3)
     modern = {"v2": V2, "a3": A3}
@@ -282,6 +285,8 @@ def _beyond() -> Table:
     rows["digits-resnet8-none"] = Experiment(DIGITS)
     auto = replace(DIGITS, cut="cutout", keep="cut", saliency="auto", early_head="layer1")
     rows["digits-resnet8-keep_cutout_auto"] = Experiment(auto)
+    recycled = replace(DIGITS, cut="cutout", keep="cut", saliency="recycled")
+    rows["digits-resnet8-keep_cutout_recycled"] = Experiment(recycled)
     return rows
 
 

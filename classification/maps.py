@@ -13,7 +13,7 @@ from tqdm import tqdm
 from classification.auto_map import (
     AutoSaliency,
     Choice,
-    Recycled,
+    Stored,
     choice_due,
     choose,
     recycling_gflop,
@@ -138,14 +138,14 @@ class Maps:
     def _choice(self, model: nn.Module, head: EarlyHead | None, inputs: Normalise) -> Choice:
         """The kind of map for the epochs to come, said with its reasons."""
         some = sample(self.data, self.device, seed=self.config.seed)
-        images, recycled = inputs(some.images), None
+        images, stored = inputs(some.images), {}
         if self.recycled:
             maps = stored_maps(self.recycled, some)
-            recycled = Recycled(maps, recycling_gflop(model, images[:1]))
+            stored["recycled"] = Stored(maps, recycling_gflop(model, images[:1]))
         boxes = compared_boxes(self.config, images.shape[2])
         choice = choose(
             model, head, images, some.labels,
-            boxes=boxes, min_agreement=self.config.agreement, recycled=recycled,
+            boxes=boxes, min_agreement=self.config.agreement, stored=stored,
         )  # fmt: skip
         for line in choice.table():
             tqdm.write(line)

@@ -19,8 +19,13 @@ _NARROW = (torch.bool, torch.uint8, torch.int8, torch.int16)
 
 
 def readable(tensor: Tensor) -> bool:
-    """Whether the values of `tensor` may be looked at without stalling a GPU or a compiler."""
-    return not torch.compiler.is_compiling() and tensor.device.type == "cpu"
+    """Whether the values of `tensor` may be looked at without stalling a GPU or a compiler.
+
+    A fake tensor has none.
+    """
+    if torch.compiler.is_compiling() or hasattr(tensor, "fake_mode"):
+        return False
+    return tensor.device.type == "cpu"
 
 
 def _check_tensor(name: str, value: Any, shape: str) -> None:

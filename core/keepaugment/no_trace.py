@@ -31,6 +31,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.data import get_worker_info
 
 Forward = Callable[[Tensor], Tensor]
@@ -165,13 +166,36 @@ _POSITION: dict[Callable[..., Any], int] = {
 }
 
 
+# What draws random numbers and is not switched off as above.
+_DRAWS = re.compile(
+    "rand|bernoulli|normal_?$|uniform|exponential|geometric|cauchy|multinomial|poisson|binomial|"
+    "gumbel|gamma$|dirichlet|fractional|normal_functional|dropout_$|native_dropout|fused_dropout"
+)
+
+
+@functools.cache
+def _draws(name: str) -> bool:
+    """Whether a function of torch draws random numbers, by its name."""
+    return _DRAWS.search(name) is not None
+
+
 class _EvaluationCalls(TorchFunctionMode):
-    """Every functional layer called as in training runs as in evaluation."""
+    """Every functional layer called as in training runs as in evaluation.
+
+    Args:
+        before_draw: called before a function draws random numbers.
+    """
+
+    def __init__(self, before_draw: Callable[[], None]) -> None:
+        super().__init__()
+        self.before_draw = before_draw
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if not torch.compiler.is_compiling() and _draws(getattr(func, "__name__", "")):
+            self.before_draw()
         if func is F.batch_norm and args[1] is None:  # no statistics to use instead of the batch's
             return func(*args, **kwargs)
         if kwargs.get("training"):
@@ -291,28 +315,37 @@ class _Trace:
 def _same_state(a: Any, b: Any) -> bool:
     """Whether two states of one generator, torch's, Python's or NumPy's, are equal."""
     if isinstance(a, Tensor):
-        return torch.equal(a, b)
+        with _disable_current_modes():  # such as that of fake tensors, which these are not
+            return torch.equal(a, b)
     return a == b if isinstance(a[1], tuple) else a[2:] == b[2:] and bool((a[1] == b[1]).all())
 
 
 @contextmanager
-def _same_random_numbers(device: torch.device) -> Iterator[None]:
+def _same_random_numbers(device: torch.device, hidden: bool) -> Iterator[Callable[[], None]]:
     """Put back torch's generators (CPU and `device`), Python's, and NumPy's global one if used.
 
-    Warns if they moved.
+    Warns if they moved. A GPU's is asked for its state, which a CUDA graph forbids while it is
+    captured, not before what is yielded is called, or at once if a model hides its calls.
     """
     generators: list[tuple[Callable, Callable]] = [
         (random.getstate, random.setstate),
         (torch.get_rng_state, torch.set_rng_state),
     ]
-    if device.type == "cuda":
-        cuda = functools.partial(torch.cuda.get_rng_state, device)
-        generators.append((cuda, functools.partial(torch.cuda.set_rng_state, device=device)))
     if numpy_random := getattr(sys.modules.get("numpy"), "random", None):
         generators.append((numpy_random.get_state, numpy_random.set_state))
     before = [get() for get, _ in generators]
+
+    def before_draw() -> None:
+        if device.type == "cuda" and cuda not in generators:
+            before.append(cuda[0]())
+            generators.append(cuda)
+
+    get_cuda = functools.partial(torch.cuda.get_rng_state, device)
+    cuda = get_cuda, functools.partial(torch.cuda.set_rng_state, device=device)
+    if hidden:
+        before_draw()
     try:
-        yield
+        yield before_draw
         now = [get() for get, _ in generators]
         if not all(map(_same_state, before, now)):
             warnings.warn(_RANDOM, stacklevel=6)
@@ -352,7 +385,8 @@ def no_trace(model: Forward, device: torch.device) -> Iterator[bool]:
             if not compiled:
                 # Not around compiled code, which would be compiled anew for it.
                 hook = register_module_forward_pre_hook(trace.on_call)
-            with _same_random_numbers(device), _EvaluationCalls():
+            hidden = compiled or any(isinstance(each, torch.jit.ScriptModule) for each in trace.met)
+            with _same_random_numbers(device, hidden) as before_draw, _EvaluationCalls(before_draw):
                 yield compiled
         finally:
             _computing_map = outer

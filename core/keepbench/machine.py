@@ -69,6 +69,19 @@ def hardware(device: torch.device) -> str:
     return f"{name or platform.machine()}, {torch.get_num_threads()} threads"
 
 
+def bfloat16() -> str:
+    """What the processor has for bfloat16, and so whether `--bf16` pays on it, in words."""
+    try:
+        found = torch.cpu.get_capabilities()
+    except (AttributeError, RuntimeError):  # an earlier torch, or a system that does not tell
+        return "Whether this CPU has bfloat16 instructions is not known: measure --bf16 first."
+    names = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512", "bf16": "Arm's"}
+    units = [name for key, name in names.items() if found.get(key)]
+    if not units:
+        return "This CPU has no bfloat16 instructions: --channels-last may pay, --bf16 does not."
+    return f"This CPU has bfloat16 instructions ({', '.join(units)}): --bf16 --channels-last pay."
+
+
 def versions() -> dict[str, str]:
     """Python's and the main packages' versions."""
     found = {"python": platform.python_version()}

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from keepbench.machine import bfloat16
+
 Config = TypeVar("Config")
 
 ROLES = {
@@ -172,8 +174,9 @@ class Experiment:
 def _parser(description: str, budgets: Sequence[str], shown: Any) -> argparse.ArgumentParser:
     """The command line of a task, whose help shows a config's values as defaults."""
     parser = argparse.ArgumentParser(
-        description=description, usage="%(prog)s EXPERIMENT [--setting VALUE ...]", add_help=False
-    )
+        description=description, usage="%(prog)s EXPERIMENT [--setting VALUE ...]", add_help=False,
+        epilog=bfloat16(),
+    )  # fmt: skip
     parser.add_argument("experiment", nargs="?", help="name, see --list")
     parser.add_argument("-h", "--help", action="store_true", help="with EXPERIMENT: its defaults")
     parser.add_argument("--list", action="store_true", help="print the experiments and exit")

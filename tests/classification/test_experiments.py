@@ -137,6 +137,7 @@ def test_a_full_map_costs_two_thirds_more() -> None:
     plain, keep = (EXPERIMENTS[f"cifar10-wrn28_10-{arm}cutout"].config for arm in ("", "keep_"))
     assert cost(plain) == "472 PFLOP"  # 3 passes of 10.5 GFLOP on 50,000 images, 300 times
     assert cost(keep) == "788 PFLOP"
+    assert cost(EXPERIMENTS["cifar10-wrn28_10-keep_cutout_recycled"].config) == cost(plain)
 
 
 SAMPLE = [
@@ -144,6 +145,7 @@ SAMPLE = [
     "cifar10-resnet18-keep_cutout-match_area",
     "cifar10-resnet18-keep_cutout-shuffled",
     "cifar10-resnet18-keep_cutout_cached",
+    "cifar10-resnet18-keep_cutout_recycled",
     "cifar10-resnet18-keep_random_erasing_low_early",
     "cifar10-resnet20-keep_autoaugment_low_early",
     "cifar10-resnet20-keep_trivialaugment",

@@ -24,6 +24,7 @@ KEEP = Config(
 )  # fmt: skip
 # Without a step of learning the maps of all images are the same, whoever computes them
 STORED = replace(KEEP, epochs=1, lr=0.0, saliency="gradient", early_head="", cache=5)
+RECYCLED = replace(STORED, saliency="recycled", cache=0)
 STOPPED = Config(
     dataset="digits", arch="resnet8", subset=40, test_subset=20, epochs=3, batch_size=8,
     cut="cutout", keep="cut", early_head="layer1", scale=0.5, cache=2,
@@ -40,7 +41,7 @@ class Asked(Trainer):
 
 
 def train_as_one(tree: str, folder: Path, processes: Processes) -> None:
-    for name, config in (("keep", KEEP), ("stored", STORED)):
+    for name, config in (("keep", KEEP), ("stored", STORED), ("recycled", RECYCLED)):
         train(name, replace(config, data=tree), folder / name, processes)
 
 
@@ -61,9 +62,10 @@ def test_two_processes_train_as_one_stop_together_and_go_on(tree: Path, tmp_path
     for a, b in zip(rows_of(one / "keep"), rows_of(two / "keep"), strict=True):
         for name in ("train_loss", "test_loss", "changed_area"):
             assert a[name] == pytest.approx(b[name], rel=1e-4)
-    maps = [saved(folder / "stored")["cache"]["maps"] for folder in (one, two)]
-    assert (maps[0].flatten(1).amax(1) == 255).all()
-    assert (maps[0].int() - maps[1].int()).abs().max() <= 1
+    for name in ("stored", "recycled"):
+        maps = [saved(folder / name)["cache"]["maps"] for folder in (one, two)]
+        assert (maps[0].flatten(1).amax(1) == 255).all()
+        assert (maps[0].int() - maps[1].int()).abs().max() <= 1
     assert done.stderr.count("stopped in epoch 1 after step 4 of 5") == 1
     whole, stopped = two / "whole", two / "stopped"
     assert same(saved(whole), saved(stopped))

@@ -39,7 +39,7 @@ def make_trainer(config: Config) -> Trainer:
     [
         ({"keep": "paste"}, 2),
         ({"keep": "paste", "saliency": "shuffled", "tsa": "linear", "ema": 0.0}, 4),
-        ({"method": "fixmatch", "policy": "autoaugment", "channels_last": True}, 3),
+        ({"method": "fixmatch", "policy": "autoaugment", "channels_last": True, "bf16": True}, 3),
         ({"method": "supervised"}, 5),
         ({"unlabelled": "labelled", "arch": "resnet20"}, 1),
     ],

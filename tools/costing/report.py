@@ -21,6 +21,7 @@ _NAMES = {
     "early": "+ early loss",
     "low_early": "+ both",
     "cached": "+ cached",
+    "recycled": "+ recycled",
 }
 
 

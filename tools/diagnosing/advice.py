@@ -69,6 +69,11 @@ def remarks(choice: Choice, stage: Stage | None) -> list[str]:
         "code below takes it. Random weights agree otherwise than trained ones: give --weights "
         "and --images of your own."
     ]
+    if any(row["map"] == "recycled" for row in choice.rows):
+        lines.append(
+            "Recycled maps, of four training steps here, cost next to nothing; they need the "
+            "numbers of the images and their crops (keepaugment.RecycledSaliency)."
+        )
     if stage:
         lines.append(
             "The early head above was never trained, so its rows are the least that it will do; "

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import copy
 from typing import NamedTuple
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from classification.auto_map import Stage, early_stage, gradient_maps
+from classification.auto_map import (
+    Stage,
+    Stored,
+    early_stage,
+    gradient_maps,
+    recycling_gflop,
+)
 from diagnosing.checks import reason_of
 from diagnosing.subject import Subject, predicted, read_images
-from keepaugment import AttentionSaliency, EarlyHead, Saliency
+from keepaugment import (
+    AttentionSaliency,
+    EarlyHead,
+    KeepCutout,
+    RecycledSaliency,
+    Saliency,
+    SampleDraws,
+)
 from keepaugment.no_trace import Forward
 from keepbench.machine import find_device
 
@@ -71,6 +87,28 @@ def possible_maps(
             continue
         kinds[kind] = saliency
     return kinds
+
+
+def recycled_maps(case: Case, box: int, visits: int = 4) -> dict[str, Stored]:
+    """Maps that some training steps leave, without learning; none if the model cannot be copied."""
+    number, size = len(case.images), (case.images.shape[2], case.images.shape[3])
+    device = case.images.device
+    index, draws = torch.arange(number, device=device), SampleDraws(0)
+    recycled = RecycledSaliency(number, size, device=device)
+    keep = KeepCutout(size=box, saliency=recycled, generator=draws)
+    try:
+        logits = case.subject.logits(copy.deepcopy(case.model))
+        for visit in range(visits):
+            draws.at(visit, index)
+            recycled.at(index)
+            inputs = keep(case.images).requires_grad_()
+            F.cross_entropy(logits(inputs).float(), case.labels).backward()
+            recycled.take(inputs)
+    except Exception:  # the user's model may refuse to be copied, or this use, in many ways
+        return {}
+    recycled.at(index)
+    gflop = recycling_gflop(case.model, case.images[:1])
+    return {"recycled": Stored(recycled(case.images), gflop)}
 
 
 def prepare_case(words: argparse.Namespace) -> Case:

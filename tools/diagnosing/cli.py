@@ -13,7 +13,7 @@ import torch
 
 from classification.auto_map import EARLY_SHARES, KINDS, LEAST, Choice, choose, stages
 from diagnosing.advice import FAILED, remarks, training_loop
-from diagnosing.case import Case, prepare_case
+from diagnosing.case import Case, prepare_case, recycled_maps
 from diagnosing.checks import (
     Finding,
     check_aspects,
@@ -23,7 +23,7 @@ from diagnosing.checks import (
     step_gradients,
 )
 from diagnosing.compiled_and_parallel import check_compiled, check_distributed
-from keepbench.machine import hardware
+from keepbench.machine import bfloat16, hardware
 
 _SLOW = ("compile", "ddp")
 
@@ -108,6 +108,7 @@ def _priced(case: Case, box: int, min_agreement: float) -> Choice:
         boxes={"size": box},
         min_agreement=min_agreement,
         others=others,
+        stored=recycled_maps(case, box),
     )
 
 
@@ -126,6 +127,8 @@ def examine(words: argparse.Namespace) -> bool:
         f"{len(case.images)} images of {size} pixels; "
         f"{hardware(case.images.device)}; torch {torch.__version__}\n"
     )
+    if case.images.device.type == "cpu":
+        print(bfloat16() + "\n")
     print("\n".join(_shown_stages(case)) + "\n")
     passed = True
     for finding in findings(case, words.backend, words.without):
