@@ -346,7 +346,7 @@ def _try(
     come = fate(ended, *digests, names)
     allowed = animal.fates if reader.fates is None else reader.fates
     fine = come in allowed or (ANY in allowed and come in (SAME, _DIFFERENT))
-    if zoo.canary_of(path).exists() or (ended.forbidden and "git" not in ended.forbidden):
+    if zoo.canary_of(path).exists() or ended.forbidden:
         come, fine = f"code was run {ended.forbidden}", False
     counts = Counter([come if fine else f"FAULT: {come}", f"files before {reader.name}"])
     about = f"{come}: {animal.name} before {reader.name}, may be {', '.join(sorted(allowed))}"

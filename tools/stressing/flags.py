@@ -165,7 +165,7 @@ def judge(ended: Ended, sense: bool | None, out: Path) -> tuple[str, str]:
     begun = (out / "run.json").exists()
     if ended.traceback:
         return "tracebacks", "a traceback"
-    if ended.forbidden and "git" not in ended.forbidden:
+    if ended.forbidden:
         return "other programs or network", ended.forbidden
     if ended.code is None:
         return ("at work when their time was over", "") if sense is not False else (

@@ -6,7 +6,6 @@ the end must equal, bit for bit, those of a run that was left alone.
 
 from __future__ import annotations
 
-import itertools
 import json
 import signal
 import socket
@@ -31,6 +30,7 @@ from stressing.forks import Ended, Fork
 LIMIT = 120.0  # seconds for any end; a run takes a few
 GRACE = 20.0  # seconds that the other processes of a run have, as torchrun gives them
 _MOST = 300  # times that one run is started
+_RUNS = 10_000
 
 KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 ACTIONS = {"SIGKILL": 6, "SIGTERM": 3, "SIGINT": 2, "SIGINT twice": 1, "SIGTERM, SIGKILL": 2}
@@ -317,12 +317,12 @@ def kill_often(
 def prepare(
     folder: Path, seed: int, subjects: list[Subject] = SUBJECTS
 ) -> Callable[[], Iterator[Case]]:
-    """Write data and run every subject once, left alone: endless cases."""
+    """Write data and run every subject once, left alone: more cases than time."""
     write_data(folder)
     references = [undisturbed(s, folder / f"whole-{n}", folder) for n, s in enumerate(subjects)]
 
     def cases() -> Iterator[Case]:
-        for number in itertools.count():
+        for number in range(_RUNS):
             at = number % len(subjects)
             run = partial(kill_often, subjects[at], references[at], folder)
             yield Case(f"kills {number}: {subjects[at].name}", run)
