@@ -113,7 +113,7 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
 
 def draw(rows: Sequence[Row]) -> Figure:
     """Agreement over epochs, a line for each kind of map, with standard errors."""
-    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     epochs = [row["epoch"] for row in rows]
     for name, title in NAMES.items():
@@ -123,7 +123,7 @@ def draw(rows: Sequence[Row]) -> Figure:
     axes.set_xlabel("epochs")
     axes.set_ylabel("agreement with full maps' boxes")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside right", fontsize=8)
     return figure
 
 
