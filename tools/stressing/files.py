@@ -22,11 +22,29 @@ from typing import Any
 import torch
 from PIL import Image
 
+from classification.image_trees import load_folders
+from classification.models import create_model
+from detection import toy as shapes
+from detection.data import open_split
+from detection.pickles import read_pickle, write_pickle
+from detection.sources import open_source
+from diagnosing.case import prepare_case
 from keepbench.files import digest
 from keepbench.leaving import exit_with_message
 from keepbench.order import EpochBatches
 from keepbench.processes import Processes
 from keepbench.run import Run
+from keepbench.small_images import load_data
+from keepbench.weights import read_weights
+from previewing.images import read_pictures
+from previewing.networks import load_network
+from reid import model as reid_model
+from reid import toy as people
+from reid.config import Config
+from reid.data import open_data
+from reid.market import described
+from reporting.cli import main as report
+from semisup_uda.data import read_unlabelled
 from stressing import zoo
 from stressing.cases import Case, Outcome
 from stressing.forks import Ended, called
@@ -70,8 +88,6 @@ def _bytes_of(*tensors: torch.Tensor) -> list[bytes]:
 
 
 def _tree(root: Path) -> list[bytes]:
-    from classification.image_trees import load_folders
-
     data, found = load_folders(root, size=32), []
     for batch in data.train_batches(
         EpochBatches(num_images=data.num_train, batch_size=4), CPU, workers=1
@@ -83,22 +99,14 @@ def _tree(root: Path) -> list[bytes]:
 
 
 def _small(root: Path) -> list[Any]:
-    from keepbench.small_images import load_data
-
     return list(load_data("folder", str(root)).contents())
 
 
 def _unlabelled(root: Path) -> list[bytes]:
-    from semisup_uda.data import read_unlabelled
-
     return _bytes_of(read_unlabelled(root / "train", (3, 40, 40)))
 
 
 def _pedestrians(root: Path) -> list[bytes]:
-    from reid.config import Config
-    from reid.data import open_data
-    from reid.market import described
-
     config = Config(data=str(root), height=64, width=32, num_ids=2, num_instances=2, workers=0)
     data = open_data(config, Processes(CPU))
     print("\n".join(described(data.listing)))
@@ -106,50 +114,36 @@ def _pedestrians(root: Path) -> list[bytes]:
 
 
 def _pictures(root: Path) -> list[bytes]:
-    from previewing.images import read_pictures
-
     return _bytes_of(read_pictures([str(root / "train")], 32, 1000).pixels)
 
 
 def _coco(root: Path) -> list[str]:
-    from detection.data import open_split
-
     boxes = root / "annotations" / "instances_train2017.json"
     split = open_split(boxes, root / "train2017", root / "copy.json", bad_boxes="clip")
     return [json.dumps(split.content)]
 
 
 def _read_weights(root: Path) -> list[Any]:
-    from keepbench.weights import read_weights
-
     found = read_weights(_only(root)).tensors
     return [*found, *_bytes_of(*found.values())]
 
 
 def _export(root: Path) -> list[Any]:
-    from detection.sources import open_source
-
     found = open_source(_only(root)).weights
     return [*found, *_bytes_of(*found.values())]
 
 
 def _pickle(root: Path) -> list[Any]:
-    from detection.pickles import read_pickle
-
     found = read_pickle(_only(root))
     return [*found, *_bytes_of(*found.values())]
 
 
 def _preview(root: Path) -> list[bytes]:
-    from previewing.networks import load_network
-
     network = load_network(str(_only(root)), arch="resnet8", device=CPU)
     return _bytes_of(network.logits(torch.ones(1, 3, 32, 32)))
 
 
 def _doctor(root: Path) -> list[bytes]:
-    from diagnosing.case import prepare_case
-
     words = argparse.Namespace(
         model="resnet8", weights=_only(root), classes=10, channels=3, output="", device="cpu",
         size=32, images=[], batch_size=2,
@@ -164,9 +158,7 @@ def _attention(root: Path) -> None:
 
 
 def _reid_weights(root: Path) -> list[Any]:
-    from reid.model import read_weights
-
-    found = read_weights(str(_only(root)), "resnet18", download=False)
+    found = reid_model.read_weights(str(_only(root)), "resnet18", download=False)
     return [*found, *_bytes_of(*found.values())]
 
 
@@ -185,9 +177,7 @@ def _resume(root: Path) -> list[str]:
 
 
 def _report(root: Path) -> list[str]:
-    from reporting.cli import main
-
-    main([str(root), "--out", str(root.with_name("report"))])
+    report([str(root), "--out", str(root.with_name("report"))])
     text = (root.with_name("report") / "report.json").read_text()
     return ["counted" if str(root / "good") in text or '"digits-resnet8' in text else "not counted"]
 
@@ -218,28 +208,20 @@ def _finished(root: Path) -> None:
 
 
 def _write_people(root: Path) -> None:
-    from reid.toy import write_toy
-
-    write_toy(root, num_train=3, num_test=3, cameras=2, images=3, strangers=2)
+    people.write_toy(root, num_train=3, num_test=3, cameras=2, images=3, strangers=2)
 
 
 def _write_coco(root: Path) -> None:
-    from detection.toy import write_toy
-
-    write_toy(root, train=4, test=2)
+    shapes.write_toy(root, train=4, test=2)
 
 
 def _write_weights(root: Path, arch: str = "resnet8", ending: str = ".pt") -> None:
-    from classification.models import create_model
-
     state = create_model(arch, 10).state_dict()
     if arch == "resnet18":  # by name only, for readers that look at no shape
         state = {name: value.reshape(-1)[:3] for name, value in state.items()}
     path = root / f"weights{ending}"
     root.mkdir()
     if ending == ".pkl":
-        from detection.pickles import write_pickle
-
         write_pickle(path, {name: value.float() for name, value in state.items()})
     elif ending == ".safetensors":
         from safetensors.torch import save_file
