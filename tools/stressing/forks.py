@@ -6,6 +6,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import re
 import resource
 import signal
 import sys
@@ -48,8 +49,12 @@ class Ended:
 
     @property
     def traceback(self) -> bool:
-        """Whether a Python error came through to the user."""
-        return "Traceback (most recent call last)" in self.output
+        """Whether a Python error came through to the user; not one that Python itself ignored.
+
+        A second Ctrl-C may come while Python is in a callback whose errors it only prints.
+        """
+        came = re.sub(r"Exception ignored in: .*\nTraceback \(most", "", self.output)
+        return "Traceback (most recent call last)" in came
 
     @property
     def last(self) -> str:
