@@ -41,6 +41,7 @@ from keepaugment import (
     TrivialAugment,
     View,
 )
+from keepaugment.magnitudes import build_ramps, build_space, build_sub_policies
 from keepaugment.no_trace import _DRAWS, no_trace
 
 
@@ -67,10 +68,18 @@ class Step:
         return ScaledView(edge, edge, edge, edge, edge > 0)
 
 
+def _forget_tables() -> None:
+    """Policies keep their tables, which are real or fake as the first call's images were."""
+    for tables in (build_space, build_ramps, build_sub_policies):
+        tables.cache_clear()
+
+
 @pytest.fixture(params=["cuda", "cpu"])
 def step(request: pytest.FixtureRequest) -> Iterator[Step]:
+    _forget_tables()
     with FakeTensorMode():
         yield Step(request.param)
+    _forget_tables()
 
 
 def cached(step: Step, view: Any) -> Tensor:

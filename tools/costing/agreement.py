@@ -123,7 +123,7 @@ def draw(rows: Sequence[Row]) -> Figure:
     axes.set_xlabel("epochs")
     axes.set_ylabel("agreement with full maps' boxes")
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside right", fontsize=8)  # type: ignore[call-overload]
+    figure.legend(loc="outside right upper", fontsize=8)
     return figure
 
 
