@@ -246,15 +246,17 @@ class Run:
         saved = json.loads(state["metrics"]) if "metrics" in state else kept
         if damaged or kept != saved:
             aside = set_aside(self.metrics) if self.metrics.exists() else None
-            there = {_epoch(row) for row in saved}
-            missing = [n for n in range(1, state["epoch"] + 1) if n not in there]
+            missing = sorted({*range(1, state["epoch"] + 1)} - {_epoch(row) for row in saved})
             say(
                 f"{self.metrics} had {damaged} damaged lines and {len(kept)} of {len(saved)} rows"
                 + (f"; epochs {missing} are lost" if missing else "; all are restored")
                 + (f"; the old file is {aside.name}" if aside else "")
             )
-        if damaged or rows != saved:
-            write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in saved))
+        text = "".join(json.dumps(row) + "\n" for row in saved)
+        if not self.metrics.exists() or self.metrics.read_bytes() != text.encode():
+            write_text(
+                self.metrics, text
+            )  # also a last line without its end, which log() would join
 
 
 def _epoch(row: dict[str, Any]) -> float:

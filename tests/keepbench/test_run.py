@@ -132,6 +132,17 @@ def test_a_kill_between_two_renames_loses_nothing(tmp_path: Path) -> None:
     )  # a run that is over is not saved again
 
 
+def test_a_last_line_without_its_end_is_not_joined(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    with Run(tmp_path, "plain", Config(), CPU, resume=False) as run:
+        run.log(epoch=1)
+        run.save({"epoch": 1, "step": 0})
+        path.write_bytes(path.read_bytes().rstrip())
+        run.load()
+        run.log(epoch=2)
+    assert read_rows(path) == [{"epoch": 1}, {"epoch": 2}]
+
+
 def test_a_damaged_line_is_left_out_and_counted(tmp_path: Path) -> None:
     write_record(tmp_path, {})
     path = tmp_path / "metrics.jsonl"
