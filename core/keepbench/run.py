@@ -254,9 +254,7 @@ class Run:
             )
         text = "".join(json.dumps(row) + "\n" for row in saved)
         if not self.metrics.exists() or self.metrics.read_bytes() != text.encode():
-            write_text(
-                self.metrics, text
-            )  # also a last line without its end, which log() would join
+            write_text(self.metrics, text)  # a last line without its end would join the next
 
 
 def _epoch(row: dict[str, Any]) -> float:
