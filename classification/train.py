@@ -20,7 +20,6 @@ from classification.maps import Maps
 from classification.recipe import check_names, learning_rate, make_criterion, make_model
 from keepaugment import EarlyHead, SampleDraws
 from keepbench.accuracy import EvaluationSums, label_ranks, occluded
-from keepbench.files import digest
 from keepbench.images import Batch
 from keepbench.loop import Row, Training, fit
 from keepbench.network import (
@@ -56,7 +55,6 @@ class Trainer(Training):
     def __init__(self, config: Config, data: Data, processes: Processes) -> None:
         super().__init__(config, processes, figures=5)
         self.data = data
-        self.digest = digest(data.contents())
         config.check_image_size(data.image_size)
         device, classes = self.device, len(data.classes)
         self.model = make_model(config, classes, data.channels).to(device)
@@ -113,6 +111,10 @@ class Trainer(Training):
             world_size=self.processes.world_size,
             start=self.step,
         )
+
+    def contents(self) -> Iterable[str | bytes]:
+        """What tells whether the data changed."""
+        return self.data.contents()
 
     def batches(self) -> Iterable[Batch]:
         """This process's samples of the steps to come."""

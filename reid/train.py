@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from keepaugment import GradientSaliency, Saliency
-from keepbench.files import digest
 from keepbench.loop import Row, Training, fit
 from keepbench.network import Joined
 from keepbench.processes import Processes
@@ -81,7 +80,6 @@ class Trainer(Training):
             )
         super().__init__(config, processes, figures=len(LOSSES) + 3)
         self.data, device = data, self.device
-        self.digest = digest(data.listing.contents())
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model = make_model(config, data.num_classes).to(device).to(memory_format=layout)
         self.tested = self.model
@@ -115,6 +113,10 @@ class Trainer(Training):
         """Test before any training."""
         if not self.epoch and not self.step and not self.start:
             self.start = self.tester.scores()
+
+    def contents(self) -> Iterator[str]:
+        """What tells whether the data changed."""
+        return self.data.listing.contents()
 
     def batches(self) -> Iterator[Tensor]:
         """The numbers of this process's images in the steps to come."""

@@ -14,7 +14,6 @@ from torch.optim.swa_utils import AveragedModel
 
 from classification.models import check_arch
 from keepaugment import GradientSaliency, SampleDraws
-from keepbench.files import digest
 from keepbench.loop import Row, Training, fit
 from keepbench.methods import make_saliency
 from keepbench.network import check_logits, compiled, make_average, make_optimizer
@@ -50,7 +49,6 @@ class Trainer(Training):
         super().__init__(config, processes, figures=len(SUMS))
         self.images = images
         data = images.data
-        self.digest = digest(images.contents())
         self.records = {"split.json": split_record(config, images)}
         config.check_image_size(data.image_size)
         self.model = make_model(config, data, self.device)
@@ -86,6 +84,10 @@ class Trainer(Training):
             rank=self.processes.rank,
             world_size=self.processes.world_size,
         )
+
+    def contents(self) -> Iterator[str | bytes]:
+        """What tells whether the data changed."""
+        return self.images.contents()
 
     def batches(self) -> Iterator[tuple[Samples, Samples]]:
         """Labelled and unlabelled samples of the steps to come."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from keepbench.clock import Clock
+from keepbench.files import digest
 from keepbench.leaving import Stop, resume_command
 from keepbench.processes import Processes
 from keepbench.progress import progress_bar
@@ -51,7 +52,6 @@ class Training(ABC):
     tested: nn.Module
     optimizer: torch.optim.Optimizer
     steps: int
-    digest = ""  # of the data
     seconds = 0.0  # of the epoch's steps, in this process
     nonfinite_advice = ""  # what else can be done about a loss that is not finite
 
@@ -80,6 +80,10 @@ class Training(ABC):
     @abstractmethod
     def images_of(self, step: int) -> str:
         """The images of a step of the present epoch, in words."""
+
+    def contents(self) -> Iterable[str | bytes]:
+        """What tells whether the data changed; a run goes on only with those that it began with."""
+        return ()
 
     def before_epoch(self) -> None:  # noqa: B027
         """Prepare the present epoch, or the rest of it."""
@@ -210,8 +214,8 @@ def train_steps(
 
 def finish_epoch(training: Training) -> Row:
     """Count the present epoch as done and do what follows it: its metrics."""
-    training.processes.share_buffers(training.model)
-    training.processes.share_buffers(training.tested)
+    for module in dict.fromkeys((training.model, training.tested)):  # in one order everywhere
+        training.processes.share_buffers(module)
     totals = training.processes.total(training.sums)
     training.epoch, training.step = training.epoch + 1, 0
     training.sums = torch.zeros_like(training.sums)
@@ -228,7 +232,8 @@ def train_epoch(training: Training, progress: Callable[[], Any] = lambda: None) 
 
 def check_finite(training: Training, row: Row) -> None:
     """Raise FloatingPointError if weights or metrics are not fit to be saved."""
-    values = [*training.model.state_dict().values(), *training.tested.state_dict().values()]
+    modules = {training.model, training.tested}
+    values = [value for module in modules for value in module.state_dict().values()]
     finite = [value.isfinite().all() for value in values if value.is_floating_point()]
     bad = [name for name, value in row.items() if type(value) is float and not isfinite(value)]
     if not bool(torch.stack(finite).all()):
@@ -283,14 +288,15 @@ def fit(
         ValueError: The folder holds another run, or a process is at work in it.
     """
     processes, config = training.processes, training.config
-    digests = processes.gathered(training.digest)
+    data = digest(training.contents())
+    digests = processes.gathered(data)
     if len(set(digests)) > 1:
         raise ValueError(f"processes read different data: {digests}")
     if not processes.first:
         return _fit(training, name, None, shown)
     with Run(
         folder, name, config, training.device,
-        resume=resume, budget=budget, data=training.digest,
+        resume=resume, budget=budget, data=data,
     ) as run:  # fmt: skip
         for file, content in training.records.items():
             run.keep(file, content)

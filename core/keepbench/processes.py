@@ -40,10 +40,6 @@ class Processes:
             dist.all_reduce(sums)
         return sums
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is up in any process; every process must call."""
-        return bool(self.total(torch.tensor(float(flag), device=self.device)))
-
     def gathered(self, value: Any) -> list[Any]:
         """Every process's value, by rank; every process must call."""
         values = [value] * self.world_size

@@ -347,9 +347,9 @@ def test_a_folder_in_use_or_that_cannot_be_made_is_refused(tmp_path: Path) -> No
 
 
 def test_a_run_goes_on_with_the_data_that_it_began_with(tmp_path: Path) -> None:
-    def fit_on(digest: str, record: dict[str, Any]) -> bool:
+    def fit_on(content: str, record: dict[str, Any]) -> bool:
         toy = Toy(Config())
-        toy.digest, toy.records = digest, {"split.json": record}
+        toy.contents, toy.records = lambda: [content], {"split.json": record}  # type: ignore[method-assign]
         return fit(toy, "toy", tmp_path, resume=True)
 
     assert fit_on("abc", {"labels": [1, 2]}) and fit_on("abc", {"labels": [1, 2]})
