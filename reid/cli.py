@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
-from keepbench.leaving import PREEMPTED, exit_with_message
-from keepbench.processes import join_processes
+from keepbench.command import train_to_the_end
+from keepbench.leaving import exit_with_message
 from keepbench.run import read_rows
 from keepbench.settings import parse
 from reid.config import Config
@@ -74,12 +73,6 @@ def main(argv: list[str] | None = None) -> None:
     name, config, arguments = parse(
         EXPERIMENTS, "Train re-identification with KeepAugment.", argv, budgets=BUDGETS, cost=cost
     )
-    with join_processes(arguments.device) as processes:
-        trainer = train(
-            name, config, arguments.out, processes, resume=arguments.resume, budget=arguments.budget
-        )
-    if trainer is None:
-        sys.exit(PREEMPTED)
-    if processes.first:
+    if trainer := train_to_the_end(train, name, config, arguments):
         rows = read_rows(arguments.out / "metrics.jsonl")
         print("\n".join(closing(name, trainer, rows, arguments.out)))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 from classification.models import GFLOPS
-from keepbench.leaving import PREEMPTED, exit_with_message
-from keepbench.processes import join_processes
+from keepbench.command import train_to_the_end
+from keepbench.leaving import exit_with_message
 from keepbench.run import read_rows
 from keepbench.settings import parse
 from semisup_uda.config import Config
@@ -47,13 +45,7 @@ def main(argv: list[str] | None = None) -> None:
         cost=cost,
         note=NOTE,
     )
-    with join_processes(arguments.device) as processes:
-        trainer = train(
-            name, config, arguments.out, processes, resume=arguments.resume, budget=arguments.budget
-        )
-    if trainer is None:
-        sys.exit(PREEMPTED)
-    if processes.first:
+    if train_to_the_end(train, name, config, arguments):
         rows = read_rows(arguments.out / "metrics.jsonl")
         accuracies = [row["test_accuracy"] for row in rows]
         print(
