@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from keepaugment import GradientSaliency, Saliency
-from keepbench.loop import Row, Training, fit
+from keepbench.loop import Row, Training, check_start, fit
 from keepbench.network import Joined
 from keepbench.processes import Processes
 from reid.augmentation import Augmentation
@@ -228,7 +228,7 @@ def train(
         ValueError: Bad settings, data that cannot be used, or a folder that holds another run.
         FloatingPointError: The loss is not finite.
     """
-    processes.check_same(config)
+    check_start(name, config, folder, processes, resume=resume)
     data = open_data(config, processes)
     if processes.first:
         print("\n".join(described(data.listing)))
