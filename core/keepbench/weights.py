@@ -28,14 +28,17 @@ class Weights(NamedTuple):
     Attributes:
         key: in the file, as "average" or "model"; "" if the file is a state dict.
         tensors: by the network's own names.
+        prefix: that a wrapper had put before these.
     """
 
     key: str
     tensors: dict[str, Tensor]
+    prefix: str = ""
 
     def __str__(self) -> str:
         kind = "averaged" if self.key in AVERAGED else "trained"
-        return f"{kind} weights" + (f" ({self.key!r})" if self.key else "")
+        where = f" ({self.key!r})" if self.key else ""
+        return f"{kind} weights{where}" + (f" without {self.prefix!r}" if self.prefix else "")
 
 
 def _check_sums(path: Path) -> None:
@@ -116,9 +119,11 @@ def pick_weights(content: Any, use: Use = "auto") -> Weights:
         raise ValueError(
             f"no weights for {use!r} in it: looked for {', '.join(keys)}, found {found}"
         )
-    tensors = plain_names(held if key is None else held[key])
+    own = held if key is None else held[key]
+    tensors = plain_names(own)
     check_finite(tensors)
-    return Weights(key or "", tensors)
+    first = next((name for name in own if name != _COUNTER), "")
+    return Weights(key or "", tensors, first.removesuffix(next(iter(tensors), "")))
 
 
 def _is_plain(value: Any) -> bool:
