@@ -22,12 +22,12 @@ from keepaugment.draws import Source
 
 
 def make_saliency(kind: str, gradient: Saliency, generator: Source) -> Saliency:
-    """One of `keepbench.settings.SALIENCIES`: the model's gradient, or a control in its place."""
+    """A map by its name: the model's gradient or what serves as it, or a control in its place."""
     if kind == "random":
         return RandomSaliency(generator)
     if kind == "shuffled":
         return ShuffledSaliency(gradient, generator)
-    if kind == "inverted":
+    if kind in ("inverted", "inverted_oracle"):
         return InvertedSaliency(gradient)
     if kind == "centre":
         return CentreSaliency()

@@ -35,7 +35,9 @@ of "keep" and "map" mean something to a Keep arm only, so that its plain twin ma
 CONTROLS = ("random", "shuffled", "inverted", "centre")
 """Maps that a control puts in place of the gradient's."""
 SALIENCIES = ("gradient", *CONTROLS)
-NO_GRADIENT = ("random", "centre")
+ORACLES = ("oracle", "inverted_oracle")
+"""Maps of ground-truth boxes or masks."""
+NO_GRADIENT = ("random", "centre", *ORACLES)
 """Maps that need no backward pass."""
 
 SMOKE = "smoke: checks that everything works; the accuracy means nothing"

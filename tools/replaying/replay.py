@@ -27,6 +27,7 @@ from keepbench.machine import commit, hardware, versions
 from keepbench.order import EpochBatches
 from keepbench.pipeline import Values
 from keepbench.processes import Processes
+from keepbench.settings import NO_GRADIENT
 from keepbench.weights import load_checkpoint
 from previewing.runs import ClassificationRun, open_trainer
 
@@ -66,7 +67,7 @@ class Replayed:
 
 def needs_weights(config: Config) -> bool:
     """Whether a run's training images depend on its network, through maps of its gradient."""
-    return bool(config.keep) and config.saliency not in ("random", "centre")
+    return bool(config.keep) and config.saliency not in NO_GRADIENT
 
 
 def find_step(config: Config, num_images: int, epoch: int, index: int) -> int:
