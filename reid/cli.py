@@ -8,7 +8,7 @@ from typing import Any
 from keepbench.command import train_to_the_end
 from keepbench.leaving import exit_with_message
 from keepbench.run import read_rows
-from keepbench.settings import parse
+from keepbench.settings import NO_GRADIENT, parse
 from reid.config import Config
 from reid.evaluation import SCORES
 from reid.experiments import BUDGETS, ERRATA, EXPERIMENTS
@@ -29,7 +29,8 @@ IMAGES = {"market": 12_936, "toy": 576}
 def cost(config: Config) -> str:
     """Floating-point operations of a run in words, training and maps (see `classification.cli`)."""
     forward = GFLOPS[config.arch] * 1e9 * config.height * config.width / (256 * 128)
-    maps = 2 * config.scale**2 if config.keep and config.saliency != "random" else 0.0
+    free = not config.keep or config.saliency in NO_GRADIENT
+    maps = 0.0 if free else 2 * config.scale**2
     return f"{IMAGES[config.dataset] * config.epochs * forward * (3 + maps) / 1e15:,.1f} PFLOP"
 
 
