@@ -89,7 +89,7 @@ def test_the_arms_differ_in_what_the_table_says() -> None:
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_every_experiment_has_every_budget_and_a_cost(name: str, budget: str) -> None:
     config = BUDGETS[budget](EXPERIMENTS[name].config)
-    assert "PFLOP" in cost(config)
+    assert cost(config) > 0
     assert config.warmup <= config.epochs
 
 
