@@ -16,10 +16,11 @@ from keepaugment.cutting import (
 )
 from keepaugment.draws import SampleDraws
 from keepaugment.early_head import EarlyHead
+from keepaugment.early_stage import early_stage
 from keepaugment.no_trace import computing_map
 from keepaugment.policies import AugMix, AutoAugment, RandAugment, TrivialAugment
 from keepaugment.recycled import RecycledSaliency
-from keepaugment.regions import region_scores
+from keepaugment.regions import Spare, region_scores
 from keepaugment.saliency import (
     CentreSaliency,
     GradientSaliency,
@@ -30,12 +31,14 @@ from keepaugment.saliency import (
     saliency_map,
 )
 from keepaugment.selective import allowed_regions, selective_cut, selective_paste
+from keepaugment.sources import BoxSaliency, KeypointSaliency, MaskSaliency, SavedSaliency
 from keepaugment.stored import ScaledView, View
 
 __all__ = [
     "AttentionSaliency",
     "AugMix",
     "AutoAugment",
+    "BoxSaliency",
     "CachedSaliency",
     "CentreSaliency",
     "CutMix",
@@ -47,19 +50,24 @@ __all__ = [
     "KeepCutout",
     "KeepPaste",
     "KeepRandomErasing",
+    "KeypointSaliency",
+    "MaskSaliency",
     "RandAugment",
     "RandomErasing",
     "RandomSaliency",
     "RecycledSaliency",
     "SampleDraws",
     "Saliency",
+    "SavedSaliency",
     "ScaledView",
     "ShuffledSaliency",
+    "Spare",
     "TrivialAugment",
     "View",
     "allowed_regions",
     "box_agreement",
     "computing_map",
+    "early_stage",
     "region_scores",
     "saliency_map",
     "selective_cut",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from classification.auto_map import EARLY_SHARES, KINDS, LEAST, Choice, choose, stages
+from classification.auto_map import KINDS, LEAST, Choice, choose
 from diagnosing.advice import FAILED, remarks, training_loop
 from diagnosing.case import Case, prepare_case, recycled_maps
 from diagnosing.checks import (
@@ -23,6 +23,7 @@ from diagnosing.checks import (
     step_gradients,
 )
 from diagnosing.compiled_and_parallel import check_compiled, check_distributed
+from keepaugment.early_stage import EARLY_SHARES, stages
 from keepbench.machine import bfloat16, hardware
 
 _SLOW = ("compile", "ddp")
