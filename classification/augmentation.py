@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from classification.caching import scaled_view
+from classification.caching import OracleSaliency, scaled_view
 from classification.colour import ColorJitter, Lighting
 from classification.comparisons import AttentiveCutMix, GridMask, ManifoldMixup, Mixup, attention_of
 from classification.config import Config
@@ -184,7 +184,7 @@ class Augmentation:
         data: Data,
         model: nn.Module,
         saliency: Saliency,
-        cache: CachedSaliency | RecycledSaliency | None,
+        cache: CachedSaliency | RecycledSaliency | OracleSaliency | None,
         sources: tuple[SampleDraws, SampleDraws, SampleDraws],
         device: torch.device,
         clock: Clock,
@@ -221,6 +221,8 @@ class Augmentation:
         if isinstance(self.cache, RecycledSaliency):
             images = "clean" if config.keep == "paste" else "inputs"
             yield Stage("views", self.cache.at, ("numbers", "view", images), compiles=False)
+        elif isinstance(self.cache, OracleSaliency):
+            yield Stage("views", self.cache.at, ("numbers", "view"), compiles=False)
         elif self.cache is not None:
             yield Stage("views", self.cache.at, ("epoch", "numbers", "view"), compiles=False)
         cut = make_cut(config, self.map, draws)

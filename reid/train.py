@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fvcore.common.param_scheduler import LinearParamScheduler
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -19,6 +20,7 @@ from keepbench.loop import Row, Training, check_start, fit
 from keepbench.network import Joined
 from keepbench.processes import Processes
 from keepbench.progress import say
+from keepbench.rates import tenths
 from reid.augmentation import Augmentation
 from reid.config import Config
 from reid.data import Data, open_data
@@ -39,9 +41,9 @@ def learning_rate(config: Config, epoch: int) -> float:
     epochs count from 1 here: the first of 10 has 0.109 of the rate, and the 40th has a tenth.
     """
     number = epoch + 1
-    warm = 0.01 + 0.99 * number / config.warmup if number < config.warmup else 1.0
-    milestones = (round(config.epochs / 3), round(config.epochs * 7 / 12))
-    return config.lr * warm * 0.1 ** sum(number >= milestone for milestone in milestones)
+    warm = LinearParamScheduler(0.01, 1.0)(min(1.0, number / max(1, config.warmup)))
+    stairs = tenths((round(config.epochs / 3), round(config.epochs * 7 / 12)), config.epochs)
+    return config.lr * warm * stairs(number / config.epochs)
 
 
 def make_model(config: Config, num_classes: int, tell: bool = True) -> ReidModel:

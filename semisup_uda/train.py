@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from fvcore.common.param_scheduler import CosineParamScheduler
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
@@ -34,7 +34,8 @@ def learning_rate(config: Config, step: int) -> float:
 
     It ends at about a fifth of its highest value; UDA's and FixMatch's codes agree.
     """
-    return config.lr * math.cos(7 * math.pi / 16 * step / config.total_steps)
+    half_period = CosineParamScheduler(config.lr, -config.lr)
+    return half_period(7 / 16 * step / config.total_steps)
 
 
 class Trainer(Training):

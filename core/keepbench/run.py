@@ -22,10 +22,12 @@ import torch
 from keepbench.checkpoints import CHECKPOINTS, DETECTRON, newest_state
 from keepbench.files import FolderLock, parse_json, set_aside, write_text, write_whole
 from keepbench.machine import commit, hardware, versions
+from keepbench.own_network import refuse_code
 from keepbench.progress import say
 
 Config = TypeVar("Config")
 _TEXTS = ("task", "experiment", "budget", "command", "commit", "hardware", "data")
+_KINDS = dict.fromkeys(_TEXTS, str) | {"settings": dict, "versions": dict}
 _USUAL: dict[str, Any] = {"command": "", "hardware": "unknown", "commit": "unknown", "data": ""}
 
 
@@ -344,19 +346,16 @@ class RunRecord:
 
     @classmethod
     def _checked(cls, folder: Path, about: dict[str, Any]) -> RunRecord:
-        found = _USUAL | {name: value for name, value in about.items() if value is not None}
+        usual = _USUAL | {"versions": {}}
+        found = usual | {name: value for name, value in about.items() if value is not None}
         found["task"] = _task_of(found)
-        texts = {name: found.get(name) for name in _TEXTS}
-        settings, versions = found.get("settings"), found.get("versions", {})
-        wrong = [name for name, value in texts.items() if not isinstance(value, str)]
-        wrong += [] if isinstance(settings, dict) else ["settings"]
-        if not isinstance(versions, dict) or {*map(type, versions.values())} - {str}:
-            wrong.append("versions")
+        wrong = [name for name, kind in _KINDS.items() if not isinstance(found.get(name), kind)]
+        if not wrong and {*map(type, found["versions"].values())} - {str}:
+            wrong = ["versions"]
         if wrong:
             raise ValueError(f"it has no usable {', '.join(wrong)}")
         rows, damaged = _read_lines(folder / "metrics.jsonl")
-        content: dict[str, Any] = {**texts, "settings": settings, "versions": versions}
-        return cls(folder, rows=rows, damaged=damaged, **content)
+        return cls(folder, rows=rows, damaged=damaged, **{name: found[name] for name in _KINDS})
 
     @property
     def seed(self) -> int:
@@ -374,7 +373,7 @@ class RunRecord:
         """The settings as a task's config.
 
         Raises:
-            ValueError: They are not that config's as it now is.
+            ValueError: They are not that config's as it now is, or name code as the network.
         """
         known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
         if strange := sorted(self.settings.keys() - known):
@@ -383,6 +382,7 @@ class RunRecord:
                 f"{self.folder} is no run of {package} as it now is: unknown settings {strange[:5]}"
             )
         try:
+            refuse_code(self.settings.get("arch"))
             return kind(**self.settings)
         except ValueError as error:
             raise ValueError(f"{self.folder}: {error}") from None

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from keepbench.machine import bfloat16
+from keepbench.machine import bfloat16, find_device, flop_per_second, hardware
 
 Config = TypeVar("Config")
 
@@ -35,7 +35,9 @@ of "keep" and "map" mean something to a Keep arm only, so that its plain twin ma
 CONTROLS = ("random", "shuffled", "inverted", "centre")
 """Maps that a control puts in place of the gradient's."""
 SALIENCIES = ("gradient", *CONTROLS)
-NO_GRADIENT = ("random", "centre")
+ORACLES = ("oracle", "inverted_oracle")
+"""Maps of ground-truth boxes or masks."""
+NO_GRADIENT = ("random", "centre", *ORACLES)
 """Maps that need no backward pass."""
 
 SMOKE = "smoke: checks that everything works; the accuracy means nothing"
@@ -212,7 +214,7 @@ def parse(
     argv: list[str] | None = None,
     *,
     budgets: Mapping[str, Callable[[Any], Any]],
-    cost: Callable[[Any], str],
+    cost: Callable[[Any], float | str],
     note: str = "",
 ) -> tuple[str, Any, argparse.Namespace]:
     """Read `EXPERIMENT [--setting value ...]` from the command line.
@@ -222,7 +224,7 @@ def parse(
         description: for `--help`.
         argv: the words; None takes the command's own.
         budgets: what `--budget` makes of a config, by name; "paper" is the default.
-        cost: of a config, in words, for `--list`.
+        cost: of a config, for `--list`: floating-point operations, or words.
         note: printed above the list.
 
     Returns:
@@ -234,7 +236,10 @@ def parse(
     arguments = _parser(description, [*budgets], shown).parse_args(argv)
     name, help_only = arguments.experiment, vars(arguments).pop("help")
     if arguments.list:
-        print("\n".join(([note] if note else []) + [*_listing(experiments, cost)]))
+        if note:
+            print(note)
+        for line in _listing(experiments, cost, arguments.device):
+            print(line, flush=True)
         sys.exit(0)
     if name not in experiments and not (help_only and name is None):
         wrong = f" {name!r}{nearest(name, experiments)}" if name else " given"
@@ -256,13 +261,33 @@ def parse(
     return name, config, arguments
 
 
-def _listing(experiments: Mapping[str, Experiment], cost: Callable[[Any], str]) -> Iterator[str]:
-    """A line per experiment, by table."""
-    yield f"{'experiment':52s} {'table':8s} {'paper':>6s} {'seeds':>5s} {'cost':>18s}  settings"
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _listing(
+    experiments: Mapping[str, Experiment], cost: Callable[[Any], float | str], device: str
+) -> Iterator[str]:
+    """A line per experiment, by table; then the machine whose hours they are."""
+    yield (
+        f"{'experiment':52s} {'table':8s} {'paper':>6s} {'seeds':>5s} {'cost':>15s} {'hours':>8s}"
+        "  settings"
+    )
+    speed = 0.0
     for name, each in sorted(experiments.items(), key=lambda item: (item[1].table or "~", item[0])):
+        amount, hours = cost(each.config), ""
+        if not isinstance(amount, str):
+            speed = speed or flop_per_second(find_device(device))
+            hours = _short(amount / speed / 3600)
+            amount = f"{_short(amount / 1e15)} PFLOP"
         yield (
             f"{name:52s} {each.table or '-':8s} {each.paper or '-':>6s} {each.trials:5d} "
-            f"{cost(each.config):>18s}  {differences(each.config)}"
+            f"{amount:>15s} {hours:>8s}  {differences(each.config)}"
+        )
+    if speed:
+        yield (
+            f"hours: of one run on {hardware(find_device(device))}, at {speed / 1e9:,.0f} GFLOP/s, "
+            "measured just now on convolutions as ResNet-18's, in float32"
         )
 
 

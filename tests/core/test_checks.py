@@ -130,9 +130,9 @@ def test_sizes_and_fills_of_numpy() -> None:
 
 def test_size_of_a_method() -> None:
     message = "(16, 16) does not fit"
-    fails(message, Cutout(), IMAGES)
-    fails(message, KeepCutout(saliency=a_map), IMAGES)
-    fails(message, KeepPaste(saliency=a_map), IMAGES, IMAGES)
+    fails(message, Cutout(16), IMAGES)
+    fails(message, KeepCutout(saliency=a_map, size=16), IMAGES)
+    fails(message, KeepPaste(saliency=a_map, size=16), IMAGES, IMAGES)
 
 
 # Tau and border
@@ -288,7 +288,7 @@ def test_views_of_two_sizes() -> None:
         (labels(3), "(4,) class numbers, found torch.int64 of shape (3,)"),
         (labels(4)[:, None], "found torch.int64 of shape (4, 1)"),
         (labels(4).float(), "found torch.float32 of shape (4,)"),
-        (torch.eye(5)[:4], "found torch.float32 of shape (4, 5); apply Keep before mixing"),
+        (torch.eye(4), "found torch.float32 of shape (4, 4); apply Keep before mixing"),
         ([0, 1, 2, 3], "found list"),
         (torch.ones(4, dtype=torch.bool), "found torch.bool of shape (4,)"),
     ],
