@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sys
 import weakref
 from collections.abc import Mapping
 from functools import partial
@@ -24,7 +25,9 @@ from detection.sources import sha256
 from detection.toy import write_toy
 from detection.verify import check_loaded
 from keepbench.files import digest
+from keepbench.leaving import PREEMPTED, Stop, resume_command
 from keepbench.machine import find_device
+from keepbench.processes import Processes
 from keepbench.run import Identity, Run, check_folder
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -49,17 +52,21 @@ def metrics_row(results: Mapping[str, float]) -> Row:
     return row | {"test_AP_by_class": classes}
 
 
-def make_trainer(cfg: Any, backbone: Backbone, run: Run | None, images: int) -> Any:
+def make_trainer(cfg: Any, backbone: Backbone, run: Run | None, images: int, stop: Stop) -> Any:
     """Detectron2's trainer, which writes a row of metrics after each test.
+
+    Alone, it stops when asked, and saves; one of several processes does not hear of it.
 
     Args:
         cfg: Detectron2's config.
         backbone: what it starts from.
         run: the folder; None in all processes but the first.
         images: with boxes, in the training set.
+        stop: whether a signal asked to.
     """
     from detectron2.engine import DefaultTrainer, hooks
     from detectron2.evaluation import COCOEvaluator
+    from detectron2.utils import comm
     from detectron2.utils.events import CommonMetricPrinter, JSONWriter
 
     class Trainer(DefaultTrainer):
@@ -97,8 +104,20 @@ def make_trainer(cfg: Any, backbone: Backbone, run: Run | None, images: int) -> 
 
         after_train = after_step
 
+    class SaveWhenAsked(hooks.HookBase):
+        def after_step(self) -> None:
+            trainer, done = self.trainer, self.trainer.iter + 1
+            if stop.asked and done < trainer.max_iter:
+                trainer.checkpointer.save(f"model_{trainer.iter:07d}", iteration=trainer.iter)
+                print(
+                    f"stopped after step {done} of {trainer.max_iter} and saved; go on with: "
+                    f"{resume_command()}",
+                    file=sys.stderr,
+                )
+                sys.exit(PREEMPTED)
+
     trainer = Trainer(cfg)
-    trainer.register_hooks([LogRow()])
+    trainer.register_hooks([LogRow()] + ([SaveWhenAsked()] if comm.get_world_size() == 1 else []))
     return trainer
 
 
@@ -238,8 +257,10 @@ def _train(
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=package)
     logging.getLogger("detectron2.engine.defaults").setLevel(logging.WARNING)  # prints the model
     seed_all_rng(config.seed + comm.get_rank())
-    trainer = make_trainer(cfg, backbone, run, images)
+    stop = Stop(Processes(torch.device(cfg.MODEL.DEVICE)))
+    trainer = make_trainer(cfg, backbone, run, images, stop)
     trainer.resume_or_load(resume=resume)
     if backbone.path and trainer.start_iter == 0:
         check_loaded(trainer.checkpointer.model, backbone.weights)
-    trainer.train()
+    with stop.listening():
+        trainer.train()
