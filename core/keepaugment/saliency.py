@@ -152,8 +152,8 @@ def saliency_map(
         inputs = _leaf(images.clone() if compiled else images, scale)
         try:
             output = model(inputs if compiled else inputs.clone())
-        except AssertionError as error:
-            if scale == 1.0:
+        except (AssertionError, RuntimeError, ValueError) as error:  # models refuse in many ways
+            if scale == 1.0 or isinstance(error, torch.OutOfMemoryError):
                 raise
             raise ValueError(
                 f"the model refuses images of {tuple(inputs.shape[2:])}, {scale} of their size "

@@ -187,7 +187,7 @@ def test_one_target_tensor_of_a_batch_is_one_per_image() -> None:
     assert (found[2] == 0).all(1).tolist() == [False, False, True, False]
     assert (found[3] == -1).all(1).tolist() == [True, True, False, True]
     with pytest.raises(ValueError, match="a BoundingBoxes for each of 4 images, or one of 4 rows"):
-        Erasing(KeepCutout(saliency=BoxSaliency()))(images, boxes())
+        Erasing(Cutout())(images, boxes())
 
 
 def test_labels_of_a_batch_pass_and_explain() -> None:
