@@ -360,7 +360,7 @@ def test_what_is_no_sample_is_refused(inputs: tuple, message: str) -> None:
 
 
 def test_wrong_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match="takes a method that cuts, found CutMix; put one"):
+    with pytest.raises(ValueError, match="or their Keep arms, found CutMix; put any other"):
         Erasing(CutMix(5))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="min_visible must be a share in .* found 2"):
         Erasing(Cutout(4), min_visible=2)

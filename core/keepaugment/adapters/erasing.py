@@ -151,8 +151,8 @@ class Erasing(v2.Transform):
         super().__init__()
         if not isinstance(method, Cutout | RandomErasing):
             raise ValueError(
-                f"Erasing takes a method that cuts, found {type(method).__name__}; put one that "
-                "mixes labels into keepaugment.adapters.KeepTransform"
+                "Erasing takes Cutout, RandomErasing or their Keep arms, found "
+                f"{type(method).__name__}; put any other step into adapters.KeepTransform"
             )
         if not 0.0 <= min_visible <= 1.0:
             raise ValueError(f"min_visible must be a share in [0, 1], found {min_visible}")
