@@ -12,8 +12,8 @@ There `mean` and `std`, (3, 1, 1), are what the loader has normalised the images
 `keeppolicies` take uint8 pixels.
 
 A gradient map needs the model, so such a step belongs behind the loader, on the model's device, and
-not into a worker process. `Erasing` cuts with boxes, masks and keypoints, and in a worker if its map needs no
-model. It alone imports the package that it serves, torchvision, and that when it is asked for.
+not into a worker process. `Erasing` cuts with boxes, masks and keypoints, in a worker, too, if its
+map needs no model. It alone imports the package that it serves, and that when it is asked for.
 """
 
 from __future__ import annotations
