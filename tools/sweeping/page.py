@@ -18,9 +18,9 @@ Written by `python tools/run_sweep.py`; {where}.
 
 """
 _LEGEND = """
-Input is the side of the images in pixels, (set) if the network was made for it; stage is where `early_stage` puts the early head, and the
-share of the network's operations up to there. A star marks networks that return more than logits in
-training: their map is of `lambda x: model(x)[0]`.
+Input is the side of the images in pixels, (set) if the network was made for it; stage is where
+`early_stage` puts the early head, and the share of the network's operations up to there. A star
+marks networks that return more than logits in training: their map is of `lambda x: model(x)[0]`.
 
 """
 
