@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from classification.config import Config
 from classification.experiments import BUDGETS, EXPERIMENTS
-from classification.models import GFLOPS
+from classification.models import forward_flop
 from classification.train import train
 from keepbench.command import train_to_the_end
 from keepbench.leaving import exit_with_message
@@ -14,23 +14,23 @@ from keepbench.settings import NO_GRADIENT, parse
 IMAGES = {"cifar10": 50_000, "images": 1_281_167, "digits": 1_437}
 
 
-def cost(config: Config) -> str:
-    """Floating-point operations of a run in words, training and maps.
+def cost(config: Config) -> float:
+    """Floating-point operations of a run, training and maps.
 
     A training step is three forward passes and a full map about two; half resolution takes a
     quarter of the map, a first stage about a third. Stored maps are taken once in `cache` epochs,
     recycled ones for nothing. Maps that are chosen in training count as full ones, the most that
     they can cost.
     """
-    forward = GFLOPS[config.arch] * 1e9
-    if config.image_size:
-        forward *= (config.image_size / 224) ** 2
+    forward = forward_flop(
+        config.arch, config.image_size or (224 if config.dataset == "images" else 32)
+    )
     early = config.early_head and config.saliency != "auto"
     share = config.scale**2 * (1 / 3 if early else 1.0) if config.keep else 0.0
     free = (*NO_GRADIENT, "recycled")
     share = 0.0 if config.saliency in free else share / max(1, config.cache)
     images = (config.subset or IMAGES[config.dataset]) * config.epochs
-    return f"{images * forward * (3 + 2 * share) / 1e15:,.0f} PFLOP"
+    return images * forward * (3 + 2 * share)
 
 
 @exit_with_message()

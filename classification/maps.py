@@ -175,4 +175,6 @@ class Maps:
         if self.stored and state["cache"]:  # auto of earlier versions stored none
             self.stored.load_state_dict(state["cache"])
         if self.chosen:
+            if state["map"] not in self.chosen.maps:
+                raise ValueError(f"its map {state['map']!r} is none of {[*self.chosen.maps]}")
             self.chosen.kind = state["map"]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from fvcore.common.param_scheduler import CosineParamScheduler, ParamScheduler
 from timm.loss import BinaryCrossEntropy
 from timm.optim import list_optimizers
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from classification.comparisons import add_dropblock, check_regularised, regular
 from classification.config import Config
 from classification.models import check_arch, create_model
 from keepaugment.early_head import find_layer
+from keepbench.rates import tenths, warmed_up
 from keepbench.settings import nearest
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -33,19 +34,17 @@ def learning_rate(config: Config, step: int, steps: int) -> float:
         step: from 0, over all epochs.
         steps: of an epoch.
     """
-    warm, total = config.warmup * steps, config.epochs * steps
+    warmup, start, rescaled = config.warmup / config.epochs, 0.01, True
     if config.schedule in ("torchvision", "timm"):
         step -= step % steps
+    main: ParamScheduler = CosineParamScheduler(1.0, 0.0)
     if config.schedule == "timm":
-        if step < warm:
-            return config.lr * (1 / 80 + 79 / 80 * step / warm)
-        return config.lr * (1 / 8000 + 7999 / 16000 * (1.0 + math.cos(math.pi * step / total)))
-    if step < warm:
-        return config.lr * (0.01 + 0.99 * step / warm)
-    if config.schedule != "step":
-        return config.lr * 0.5 * (1.0 + math.cos(math.pi * (step - warm) / (total - warm)))
-    quarters = [round(share * config.epochs) * steps for share in (0.25, 0.5, 0.75)]
-    return config.lr * 0.1 ** sum(step >= quarter for quarter in quarters)
+        main, start, rescaled = CosineParamScheduler(1.0, 1 / 8000), 1 / 80, False
+    elif config.schedule == "step":
+        quarters = [round(share * config.epochs) for share in (0.25, 0.5, 0.75)]
+        main, rescaled = tenths(quarters, config.epochs), False
+    schedule = warmed_up(main, warmup, start, rescaled=rescaled)
+    return config.lr * schedule(step / (config.epochs * steps))
 
 
 def make_criterion(config: Config) -> Criterion:

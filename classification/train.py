@@ -21,7 +21,7 @@ from classification.recipe import check_names, learning_rate, make_criterion, ma
 from keepaugment import EarlyHead, SampleDraws
 from keepbench.accuracy import EvaluationSums, label_ranks, occluded
 from keepbench.images import Batch
-from keepbench.loop import Row, Training, fit
+from keepbench.loop import Row, Training, check_start, fit
 from keepbench.network import (
     Joined,
     check_logits,
@@ -319,7 +319,7 @@ def train(
         ValueError: Bad settings, data that cannot be used, or a folder that holds another run.
         FloatingPointError: The loss is not finite.
     """
-    processes.check_same(config)
+    check_start(name, config, folder, processes, resume=resume)
     check_names(config)
     trainer = Trainer(config, open_data(config, processes.device), processes)
     done = fit(trainer, name, folder, resume=resume, budget=budget, shown=_shown)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from detection.checkpoints import last_checkpoint, make_checkpointer
+from detection.checkpoints import check_last, last_checkpoint, make_checkpointer
 from detection.config import Config
 from detection.data import TOY, Split, open_data
 from detection.detectron import its_warnings, require
@@ -24,8 +24,9 @@ from detection.settings import Backbone, make_cfg, open_backbone
 from detection.sources import sha256
 from detection.toy import write_toy
 from detection.verify import check_loaded
+from keepbench.files import digest
 from keepbench.machine import find_device
-from keepbench.run import Run
+from keepbench.run import Identity, Run, check_folder
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 KEPT = 2  # checkpoints before the last
@@ -80,7 +81,11 @@ def make_trainer(config: Config, cfg: Any, backbone: Backbone, run: Run | None, 
 
         def build_hooks(self) -> list[Any]:
             self.checkpointer = make_checkpointer(  # in place of Detectron2's own, before its hook
-                self.model, self.cfg.OUTPUT_DIR, backbone.weights, trainer=weakref.proxy(self)
+                self.model,
+                self.cfg.OUTPUT_DIR,
+                backbone.weights,
+                run.identity if run else None,
+                trainer=weakref.proxy(self),
             )
             found = super().build_hooks()
             for hook in found:
@@ -177,6 +182,9 @@ def train(
     count = torch.cuda.device_count()
     if config.gpus > 1 and (found.type != "cuda" or count < config.gpus):
         raise ValueError(f"gpus={config.gpus}, but {count if found.type == 'cuda' else 0} are here")
+    identity = Identity(name, config)
+    check_folder(folder, identity, resume=resume)  # before anything is read or made
+    check_last(folder, identity)
     work = partial(train_process, name, config, folder, found, resume=resume, budget=budget)
     launch(work, config.gpus, dist_url="auto")
 
@@ -189,8 +197,6 @@ def train_process(
     from detectron2.utils import comm
 
     first = comm.is_main_process()
-    if resume:
-        last_checkpoint(folder)  # refuses what is none of the run's before anything is made
     backbone = open_backbone(config)
     if first and config.dataset == "toy":
         write_toy(folder / TOY)
@@ -201,8 +207,13 @@ def train_process(
         device="cuda" if config.gpus > 1 else str(device),
     )  # fmt: skip
     # only now, so that settings that cannot be used leave no run behind
-    run = Run(folder, name, config, device, resume=resume, budget=budget) if first else None
+    data = digest(part for split in splits for part in split.contents())
+    run = None
+    if first:
+        run = Run(folder, name, config, device, resume=resume, budget=budget, data=data)
     try:
+        if run and last_checkpoint(folder) is None:
+            run.load()  # sets aside what was measured before any checkpoint
         if run:
             for split in splits:
                 split.write()

@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from keepbench.command import train_to_the_end
+from keepbench.flops import forward_flop
 from keepbench.leaving import exit_with_message
 from keepbench.run import read_rows
-from keepbench.settings import parse
+from keepbench.settings import NO_GRADIENT, parse
 from reid.config import Config
 from reid.evaluation import SCORES
 from reid.experiments import BUDGETS, ERRATA, EXPERIMENTS
 from reid.market import comparison
+from reid.model import ReidModel
 from reid.train import Trainer, train
 
-GFLOPS = {
-    "resnet18": 3.98,
-    "resnet34": 7.30,
-    "resnet50": 8.11,
-    "resnet101": 12.96,
-    "resnet152": 17.81,
-}
-"""GFLOP per forward pass of one 256 x 128 image at last stride 1, by torch's FLOP counter."""
 IMAGES = {"market": 12_936, "toy": 576}
 
 
-def cost(config: Config) -> str:
-    """Floating-point operations of a run in words, training and maps (see `classification.cli`)."""
-    forward = GFLOPS[config.arch] * 1e9 * config.height * config.width / (256 * 128)
-    maps = 2 * config.scale**2 if config.keep and config.saliency != "random" else 0.0
-    return f"{IMAGES[config.dataset] * config.epochs * forward * (3 + maps) / 1e15:,.1f} PFLOP"
+@cache
+def _forward_flop(arch: str, last_stride: int, height: int, width: int) -> float:
+    """Operations of one forward pass of an image."""
+    model = ReidModel(arch, 751, last_stride=last_stride)
+    return forward_flop(model, torch.zeros(1, 3, height, width))
+
+
+def cost(config: Config) -> float:
+    """Floating-point operations of a run, training and maps (see `classification.cli`)."""
+    forward = _forward_flop(config.arch, config.last_stride, config.height, config.width)
+    free = not config.keep or config.saliency in NO_GRADIENT
+    maps = 0.0 if free else 2 * config.scale**2
+    return IMAGES[config.dataset] * config.epochs * forward * (3 + maps)
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:

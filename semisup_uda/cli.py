@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from classification.models import GFLOPS
+from classification.models import forward_flop
 from keepbench.command import train_to_the_end
 from keepbench.leaving import exit_with_message
 from keepbench.run import read_rows
-from keepbench.settings import parse
+from keepbench.settings import NO_GRADIENT, parse
 from semisup_uda.config import Config
 from semisup_uda.experiments import BUDGETS, EXPERIMENTS
 from semisup_uda.train import train
-
-FORWARD = {**GFLOPS, "wrn28_2": 0.429}
-"""GFLOP of one forward pass of an image of 32 pixels, counted with torch's FLOP counter."""
 
 NOTE = """\
 Table 9's baselines, 95.1 and 91.2, are those that FixMatch's paper gives for UDA at 4000 and 250
@@ -21,17 +18,17 @@ both are here, and both quote it. (paper: test accuracy in %, cost: of one run)
 """
 
 
-def cost(config: Config) -> str:
-    """Floating-point operations of a run in words, training and maps.
+def cost(config: Config) -> float:
+    """Floating-point operations of a run, training and maps.
 
     A training step is three forward passes of all views, and a full map about two of the clean
     ones; half resolution takes a quarter of the map.
     """
     unlabelled = 0 if config.method == "supervised" else config.ratio * config.batch_size
     passes = 3.0 * (config.batch_size + 2 * unlabelled)
-    if config.keep and config.saliency in ("gradient", "shuffled", "inverted"):
+    if config.keep and config.saliency not in NO_GRADIENT:
         passes += 2.0 * unlabelled * config.scale**2
-    return f"{passes * config.total_steps * FORWARD[config.arch] / 1e6:,.1f} PFLOP"
+    return passes * config.total_steps * forward_flop(config.arch, 32)
 
 
 @exit_with_message()

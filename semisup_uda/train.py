@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from fvcore.common.param_scheduler import CosineParamScheduler
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from classification.models import check_arch
 from keepaugment import GradientSaliency, SampleDraws
-from keepbench.loop import Row, Training, fit
+from keepbench.loop import Row, Training, check_start, fit
 from keepbench.methods import make_saliency
 from keepbench.network import check_logits, compiled, make_average, make_optimizer
 from keepbench.order import Samples, Stream, mixed_seed, seed_noise
@@ -34,7 +34,8 @@ def learning_rate(config: Config, step: int) -> float:
 
     It ends at about a fifth of its highest value; UDA's and FixMatch's codes agree.
     """
-    return config.lr * math.cos(7 * math.pi / 16 * step / config.total_steps)
+    half_period = CosineParamScheduler(config.lr, -config.lr)
+    return half_period(7 / 16 * step / config.total_steps)
 
 
 class Trainer(Training):
@@ -195,7 +196,7 @@ def train(
         ValueError: Bad settings, data that cannot be used, or a folder that holds another run.
         FloatingPointError: The loss is not finite.
     """
-    processes.check_same(config)
+    check_start(name, config, folder, processes, resume=resume)
     check_arch(config.arch, download=config.download)
     trainer = Trainer(config, open_images(config, processes.device), processes)
     done = fit(trainer, name, folder, resume=resume, budget=budget, shown=_shown)

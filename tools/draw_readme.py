@@ -17,8 +17,14 @@ from efficientnet_lite_pytorch import EfficientNet
 from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 
-from keepaugment import RandAugment, allowed_regions, saliency_map, selective_cut, selective_paste
+from keepaugment import (
+    allowed_regions,
+    saliency_map,
+    selective_cut,
+    selective_paste,
+)
 from keepbench.images import IMAGENET_MEAN, IMAGENET_STD
+from keeppolicies import RandAugment
 from previewing.pictures import draw_panels, tint
 
 SIZE, BOX = 224, 96

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import timm
+import torch
 from torch import nn
 
 from classification.models.airbench import airbench
@@ -21,6 +22,7 @@ from classification.models.pyramidnet import ShakeDrop, pyramidnet
 from classification.models.resnet import cifar_resnet, resnet18
 from classification.models.shake_shake import ShakeShake, shake_shake
 from classification.models.wide_resnet import wide_resnet
+from keepbench import flops
 from keepbench.own_network import find_function, is_function, make_network
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "check_arch",
     "cifar_resnet",
     "create_model",
+    "forward_flop",
     "pyramidnet",
     "resnet18",
     "shake_shake",
@@ -95,18 +98,7 @@ def check_arch(name: str, *, download: bool = False) -> None:
         raise ValueError(f"unknown model {name!r}; nearest of ours: {ours}; of timm's: {timms}")
 
 
-GFLOPS = {
-    "resnet8": 0.024,
-    "resnet20": 0.081,
-    "resnet18": 1.11,
-    "resnet110": 0.51,
-    "wrn28_10": 10.5,
-    "shake_shake_26_2x96d": 7.55,
-    "pyramidnet272_a200_shakedrop": 8.98,
-    "air32_64_128": 0.0398,
-    "air32_128_128": 0.0661,
-    "air64_256_256": 0.236,
-    "resnet50": 8.18,
-    "resnet101": 15.6,
-}
-"""Of one forward pass of an image, 32 or 224 pixels a side, counted with torch's FLOP counter."""
+@cache
+def forward_flop(name: str, length: int) -> float:
+    """Operations of one forward pass of an image (3, length, length), counted by fvcore."""
+    return flops.forward_flop(create_model(name, 10), torch.zeros(1, 3, length, length))

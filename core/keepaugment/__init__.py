@@ -5,10 +5,9 @@ Gong, Wang, Li, Chandra and Liu, CVPR 2021, https://arxiv.org/abs/2011.11778.
 
 from keepaugment.attention import AttentionSaliency
 from keepaugment.cached import CachedSaliency, box_agreement
+from keepaugment.cutmix import CutMix, KeepCutMix
 from keepaugment.cutting import (
-    CutMix,
     Cutout,
-    KeepCutMix,
     KeepCutout,
     KeepPaste,
     KeepRandomErasing,
@@ -18,7 +17,6 @@ from keepaugment.draws import SampleDraws
 from keepaugment.early_head import EarlyHead
 from keepaugment.early_stage import early_stage
 from keepaugment.no_trace import computing_map
-from keepaugment.policies import AugMix, AutoAugment, RandAugment, TrivialAugment
 from keepaugment.recycled import RecycledSaliency
 from keepaugment.regions import Spare, region_scores
 from keepaugment.saliency import (
@@ -36,8 +34,6 @@ from keepaugment.stored import ScaledView, View
 
 __all__ = [
     "AttentionSaliency",
-    "AugMix",
-    "AutoAugment",
     "BoxSaliency",
     "CachedSaliency",
     "CentreSaliency",
@@ -52,7 +48,6 @@ __all__ = [
     "KeepRandomErasing",
     "KeypointSaliency",
     "MaskSaliency",
-    "RandAugment",
     "RandomErasing",
     "RandomSaliency",
     "RecycledSaliency",
@@ -62,7 +57,6 @@ __all__ = [
     "ScaledView",
     "ShuffledSaliency",
     "Spare",
-    "TrivialAugment",
     "View",
     "allowed_regions",
     "box_agreement",

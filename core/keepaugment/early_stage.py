@@ -5,6 +5,7 @@ KeepAugment section 3.1 takes "the first block". What that is, names do not tell
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ from keepaugment.early_head import grey_images
 from keepaugment.no_trace import innermost, no_trace
 
 EARLY_SHARES = (0.15, 0.29, 0.45)  # least, best and most operations up to an early stage
+
+_STEM = re.compile("stem|patch_embed")  # that is made of blocks all the same, as LeViT's
 
 AFTER_STEM = 0.6  # most of them where only a stem ends before, whose filters know no classes
 
@@ -83,9 +86,11 @@ def stages(model: nn.Module, images: Tensor) -> list[Stage]:
     ]
 
 
-def _made_of_blocks(module: nn.Module) -> bool:
+def _made_of_blocks(name: str, module: nn.Module) -> bool:
     """Whether its parts have parts, as a stage's have and a stem's single layers have not."""
-    return any(next(part.children(), None) is not None for part in module.children())
+    return not _STEM.search(name) and any(
+        next(part.children(), None) is not None for part in module.children()
+    )
 
 
 def _seen_stages(model: nn.Module, images: Tensor | None) -> list[Stage]:
@@ -117,7 +122,8 @@ def early_stage(model: nn.Module, images: Tensor | None = None) -> Stage:
     """
     least, best, most = EARLY_SHARES
     found, modules = _seen_stages(model, images), dict(innermost(model).named_modules())
-    blocks = [stage for stage in found if _made_of_blocks(modules[stage.name])]
+    found = [stage for stage in found if stage.shape[2:] != (1, 1)]  # with places left
+    blocks = [stage for stage in found if _made_of_blocks(stage.name, modules[stage.name])]
     for group, limit in ((blocks, most), (blocks, AFTER_STEM), (found, most)):
         suitable = [stage for stage in group if least <= stage.share <= limit]
         if suitable:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,43 +22,6 @@ IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """What is read, whatever a file is called: Pillow would run Ghostscript on PostScript."""
 _GREY_16 = ("PNG", "PPM")  # formats whose 16-bit grey Pillow may open as mode I
-
-
-class ImageFiles(NamedTuple):
-    """The image files of a folder.
-
-    Attributes:
-        paths: sorted by name.
-        left_out: how many other entries there are, by what they are.
-    """
-
-    paths: list[Path]
-    left_out: Counter[str]
-
-
-def list_images(folder: Path) -> ImageFiles:
-    """The image files right in a folder. No entry is opened.
-
-    Left out are hidden names, folders, whatever is no regular file, other endings than
-    `IMAGE_ENDINGS`, and links to a file that is listed already.
-    """
-    paths: dict[str, Path] = {}  # by the file that a name leads to
-    left_out: Counter[str] = Counter()
-    for path in sorted(folder.iterdir(), key=lambda path: (path.is_symlink(), path)):
-        ending, real = path.suffix.lower(), os.path.realpath(path)
-        if path.name.startswith("."):
-            left_out["hidden"] += 1
-        elif path.is_dir():
-            left_out["folder"] += 1
-        elif not path.is_file():
-            left_out["no regular file"] += 1
-        elif ending not in IMAGE_ENDINGS:
-            left_out[ending or "no ending"] += 1
-        elif real in paths:
-            left_out["link to another one"] += 1
-        else:
-            paths[real] = path
-    return ImageFiles(sorted(paths.values()), left_out)
 
 
 def open_image(path: str | Path) -> Image.Image:

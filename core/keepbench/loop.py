@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from keepbench.clock import Clock
-from keepbench.files import digest
+from keepbench.files import FolderLock, digest
 from keepbench.leaving import Stop, resume_command
 from keepbench.processes import Processes
 from keepbench.progress import progress_bar
-from keepbench.run import Run
+from keepbench.run import Identity, Run, check_folder
 
 SAVE_BEFORE_TEST = 20.0  # seconds since the last checkpoint that are worth one before a test
 CHECK_EVERY = 500  # steps between looks at the loss, which wait for the device
@@ -260,6 +260,21 @@ def _events(config: Any, folder: Path, epoch: int) -> Callable[[Row], None]:
         writer.flush()
 
     return write
+
+
+def check_start(
+    name: str, config: Any, folder: Path, processes: Processes, *, resume: bool
+) -> None:
+    """Refuse, before data are read, what they do not bear on; all processes must call.
+
+    Raises:
+        ValueError: Processes have different settings, the folder holds another run or no usable
+            checkpoint of this one, or a process is at work in it.
+    """
+    processes.check_same(config)
+    check_folder(folder, Identity(name, config), resume=resume)
+    if processes.first and folder.exists():
+        FolderLock(folder).close()
 
 
 def fit(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from keepbench.machine import bfloat16
+from keepbench.machine import bfloat16, find_device, flop_per_second, hardware
 
 Config = TypeVar("Config")
 
@@ -195,13 +195,17 @@ def _parser(description: str, budgets: Sequence[str], shown: Any) -> argparse.Ar
 
 
 def _check_place(folder: Path) -> None:
-    """Raise ValueError if a folder cannot be made for what is there: before data are read."""
+    """Raise ValueError if no run can be written into a folder: before data are read."""
+    if not _is_a(str(folder), str):
+        raise ValueError(f"--out must be printable text, found {str(folder)!r}")
     try:
         there = next(place for place in (folder, *folder.parents) if place.exists())
     except OSError as error:  # such as a name that is too long
         raise ValueError(f"--out: {error.strerror}") from None
     if not there.is_dir():
         raise ValueError(f"--out: {there} is no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"--out: nothing may be written in {there}")
 
 
 def parse(
@@ -210,7 +214,7 @@ def parse(
     argv: list[str] | None = None,
     *,
     budgets: Mapping[str, Callable[[Any], Any]],
-    cost: Callable[[Any], str],
+    cost: Callable[[Any], float | str],
     note: str = "",
 ) -> tuple[str, Any, argparse.Namespace]:
     """Read `EXPERIMENT [--setting value ...]` from the command line.
@@ -220,7 +224,7 @@ def parse(
         description: for `--help`.
         argv: the words; None takes the command's own.
         budgets: what `--budget` makes of a config, by name; "paper" is the default.
-        cost: of a config, in words, for `--list`.
+        cost: of a config, for `--list`: floating-point operations, or words.
         note: printed above the list.
 
     Returns:
@@ -232,7 +236,10 @@ def parse(
     arguments = _parser(description, [*budgets], shown).parse_args(argv)
     name, help_only = arguments.experiment, vars(arguments).pop("help")
     if arguments.list:
-        print("\n".join(([note] if note else []) + [*_listing(experiments, cost)]))
+        if note:
+            print(note)
+        for line in _listing(experiments, cost, arguments.device):
+            print(line, flush=True)
         sys.exit(0)
     if name not in experiments and not (help_only and name is None):
         wrong = f" {name!r}{nearest(name, experiments)}" if name else " given"
@@ -244,23 +251,43 @@ def parse(
             _parser(description, [*budgets], shown).print_help()
             sys.exit(0)
         config = chosen(arguments, shown)
-        _check_place(arguments.out or Path())
+        parts = [name] if arguments.budget == "paper" else [name, arguments.budget]
+        arguments.out = arguments.out or Path("runs", *parts, f"seed-{config.seed}")
+        _check_place(arguments.out)
     except ValueError as error:
         sys.exit(f"error: {error}")
-    parts = [name] if arguments.budget == "paper" else [name, arguments.budget]
-    arguments.out = arguments.out or Path("runs", *parts, f"seed-{config.seed}")
     if arguments.budget == "smoke" and os.environ.get("RANK", "0") == "0":
         print(SMOKE, file=sys.stderr)
     return name, config, arguments
 
 
-def _listing(experiments: Mapping[str, Experiment], cost: Callable[[Any], str]) -> Iterator[str]:
-    """A line per experiment, by table."""
-    yield f"{'experiment':52s} {'table':8s} {'paper':>6s} {'seeds':>5s} {'cost':>18s}  settings"
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _listing(
+    experiments: Mapping[str, Experiment], cost: Callable[[Any], float | str], device: str
+) -> Iterator[str]:
+    """A line per experiment, by table; then the machine whose hours they are."""
+    yield (
+        f"{'experiment':52s} {'table':8s} {'paper':>6s} {'seeds':>5s} {'cost':>15s} {'hours':>8s}"
+        "  settings"
+    )
+    speed = 0.0
     for name, each in sorted(experiments.items(), key=lambda item: (item[1].table or "~", item[0])):
+        amount, hours = cost(each.config), ""
+        if not isinstance(amount, str):
+            speed = speed or flop_per_second(find_device(device))
+            hours = _short(amount / speed / 3600)
+            amount = f"{_short(amount / 1e15)} PFLOP"
         yield (
             f"{name:52s} {each.table or '-':8s} {each.paper or '-':>6s} {each.trials:5d} "
-            f"{cost(each.config):>18s}  {differences(each.config)}"
+            f"{amount:>15s} {hours:>8s}  {differences(each.config)}"
+        )
+    if speed:
+        yield (
+            f"hours: of one run on {hardware(find_device(device))}, at {speed / 1e9:,.0f} GFLOP/s, "
+            "measured just now on convolutions as ResNet-18's, in float32"
         )
 
 

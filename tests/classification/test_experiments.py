@@ -6,10 +6,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from classification.cli import GFLOPS, cost
+from classification.cli import cost
 from classification.experiments import BUDGETS, EXPERIMENTS
 from classification.models import (
     MODELS,
@@ -121,22 +119,12 @@ def test_settings_of_the_paper() -> None:
     assert EXPERIMENTS["cifar10-wrn28_10-cutout"].config.dropout == 0.3
 
 
-@pytest.mark.parametrize("arch", ["resnet8", "resnet18", "wrn28_10", "resnet50", "air32_64_128"])
-def test_costs_are_counted(arch: str) -> None:
-    side = 224 if arch == "resnet50" else 32
-    with torch.device("meta"):
-        model = create_model(arch, 10).eval()
-        images = torch.empty(1, 3, side, side)
-    with FlopCounterMode(display=False) as counter:
-        model(images)
-    assert counter.get_total_flops() / 1e9 == pytest.approx(GFLOPS[arch], rel=0.02)
-
-
 def test_a_full_map_costs_two_thirds_more() -> None:
     """One forward and one backward pass for the input, beside a step of three passes."""
     plain, keep = (EXPERIMENTS[f"cifar10-wrn28_10-{arm}cutout"].config for arm in ("", "keep_"))
-    assert cost(plain) == "472 PFLOP"  # 3 passes of 10.5 GFLOP on 50,000 images, 300 times
-    assert cost(keep) == "788 PFLOP"
+    passes = 50_000 * 300 * 10.5e9
+    assert cost(plain) == pytest.approx(3 * passes, rel=1e-3)
+    assert cost(keep) == pytest.approx(5 * passes, rel=1e-3)
     assert cost(EXPERIMENTS["cifar10-wrn28_10-keep_cutout_recycled"].config) == cost(plain)
 
 

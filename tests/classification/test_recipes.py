@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -96,6 +97,41 @@ def test_a3_has_timms_learning_rates() -> None:
     for epoch, rate in enumerate(rates(schedule, optimizer, 100)):
         for step in (0, 6):
             assert learning_rate(A3, 7 * epoch + step, 7) == pytest.approx(rate), epoch
+
+
+def law(config: Config, step: int, steps: int) -> float:
+    """A schedule, written out."""
+    warm, total = config.warmup * steps, config.epochs * steps
+    if config.schedule in ("torchvision", "timm"):
+        step -= step % steps
+    if config.schedule == "timm":
+        if step < warm:
+            return 1 / 80 + 79 / 80 * step / warm
+        return 1 / 8000 + 7999 / 16000 * (1.0 + math.cos(math.pi * step / total))
+    if step < warm:
+        return 0.01 + 0.99 * step / warm
+    if config.schedule == "step":
+        quarters = [round(share * config.epochs) * steps for share in (0.25, 0.5, 0.75)]
+        return 0.1 ** sum(step >= quarter for quarter in quarters)
+    return 0.5 * (1.0 + math.cos(math.pi * (step - warm) / (total - warm)))
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "step", "torchvision", "timm"])
+def test_schedules_are_their_laws(schedule: str) -> None:
+    """At every step of short runs, and around each epoch of one of two million steps."""
+    for epochs in (1, 2, 3, 10, 50):
+        for warmup in {0, 1, epochs // 3, epochs}:
+            config = Config(schedule=schedule, epochs=epochs, warmup=warmup, lr=1.0)
+            for step in range(7 * epochs):
+                assert learning_rate(config, step, 7) == pytest.approx(
+                    law(config, step, 7), abs=1e-14
+                ), (config, step)
+    long = Config(schedule=schedule, epochs=300, warmup=5, lr=1.0)
+    for epoch in range(1, 300):
+        for step in (7000 * epoch - 1, 7000 * epoch, 7000 * epoch + 1):
+            assert learning_rate(long, step, 7000) == pytest.approx(
+                law(long, step, 7000), abs=1e-14
+            ), step
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "step", "torchvision", "timm"])

@@ -26,7 +26,6 @@ from keepaugment import (
     KeepCutout,
     KeepPaste,
     KeepRandomErasing,
-    RandAugment,
     adapters,
 )
 from keepaugment.adapters import (
@@ -39,6 +38,7 @@ from keepaugment.adapters import (
     mixed_loss,
 )
 from keepaugment.adapters.step import run_step
+from keeppolicies import RandAugment
 
 IMAGES, LABELS = randn(4, 3, 8, 8), labels(4)
 

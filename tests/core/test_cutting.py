@@ -27,7 +27,7 @@ from keepaugment import (
     RandomErasing,
     RandomSaliency,
 )
-from keepaugment.cutting import symmetric_beta
+from keepaugment.draws import symmetric_beta
 from keepaugment.selective import allowed_regions
 
 

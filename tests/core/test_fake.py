@@ -18,8 +18,6 @@ from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from keepaugment import (
-    AugMix,
-    AutoAugment,
     CachedSaliency,
     CentreSaliency,
     CutMix,
@@ -31,18 +29,16 @@ from keepaugment import (
     KeepCutout,
     KeepPaste,
     KeepRandomErasing,
-    RandAugment,
     RandomErasing,
     RandomSaliency,
     RecycledSaliency,
     SampleDraws,
     ScaledView,
     ShuffledSaliency,
-    TrivialAugment,
     View,
 )
-from keepaugment.magnitudes import build_ramps, build_space, build_sub_policies
 from keepaugment.no_trace import _DRAWS, no_trace
+from keeppolicies import AugMix, AutoAugment, RandAugment, TrivialAugment
 
 
 class Step:
@@ -68,18 +64,10 @@ class Step:
         return ScaledView(edge, edge, edge, edge, edge > 0)
 
 
-def _forget_tables() -> None:
-    """Policies keep their tables, which are real or fake as the first call's images were."""
-    for tables in (build_space, build_ramps, build_sub_policies):
-        tables.cache_clear()
-
-
 @pytest.fixture(params=["cuda", "cpu"])
 def step(request: pytest.FixtureRequest) -> Iterator[Step]:
-    _forget_tables()
     with FakeTensorMode():
         yield Step(request.param)
-    _forget_tables()
 
 
 def cached(step: Step, view: Any) -> Tensor:

@@ -87,7 +87,8 @@ def test_the_average_in_a_file_is_taken_and_said(tmp_path: Path) -> None:
     network = load_network(str(tmp_path / "weights.pt"), arch="resnet8", device=CPU)
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(network.logits.eval()(images), average(images))  # type: ignore[attr-defined]
-    assert network.about == "resnet8 with the averaged weights ('average') in weights.pt"
+    weights = "averaged weights ('average') without 'module.'"
+    assert network.about == f"resnet8 with the {weights} in weights.pt"
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -20,6 +20,7 @@ from torch import _dynamo as dynamo
 from tqdm import tqdm
 
 from classification.config import Config
+from classification.models import create_model
 from costing.methods import (
     METHODS,
     Setting,
@@ -29,6 +30,7 @@ from costing.methods import (
 )
 from costing.report import Row, model_table, paper_ratio, paper_tables
 from costing.timing import WARM_UP, Arm, medians, take_turns
+from keepbench.flops import flop_table
 from keepbench.machine import find_device, hardware
 
 STEPS = {"cpu": 1}  # of a turn; elsewhere 20, so that the host may run ahead as in training
@@ -163,7 +165,10 @@ def main(argv: list[str] | None = None) -> None:
         with _COMPILING:
             for of_model in benchmark(words.models, words.methods, setting, device, words.repeats):
                 rows += of_model
-                tqdm.write("\n".join(["", *model_table(of_model)]))
+                arch, length = of_model[0]["model"], of_model[0]["image_size"]
+                network, image = create_model(arch, CLASSES), torch.zeros(1, 3, length, length)
+                lines = ["", *model_table(of_model), "", flop_table(network, image)]
+                tqdm.write("\n".join(lines))
                 if words.json:
                     words.json.write_text(json.dumps(rows, indent=2) + "\n")
     except ValueError as error:

@@ -24,6 +24,7 @@ from diagnosing.checks import (
 )
 from diagnosing.compiled_and_parallel import check_compiled, check_distributed
 from keepaugment.early_stage import EARLY_SHARES, stages
+from keepbench.flops import flop_table
 from keepbench.machine import bfloat16, hardware
 
 _SLOW = ("compile", "ddp")
@@ -86,6 +87,16 @@ def _shown_stages(case: Case) -> Iterator[str]:
         yield f"  none ends after {EARLY_SHARES[0]:.0%} to {EARLY_SHARES[2]:.0%} of them"
 
 
+def _flops(case: Case) -> str:
+    """Parameters and operations of each layer, as deep as the stage that was chosen."""
+    depth = case.stage.name.count(".") + 1 if case.stage else 1
+    try:
+        return flop_table(case.model, case.images[:1], depth)
+    except Exception as refused:  # a model may not be traced, in many ways
+        reason = (str(refused).splitlines() or [type(refused).__name__])[0]
+        return f"fvcore cannot count the operations of this model: {reason}"
+
+
 def _step_ms(case: Case) -> float:
     """Milliseconds that a plain forward and backward pass takes per image."""
     times = []
@@ -131,6 +142,7 @@ def examine(words: argparse.Namespace) -> bool:
     if case.images.device.type == "cpu":
         print(bfloat16() + "\n")
     print("\n".join(_shown_stages(case)) + "\n")
+    print(_flops(case) + "\n")
     passed = True
     for finding in findings(case, words.backend, words.without):
         print(f"{finding.verdict}  {finding.check}: {finding.reason}", flush=True)

@@ -158,7 +158,7 @@ def _attention(root: Path) -> None:
 
 
 def _reid_weights(root: Path) -> list[Any]:
-    found = reid_model.read_weights(str(_only(root)), "resnet18", download=False)
+    found = reid_model.read_weights(str(_only(root)), "resnet18", download=False).tensors
     return [*found, *_bytes_of(*found.values())]
 
 
