@@ -11,7 +11,7 @@ from torchvision.tv_tensors import BoundingBoxes
 
 from detection.config import Config
 from keepaugment import BoxSaliency, KeepRandomErasing, RandomErasing
-from keepaugment.adapters.erasing import Erasing
+from keepaugment.adapters import Erasing
 from keepaugment.sources import covered_pixels
 
 Record = dict[str, Any]

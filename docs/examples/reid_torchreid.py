@@ -46,10 +46,9 @@ def main(folder: str) -> None:
     )  # fmt: skip
     model = torchreid.models.build_model("osnet_x0_25", data.num_train_pids, pretrained=False)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    keep = KeepRandomErasing(model)  # keep
     engine = Engine(
         data, model, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 1), use_gpu=False,
-        step=keep,  # keep
+        step=KeepRandomErasing(model),  # keep
     )  # fmt: skip
     engine.run(folder, max_epoch=1, print_freq=1, ranks=[1])
 

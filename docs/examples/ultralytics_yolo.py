@@ -1,7 +1,4 @@
-"""A YOLO of Ultralytics, whose boxes are importance: python ultralytics_yolo.py.
-
-Ultralytics' licence is AGPL-3.0.
-"""
+"""A YOLO of Ultralytics (AGPL-3.0), whose boxes are importance: python ultralytics_yolo.py."""
 
 import tempfile
 from pathlib import Path
