@@ -364,6 +364,11 @@ def test_a_model_that_fsdp_has_split(tmp_path: Path) -> None:
 def test_a_model_for_images_of_one_size() -> None:
     with pytest.raises(ValueError, match="refuses images of .4, 4., 0.5 of their size.*scale=1"):
         saliency_map(make("timm ViT"), randn(4, 3, 8, 8), LABELS, scale=0.5)
+    fixed = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5))  # a RuntimeError of torch's
+    with pytest.raises(ValueError, match="refuses images of .4, 4., 0.5 of their size.*scale=1"):
+        saliency_map(fixed, randn(4, 3, 8, 8), LABELS, scale=0.5)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        saliency_map(fixed, randn(4, 3, 4, 4), LABELS)
 
 
 class Samples(Dataset):

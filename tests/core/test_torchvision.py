@@ -187,7 +187,7 @@ def test_one_target_tensor_of_a_batch_is_one_per_image() -> None:
     assert (found[2] == 0).all(1).tolist() == [False, False, True, False]
     assert (found[3] == -1).all(1).tolist() == [True, True, False, True]
     with pytest.raises(ValueError, match="a BoundingBoxes for each of 4 images, or one of 4 rows"):
-        Erasing(KeepCutout(saliency=BoxSaliency()))(images, boxes())
+        Erasing(Cutout())(images, boxes())
 
 
 def test_labels_of_a_batch_pass_and_explain() -> None:
@@ -360,7 +360,7 @@ def test_what_is_no_sample_is_refused(inputs: tuple, message: str) -> None:
 
 
 def test_wrong_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match="takes a method that cuts, found CutMix; put one"):
+    with pytest.raises(ValueError, match="or their Keep arms, found CutMix; put any other"):
         Erasing(CutMix(5))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="min_visible must be a share in .* found 2"):
         Erasing(Cutout(4), min_visible=2)

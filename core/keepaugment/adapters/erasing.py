@@ -151,8 +151,8 @@ class Erasing(v2.Transform):
         super().__init__()
         if not isinstance(method, Cutout | RandomErasing):
             raise ValueError(
-                f"Erasing takes a method that cuts, found {type(method).__name__}; put one that "
-                "mixes labels into keepaugment.adapters.KeepTransform"
+                "Erasing takes Cutout, RandomErasing or their Keep arms, found "
+                f"{type(method).__name__}; put any other step into adapters.KeepTransform"
             )
         if not 0.0 <= min_visible <= 1.0:
             raise ValueError(f"min_visible must be a share in [0, 1], found {min_visible}")
@@ -191,7 +191,7 @@ class Erasing(v2.Transform):
         batch = len(image) if image.ndim == 4 + video else None
         images = image.as_subclass(Tensor) if batch is not None else image.as_subclass(Tensor)[None]
         images = images[:, images.shape[1] // 2] if video else images
-        targets = None if self.method.keep is None else self._targets(flat_inputs, batch)
+        targets = self._targets(flat_inputs, batch, images.device)
         spare = self._spare(flat_inputs, batch, images) if self.protect else None
         mask = self.method.mask(images, targets, spare=spare)
         fill = self.method.filling(images)
@@ -200,7 +200,7 @@ class Erasing(v2.Transform):
             mask, fill = mask[0], fill[0] if whole else fill  # type: ignore[index]
         return {"mask": mask, "fill": fill, "batch": batch}
 
-    def _targets(self, flat_inputs: list[Any], batch: int | None) -> Any:
+    def _targets(self, flat_inputs: list[Any], batch: int | None, device: torch.device) -> Any:
         """What the method's map is taken for."""
         found = {}
         for key, kind in _TARGETS.items():
@@ -216,7 +216,7 @@ class Erasing(v2.Transform):
         numbers = [torch.as_tensor(each) for each in flat_inputs if isinstance(each, int | Tensor)]
         whole = (torch.uint8, torch.int16, torch.int32, torch.int64)
         labels = [each for each in numbers if each.dtype in whole and each.numel() == (batch or 1)]
-        return labels[0].reshape(-1) if len(labels) == 1 else None
+        return labels[0].reshape(-1).to(device) if len(labels) == 1 else None
 
     def _spare(self, flat_inputs: list[Any], batch: int | None, images: Tensor) -> Spare:
         """How many pixels of each box may be hidden."""
@@ -260,7 +260,7 @@ class Erasing(v2.Transform):
                 mask = mask[:, None]
                 fill = fill[:, None] if isinstance(fill, Tensor) and fill.ndim == 4 else fill
             result = torch.where(mask, fill, plain)
-        return tv_tensors.wrap(result, like=inpt) if plain is not inpt else result
+        return tv_tensors.wrap(result, like=inpt)
 
     def replay(self, params: dict[str, Any], *inputs: Any) -> Any:
         """Cut a sample or a batch of the same form as that of `make_params`, by its regions."""
