@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from detection import detectron, train
 from detection.cli import main
 from detection.config import Config
+from detection.erasing import ErasingMapper, draw_region, make_mapper
 from detection.experiments import EXPERIMENTS
 from detection.export import export
 from detection.export_cli import main as export_main
@@ -239,6 +241,23 @@ def test_ctrl_c_saves_after_the_step_and_says_how_to_go_on(
     torch.save(state | {"run": '{"experiment": "another"}'}, tmp_path / "model_final.pth")
     with pytest.raises(SystemExit, match="experiment: 'another' then"):
         run_toy(tmp_path, "--resume")
+
+
+def test_a_run_erases_by_its_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    protecting: list[bool] = []
+
+    def draw(erasing: Any, image: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+        protecting.append(erasing.protect)
+        return draw_region(erasing, image, boxes)
+
+    monkeypatch.setattr("detection.erasing.draw_region", draw)
+    run_toy(tmp_path / "run", "--erasing", "keep", "--iterations", "1", "--pictures", "0")
+    assert protecting and all(protecting)
+    config = EXPERIMENTS["toy-faster_rcnn_fpn-r18-random"].config
+    cfg = detectron.zoo_config("faster_rcnn_fpn", 18)
+    plain = make_mapper(replace(config, erasing="plain"), cfg)
+    assert isinstance(plain, ErasingMapper) and not plain.erasing.protect
+    assert type(make_mapper(config, cfg)).__name__ == "DatasetMapper"
 
 
 def test_more_processes_than_gpus_are_refused(tmp_path: Path) -> None:
