@@ -135,6 +135,8 @@ def _misfits(optimizer: torch.optim.Optimizer) -> Iterator[Any]:
             value = held[name]
             if not (isinstance(value, Tensor) and value.shape == parameter.shape):
                 yield name
+        if "step" in held and not (isinstance(held["step"], Tensor) and held["step"] >= 1):
+            yield "step"
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -145,15 +147,16 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
     """
     before = [dict(group) for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
-    wrong = [
-        name
-        for group, known in zip(optimizer.param_groups, before, strict=True)
-        for name, value in known.items()
-        if type(group[name]) is not type(value)
-        and not (_is_number(group[name]) and _is_number(value))
-    ]
-    if isinstance(optimizer, (torch.optim.SGD, torch.optim.Adam)):
-        wrong += _misfits(optimizer)
+    plain = isinstance(optimizer, (torch.optim.SGD, torch.optim.Adam))  # of which all is known
+    wrong = [*_misfits(optimizer)] if plain else []
+    for group, known in zip(optimizer.param_groups, before, strict=True):
+        for name, value in known.items():
+            now = group.get(name, value)
+            if plain and name not in ("params", "lr"):
+                fits = type(now) is type(value) and now == value
+            else:
+                fits = type(now) is type(value) or (_is_number(now) and _is_number(value))
+            wrong += [] if fits else [name]
     if wrong:
         raise ValueError(f"its optimiser has no usable {', '.join(sorted(map(str, {*wrong})))}")
 

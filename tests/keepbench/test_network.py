@@ -129,6 +129,7 @@ def test_an_optimisers_state_of_another_kind_is_refused(change: dict, wrong: str
     for bad, names in (
         ({**state, "state": state["state"] | change}, wrong),
         ({**state, "param_groups": [g | {"lr": "x"} for g in state["param_groups"]]}, "lr"),
+        ({**state, "param_groups": [g | {"momentum": 9} for g in state["param_groups"]]}, "momen"),
     ):
         with pytest.raises(ValueError, match=f"no usable {names}"):
             load_optimizer(make_optimizer([model], lr=0.1, weight_decay=0.1), bad)
