@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from classification.caching import scaled_view
+from classification.caching import OracleSaliency, scaled_view
 from classification.colour import ColorJitter, Lighting
 from classification.comparisons import AttentiveCutMix, GridMask, ManifoldMixup, Mixup, attention_of
 from classification.config import Config
@@ -91,18 +91,29 @@ def make_cut(
     return None
 
 
-def _attention(config: Config, data: Data, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """The network that Attentive CutMix asks where to look."""
-    network: nn.Module | str = "resnet50"
-    if config.attention != "pretrained":
-        network = create_model("resnet50", 1000).to(device)
-        if config.attention != "random":
-            load_weights(network, read_weights(Path(config.attention)))
-    elif not config.download:
+def attention_network(config: Config) -> nn.Module | str:
+    """The network that Attentive CutMix asks where to look, or its name in timm.
+
+    Raises:
+        ValueError: Its weights cannot be had.
+    """
+    if config.attention == "pretrained":
+        if config.download:
+            return "resnet50"
         raise ValueError(
             "Attentive CutMix needs a network trained on ImageNet: --download fetches timm's "
             "resnet50, or give --attention FILE with its state dict"
         )
+    network = create_model("resnet50", 1000)
+    if config.attention != "random":
+        load_weights(network, read_weights(Path(config.attention)))
+    return network
+
+
+def _attention(config: Config, data: Data, device: torch.device) -> Callable[[Tensor], Tensor]:
+    network = attention_network(config)
+    if isinstance(network, nn.Module):
+        network = network.to(device)
     return attention_of(network, mean=data.mean, std=data.std, device=device)
 
 
@@ -173,7 +184,7 @@ class Augmentation:
         data: Data,
         model: nn.Module,
         saliency: Saliency,
-        cache: CachedSaliency | RecycledSaliency | None,
+        cache: CachedSaliency | RecycledSaliency | OracleSaliency | None,
         sources: tuple[SampleDraws, SampleDraws, SampleDraws],
         device: torch.device,
         clock: Clock,
@@ -210,6 +221,8 @@ class Augmentation:
         if isinstance(self.cache, RecycledSaliency):
             images = "clean" if config.keep == "paste" else "inputs"
             yield Stage("views", self.cache.at, ("numbers", "view", images), compiles=False)
+        elif isinstance(self.cache, OracleSaliency):
+            yield Stage("views", self.cache.at, ("numbers", "view"), compiles=False)
         elif self.cache is not None:
             yield Stage("views", self.cache.at, ("epoch", "numbers", "view"), compiles=False)
         cut = make_cut(config, self.map, draws)

@@ -14,19 +14,17 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from classification.data import Data
 from keepaugment import EarlyHead, GradientSaliency, RandomSaliency, Saliency, box_agreement
-from keepaugment.no_trace import Forward, innermost, no_trace
+from keepaugment.early_stage import Flops, stages
+from keepaugment.no_trace import Forward, no_trace
 from keepbench.images import Batch
 from keepbench.order import EpochBatches
 
@@ -48,96 +46,7 @@ PART = 64  # of them at once
 
 REPEATS = 3  # timed runs of each map
 
-EARLY_SHARES = (0.15, 0.29, 0.45)  # least, best and most operations up to an early stage
-
-AFTER_STEM = 0.6  # most of them where only a stem ends before, whose filters know no classes
-
 Row = dict[str, Any]
-
-
-class Flops(TorchDispatchMode):
-    """Counts floating-point operations by torch's formulas: convolutions and matrix products.
-
-    torch's own `FlopCounterMode` follows modules, too, and fails in `autograd.grad` for an input.
-    """
-
-    total = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if (formula := flop_registry.get(func.overloadpacket)) is not None:
-            self.total += formula(*args, **(kwargs or {}), out_val=result)
-        return result
-
-
-class Stage(NamedTuple):
-    """A layer whose output an early head may take.
-
-    Attributes:
-        name: as in `model.named_modules()`.
-        share: of the forward pass's operations, those done when its output is there.
-        shape: of its output.
-    """
-
-    name: str
-    share: float
-    shape: tuple[int, ...]
-
-    @property
-    def num_features(self) -> int | None:
-        """Its channels where they are known, the last axis of a transformer's (B, N, C)."""
-        return self.shape[2] if len(self.shape) == 3 else None
-
-
-def stages(model: nn.Module, images: Tensor) -> list[Stage]:
-    """The layers of a model that run once and give a tensor, in the order in which they end."""
-    model, ended = innermost(model), []
-    counter = Flops()
-
-    def hook(name: str) -> Any:
-        return lambda module, args, output: ended.append((name, counter.total, output))
-
-    hooks = [each.register_forward_hook(hook(name)) for name, each in model.named_modules() if name]
-    try:
-        with no_trace(model, images.device), torch.no_grad(), counter:
-            model(images)
-    finally:
-        for each in hooks:
-            each.remove()
-    runs = Counter(name for name, _, _ in ended)
-    return [
-        Stage(name, done / max(1, counter.total), tuple(output.shape))
-        for name, done, output in ended
-        if runs[name] == 1 and isinstance(output, Tensor) and 2 <= output.ndim <= 4
-    ]
-
-
-def _made_of_blocks(module: nn.Module) -> bool:
-    """Whether its parts have parts, as a stage's have and a stem's single layers have not."""
-    return any(next(part.children(), None) is not None for part in module.children())
-
-
-def early_stage(model: nn.Module, images: Tensor) -> Stage:
-    """The stage for an early head: a quarter to a third of the operations, named as shortly as can.
-
-    A network that is made of blocks gets its head behind one of them, not behind its stem.
-
-    Raises:
-        ValueError: No layer ends there.
-    """
-    least, best, most = EARLY_SHARES
-    found, modules = stages(model, images), dict(innermost(model).named_modules())
-    blocks = [stage for stage in found if _made_of_blocks(modules[stage.name])]
-    for group, limit in ((blocks, most), (blocks, AFTER_STEM), (found, most)):
-        suitable = [stage for stage in group if least <= stage.share <= limit]
-        if suitable:
-            return min(suitable, key=lambda s: (s.name.count("."), abs(s.share - best)))
-    raise ValueError(
-        f"no layer of {type(innermost(model)).__name__} ends after {least:.0%} to {most:.0%} "
-        "of its operations; name a stage yourself, or leave the early head out"
-    )
 
 
 def gradient_maps(model: Forward, head: EarlyHead | None) -> dict[str, Saliency]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from classification.config import Config
@@ -30,6 +31,33 @@ def compared_boxes(config: Config, length: int) -> dict[str, Any]:
         return {"size": config.paste_size, "side": "high", "tau": config.tau}
     size = config.size if config.cut == "cutout" and config.keep == "cut" else length // 2
     return {"size": size, "side": "low", "tau": config.tau}
+
+
+class OracleSaliency(StoredMaps):
+    """Ground truth in place of a map: how much of each cell of an image objects cover.
+
+    Args:
+        objects: (N, S, S) uint8, of all training images.
+        image_size: (H, W), as in `StoredMaps`.
+        device: of the images.
+    """
+
+    def __init__(self, objects: Tensor, image_size: tuple[int, int], device: torch.device) -> None:
+        super().__init__(len(objects), image_size, size=objects.shape[1], device=device)
+        self.maps.copy_(objects)
+
+    def at(self, index: Tensor, view: View | ScaledView | None = None) -> None:
+        """Go to the images numbered `index` (B,) in these views; None: whole."""
+        self._go_to(index, view)
+
+    def __call__(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The objects in the present views, images (B, C, H, W): (B, H, W) float32."""
+        index, view = self._present(len(images), "at(index, view)")
+        return self.read(index, view, (images.shape[2], images.shape[3]))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: objects are data."""
+        return {}
 
 
 def stored_maps(cache: StoredMaps, samples: Batch) -> Tensor:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from keepbench.settings import NO_GRADIENT, SALIENCIES, check, check_lengths, check_scale, setting
+from keepbench.settings import (
+    NO_GRADIENT,
+    ORACLES,
+    SALIENCIES,
+    check,
+    check_lengths,
+    check_scale,
+    setting,
+)
 
 DATASETS = ["cifar10", "cifar100", "digits", "folder", "images"]
 """Small images (CIFAR, digits, a class-folder tree), or "images": a tree of large ones."""
@@ -27,6 +35,11 @@ class Config:
     test_rest: bool = setting(
         False, "test also on the training images that --subset leaves out; small images only"
     )
+    objects: str = setting(
+        "",
+        "boxes (CSV) or masks (folder) of a tree's training images, for --saliency oracle",
+        role="neutral",
+    )
     workers: int = setting(
         4,
         "processes that read a tree of large images; 0 = none extra",
@@ -37,7 +50,9 @@ class Config:
         "refuse", "what to do with broken images", choices=["refuse", "skip"], role="neutral"
     )
 
-    arch: str = setting("resnet18", "model: one of classification.models, or any of timm's")
+    arch: str = setting(
+        "resnet18", "model: one of classification.models, any of timm's, or FILE.py:FUNCTION"
+    )
     dropout: float = setting(0.0, "dropout inside the blocks of a Wide ResNet", range="[0, 1)")
     zero_init_last: bool = setting(
         True, "start the last normalisation of a block at 0 if timm's model does; no = at 1"
@@ -117,8 +132,8 @@ class Config:
     saliency: str = setting(
         "gradient",
         "importance map, or a control; auto = cheapest map that agrees with full ones, recycled = "
-        "gradients of earlier steps",
-        choices=[*SALIENCIES, "auto", "recycled"],
+        "gradients of earlier steps, oracle = --objects",
+        choices=[*SALIENCIES, "auto", "recycled", *ORACLES],
         role="keep",
     )
     agreement: float = setting(
@@ -219,6 +234,10 @@ class Config:
             self._check_auto()
         if self.saliency == "recycled":
             self._check_recycled()
+        if self.keep and self.saliency in ORACLES:
+            if not self.objects:
+                raise ValueError(f"saliency={self.saliency} needs --objects, boxes or masks")
+            self._check_frame("another --saliency")
 
     def check_image_size(self, image_size: tuple[int, int]) -> None:
         """Raise ValueError for lengths that do not fit in the training images (H, W)."""

@@ -22,6 +22,7 @@ class Data(Protocol):
         classes: their names, by label.
         num_train: training images.
         channels: of an image.
+        objects: ground truth of training images (N, S, S) uint8, or None.
         image_size: height and width of training images, in pixels.
         mean: of each channel in [0, 1], by which images are normalised.
         std: likewise.
@@ -41,6 +42,9 @@ class Data(Protocol):
 
     @property
     def channels(self) -> int: ...  # noqa: D102
+
+    @property
+    def objects(self) -> Tensor | None: ...  # noqa: D102
 
     @property
     def image_size(self) -> tuple[int, int]: ...  # noqa: D102
@@ -75,6 +79,7 @@ def open_data(config: Config, device: torch.device) -> Data:
             unreadable=config.unreadable,  # type: ignore[arg-type]
             subset=config.subset,
             test_subset=config.test_subset,
+            objects=config.objects,
             seed=config.seed,
         )
     data = load_data(
@@ -84,6 +89,7 @@ def open_data(config: Config, device: torch.device) -> Data:
         subset=config.subset,
         test_subset=config.test_subset,
         test_rest=config.test_rest,
+        objects=config.objects,
         seed=config.seed,
     )
     return data.to(device)

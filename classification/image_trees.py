@@ -25,6 +25,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2.functional import horizontal_flip
 
+from keepbench.ground_truth import MAX_CELLS, read_ground_truth
 from keepbench.images import IMAGENET_MEAN, IMAGENET_STD, Batch, read_or_error
 from keepbench.leaving import ignore_ctrl_c
 from keepbench.order import EpochBatches, check_split, mixed_seed
@@ -203,6 +204,7 @@ class TreeData:
         unreadable: "refuse" raises ValueError when a file cannot be read; "skip" warns once per
             file, trains on the next readable image of its class instead, and tests without it.
         unreadable_files: what "skip" has met in this process so far: file to error.
+        objects: ground truth of the training images (N, S, S) uint8, if it was read.
     """
 
     train: ImageTree
@@ -216,6 +218,7 @@ class TreeData:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     channels: int = 3
+    objects: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -241,11 +244,13 @@ class TreeData:
         """Height and width of training images, in pixels."""
         return self.size, self.size
 
-    def contents(self) -> Iterator[str]:
+    def contents(self) -> Iterator[str | bytes]:
         """What tells whether images or labels changed: names, sizes and labels of all files."""
         yield from self.classes
         yield from self.train.contents()
         yield from self.val.contents()
+        if self.objects is not None:
+            yield self.objects.cpu().numpy().tobytes()
 
     def train_batches(self, steps: EpochBatches, device: torch.device, workers: int) -> Batches:
         """Batches of the training images in the order of `steps`, cropped and flipped.
@@ -312,11 +317,13 @@ def load_folders(
     bicubic: bool = False,
     subset: int = 0,
     test_subset: int = 0,
+    objects: str = "",
     seed: int = 0,
 ) -> TreeData:
     """List a tree `root/train/<class>/*` and `root/val/<class>/*`, or `test` in place of `val`.
 
-    No image is read yet. Arguments are as in `TreeData`; `subset` takes as many training images
+    No image is read yet, but for `objects`, boxes or masks as `read_ground_truth` takes them.
+    Arguments are as in `TreeData`; `subset` takes as many training images
     only, drawn by `seed` evenly from the classes, `test_subset` likewise test images, always the
     same; 0 takes all.
 
@@ -339,4 +346,7 @@ def load_folders(
         )
     train = list_tree(place / "train").subset(subset, seed)
     val = list_tree(place / part).subset(test_subset, 0)
-    return TreeData(train, val, size, unreadable, test_size, test_resize, bicubic)
+    found = None
+    if objects:
+        found = read_ground_truth(Path(objects).expanduser(), train, min(MAX_CELLS, size))
+    return TreeData(train, val, size, unreadable, test_size, test_resize, bicubic, objects=found)

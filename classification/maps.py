@@ -19,7 +19,13 @@ from classification.auto_map import (
     recycling_gflop,
     sample,
 )
-from classification.caching import PROBE, agreement, compared_boxes, stored_maps
+from classification.caching import (
+    PROBE,
+    OracleSaliency,
+    agreement,
+    compared_boxes,
+    stored_maps,
+)
 from classification.config import Config
 from classification.data import Data
 from keepaugment import CachedSaliency, EarlyHead, GradientSaliency, RecycledSaliency, Saliency
@@ -29,6 +35,7 @@ from keepbench.images import Normalise
 from keepbench.loop import Row
 from keepbench.methods import make_saliency
 from keepbench.processes import Processes
+from keepbench.settings import ORACLES
 
 
 def _recycles(config: Config) -> bool:
@@ -56,6 +63,7 @@ class Maps:
         used: what the method asks for a map.
         cached: what stores fresh maps for other epochs, or None.
         recycled: what stores the steps' own gradients, or None.
+        oracle: the objects of the images, if they serve as maps; or None.
         chosen: the kind of map that the run takes at present, if it chooses; or None.
     """
 
@@ -75,6 +83,7 @@ class Maps:
         self.chosen: AutoSaliency | None = None
         self.cached: CachedSaliency | None = None
         self.recycled: RecycledSaliency | None = None
+        self.oracle: OracleSaliency | None = None
         number, size = data.num_train, data.image_size
         if config.saliency == "auto":
             self.gradient = self.chosen = AutoSaliency(network, head)
@@ -82,18 +91,21 @@ class Maps:
             self.gradient = GradientSaliency(network)
         if _recycles(config):
             self.recycled = RecycledSaliency(number, size, device=device)
+        if config.keep and config.saliency in ORACLES:
+            assert data.objects is not None
+            self.oracle = OracleSaliency(data.objects, size, device)
         if config.cache:
             self.cached = CachedSaliency(
                 self.gradient, number, size, every=config.cache, device=device
             )
-        self.fresh = make_saliency(config.saliency, self.gradient, generator)
+        self.fresh = make_saliency(config.saliency, self.oracle or self.gradient, generator)
         stored = None if self.chosen else self.stored
         self.used = make_saliency(config.saliency, stored or self.gradient, generator)
 
     @property
-    def stored(self) -> CachedSaliency | RecycledSaliency | None:
+    def stored(self) -> CachedSaliency | RecycledSaliency | OracleSaliency | None:
         """What stores maps."""
-        return self.cached or self.recycled
+        return self.cached or self.recycled or self.oracle
 
     def merge(self) -> None:
         """Give every process the maps that the others stored; all of them must call."""
@@ -163,4 +175,6 @@ class Maps:
         if self.stored and state["cache"]:  # auto of earlier versions stored none
             self.stored.load_state_dict(state["cache"])
         if self.chosen:
+            if state["map"] not in self.chosen.maps:
+                raise ValueError(f"its map {state['map']!r} is none of {[*self.chosen.maps]}")
             self.chosen.kind = state["map"]

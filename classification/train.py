@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from classification.augmentation import REGIONS, Augmentation
+from classification.augmentation import REGIONS, Augmentation, attention_network
 from classification.comparisons import set_drop_block
 from classification.config import Config
 from classification.data import Data, open_data
@@ -21,7 +21,7 @@ from classification.recipe import check_names, learning_rate, make_criterion, ma
 from keepaugment import EarlyHead, SampleDraws
 from keepbench.accuracy import EvaluationSums, label_ranks, occluded
 from keepbench.images import Batch
-from keepbench.loop import Row, Training, fit
+from keepbench.loop import Row, Training, check_start, fit
 from keepbench.network import (
     Joined,
     check_logits,
@@ -319,8 +319,10 @@ def train(
         ValueError: Bad settings, data that cannot be used, or a folder that holds another run.
         FloatingPointError: The loss is not finite.
     """
-    processes.check_same(config)
+    check_start(name, config, folder, processes, resume=resume)
     check_names(config)
+    if config.mix == "attentive_cutmix":
+        attention_network(config)
     trainer = Trainer(config, open_data(config, processes.device), processes)
     done = fit(trainer, name, folder, resume=resume, budget=budget, shown=_shown)
     if done and config.record:

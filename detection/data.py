@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,12 @@ class Split:
     def with_boxes(self) -> int:
         """Images that Detectron2 trains on: those with a box that is not of a crowd."""
         return len({a["image_id"] for a in self.content["annotations"] if not a["iscrowd"]})
+
+    def contents(self) -> Iterator[str]:
+        """What tells whether the set changed: its boxes, and each image's name and size."""
+        yield json.dumps(self.content, sort_keys=True)
+        for image in self.content["images"]:
+            yield f"{image['file_name']} {(self.images / image['file_name']).stat().st_size}"
 
     def note(self) -> str:
         """What was changed, in a line for the terminal; "" if nothing was."""

@@ -114,7 +114,7 @@ def open_source(
         ValueError: It cannot be read, or is no plain ResNet-18, 34, 50, 101 or 152.
     """
     file = path / "last.pt" if path.is_dir() else path
-    key, weights = read_weights(file, use)
+    key, weights, _ = read_weights(file, use)
     try:
         depth = depth_of([name for name in weights if not is_left_out(name)])
     except ValueError as error:

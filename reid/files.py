@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from keepbench.images import list_images, read_or_error
+from keepbench.images import read_or_error
+from keepbench.trees import list_here
 
 PARTS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 JUNK, DISTRACTOR = -1, 0
@@ -70,7 +71,7 @@ class Names(NamedTuple):
 
 def read_names(folder: Path) -> Names:
     """The images of a folder by name; what is none, such as the archive's Thumbs.db, is counted."""
-    paths, left_out = list_images(folder)
+    paths, left_out = list_here(folder)
     found = Names([], [], left_out)
     for path in paths:
         match = _NAME.fullmatch(path.name)

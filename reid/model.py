@@ -17,9 +17,8 @@ from torchvision.models import ResNet
 
 from keepbench import weights as files
 from keepbench.settings import nearest
+from keepbench.weights import Weights
 from reid.config import ARCHS
-
-Weights = dict[str, Tensor]
 
 
 class Output(NamedTuple):
@@ -108,7 +107,7 @@ def read_weights(source: str, arch: str, *, download: bool = False) -> Weights:
         if not (download or here.is_file()):
             raise _not_here(f"torchvision's weights of {arch}")
         try:
-            return weights.get_state_dict(progress=False, check_hash=True)
+            return Weights("", weights.get_state_dict(progress=False, check_hash=True))
         except (OSError, URLError, RuntimeError) as error:
             raise _unreachable(f"torchvision's weights of {arch}", error) from None
     if source.startswith("timm:"):
@@ -116,10 +115,10 @@ def read_weights(source: str, arch: str, *, download: bool = False) -> Weights:
         if not download:  # timm's cache does not tell what it holds
             raise _not_here(f"timm's {name}, in its cache or beyond,")
         try:
-            return timm.create_model(name, pretrained=True).state_dict()
+            return Weights("", timm.create_model(name, pretrained=True).state_dict())
         except Exception as error:  # huggingface_hub raises many kinds
             raise _unreachable(f"timm's {name}", error) from None
-    return files.read_weights(Path(source).expanduser()).tensors
+    return files.read_weights(Path(source).expanduser())
 
 
 def _not_here(what: str) -> ValueError:
@@ -137,9 +136,9 @@ def load_backbone(model: ReidModel, weights: Weights) -> None:
     Raises:
         ValueError: A weight is missing, has another shape, or has no place.
     """
-    given = {name: value for name, value in weights.items() if not name.startswith("fc.")}
+    given = {name: value for name, value in weights.tensors.items() if not name.startswith("fc.")}
     try:
-        files.load_weights(model.backbone, files.Weights("", given))
+        files.load_weights(model.backbone, Weights("", given))
     except ValueError as error:
         raise ValueError(
             f"the weights are not the backbone's: {error}; is --arch the network they were trained "

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from keepaugment import GradientSaliency, Saliency
-from keepbench.loop import Row, Training, fit
+from keepbench.loop import Row, Training, check_start, fit
 from keepbench.network import Joined
 from keepbench.processes import Processes
+from keepbench.progress import say
 from keepbench.rates import tenths
 from reid.augmentation import Augmentation
 from reid.config import Config
@@ -45,8 +46,13 @@ def learning_rate(config: Config, epoch: int) -> float:
     return config.lr * warm * stairs(number / config.epochs)
 
 
-def make_model(config: Config, num_classes: int) -> ReidModel:
+def make_model(config: Config, num_classes: int, tell: bool = True) -> ReidModel:
     """The network of a config, initialised by its seed, with its pretrained weights.
+
+    Args:
+        config: settings of the run.
+        num_classes: people to train on.
+        tell: say which weights they are.
 
     Raises:
         ValueError: Weights that cannot be had, or are another network's.
@@ -62,6 +68,8 @@ def make_model(config: Config, num_classes: int) -> ReidModel:
     if config.weights != "none":
         weights = read_weights(config.weights, config.arch, download=config.download)
         load_backbone(model, weights)
+        if tell:
+            say(f"the backbone begins with the {weights} of {config.weights}")
     return model
 
 
@@ -83,7 +91,8 @@ class Trainer(Training):
         super().__init__(config, processes, figures=len(LOSSES) + 3)
         self.data, device = data, self.device
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
-        self.model = make_model(config, data.num_classes).to(device).to(memory_format=layout)
+        model = make_model(config, data.num_classes, processes.first)
+        self.model = model.to(device).to(memory_format=layout)
         self.tested = self.model
         width = self.model.classifier.in_features
         self.centres = None
@@ -201,6 +210,8 @@ class Trainer(Training):
         """Go on where `state` was taken."""
         super().load_state(state)
         self.start = state["start"]
+        if missing := [name for name in SCORES if type(self.start.get(name)) is not float]:
+            raise ValueError(f"the checkpoint has no {', '.join(missing)} from before training")
         if self.centres:
             self.centres.load_state_dict(state["centres"])
         self._find_order()
@@ -230,7 +241,8 @@ def train(
         ValueError: Bad settings, data that cannot be used, or a folder that holds another run.
         FloatingPointError: The loss is not finite.
     """
-    processes.check_same(config)
+    check_start(name, config, folder, processes, resume=resume)
+    make_model(config, num_classes=2, tell=False)  # weights that cannot be had: before the data
     data = open_data(config, processes)
     if processes.first:
         print("\n".join(described(data.listing)))

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from keepaugment.draws import Source, uniform
-from keepaugment.magnitudes import Space, build_space
-from keepaugment.operations import ID, Decisions, Fill, apply_layers, check_pixels
+from keeppolicies.magnitudes import Space, build_space
+from keeppolicies.operations import ID, Decisions, Fill, apply_layers, check_pixels
 
 _LEVELS = 10  # 0 to 9, of which 0 is never drawn
 _OPS = 2

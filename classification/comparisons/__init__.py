@@ -3,7 +3,7 @@
 GridMask, mixup, manifold mixup and Attentive CutMix change a batch of normalised images on its own
 device, as the classes of `keepaugment.cutting` do; DropBlock, dropout and stochastic depth change
 the model. Cutout, Random Erasing and CutMix are in `keepaugment`, AutoAugment and AugMix in
-`keepaugment.policies`.
+`keeppolicies.policies`.
 """
 
 from classification.comparisons.attentive_cutmix import AttentiveCutMix, attention_of

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from classification.comparisons.mixup import blend, blend_labels, check_mixup
 from keepaugment.checks import check_images, check_labels
-from keepaugment.cutting import symmetric_beta
-from keepaugment.draws import Source, uniform
+from keepaugment.draws import Source, symmetric_beta, uniform
 from keepaugment.early_head import find_layer
 from keepaugment.no_trace import computing_map
 

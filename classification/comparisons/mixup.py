@@ -6,8 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from keepaugment.checks import check_images, check_labels
-from keepaugment.cutting import symmetric_beta
-from keepaugment.draws import Source, uniform
+from keepaugment.draws import Source, symmetric_beta, uniform
 
 
 def blend(x: Tensor, partner: Tensor, weight: Tensor) -> Tensor:

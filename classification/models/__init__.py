@@ -23,6 +23,7 @@ from classification.models.resnet import cifar_resnet, resnet18
 from classification.models.shake_shake import ShakeShake, shake_shake
 from classification.models.wide_resnet import wide_resnet
 from keepbench import flops
+from keepbench.own_network import find_function, is_function, make_network
 
 __all__ = [
     "MODELS",
@@ -44,6 +45,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet20": partial(cifar_resnet, 20),
     "resnet110": partial(cifar_resnet, 110),
     "resnet18": resnet18,
+    "cifar_resnet18": resnet18,
     "wrn28_10": partial(wide_resnet, 28, 10),
     "wrn28_2": partial(wide_resnet, 28, 2),
     "shake_shake_26_2x96d": partial(shake_shake, 26, 96),
@@ -52,7 +54,11 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "air32_128_128": partial(airbench, (32, 128, 128)),
     "air64_256_256": partial(airbench, (64, 256, 256)),
 }
-"""Our own models; each value takes `num_classes`, then `in_chans` and its options by keyword."""
+"""Our own models; each value takes `num_classes`, then `in_chans` and its options by keyword.
+
+`resnet18` is timm's name, too: where photographs are looked at, it means timm's network, and
+`cifar_resnet18` ours.
+"""
 
 
 def create_model(
@@ -61,8 +67,10 @@ def create_model(
     """Make a model that maps images (B, in_chans, H, W) to logits (B, num_classes).
 
     Args:
-        name: a key of `MODELS`, or any name `timm.create_model` takes. Our `resnet18` hides timm's
-            ImageNet network of that name, which a tag still reaches: `resnet18.tv_in1k`.
+        name: a key of `MODELS`, any name `timm.create_model` takes, or MODULE:FUNCTION or
+            FILE.py:FUNCTION, whose parameters `num_classes` and `in_chans` are given if it has
+            them. Our `resnet18` hides timm's ImageNet network of that name, which a tag still
+            reaches: `resnet18.tv_in1k`.
         num_classes: logits.
         in_chans: channels of the images.
         download: fetch a network of a hub ("hf-hub:owner/model") that is described elsewhere.
@@ -73,6 +81,8 @@ def create_model(
         ValueError: neither we nor timm know `name`; the message gives the nearest known names.
     """
     check_arch(name, download=download)
+    if is_function(name):
+        return make_network(name, num_classes=num_classes, in_chans=in_chans, **options)
     if name in MODELS:
         return MODELS[name](num_classes, in_chans=in_chans, **options)
     return timm.create_model(name, num_classes=num_classes, in_chans=in_chans, **options)
@@ -80,6 +90,9 @@ def create_model(
 
 def check_arch(name: str, *, download: bool = False) -> None:
     """Raise ValueError, with the nearest known names, unless `create_model` takes a model."""
+    if is_function(name):
+        find_function(name)
+        return
     if name.startswith(("hf-hub:", "hf_hub:")) and not download:
         raise ValueError(f"{name} lies elsewhere; --download fetches its description")
     if name not in MODELS and not timm.is_model(name) and ":" not in name:  # "hf-hub:owner/model"

@@ -5,10 +5,9 @@ Gong, Wang, Li, Chandra and Liu, CVPR 2021, https://arxiv.org/abs/2011.11778.
 
 from keepaugment.attention import AttentionSaliency
 from keepaugment.cached import CachedSaliency, box_agreement
+from keepaugment.cutmix import CutMix, KeepCutMix
 from keepaugment.cutting import (
-    CutMix,
     Cutout,
-    KeepCutMix,
     KeepCutout,
     KeepPaste,
     KeepRandomErasing,
@@ -16,10 +15,10 @@ from keepaugment.cutting import (
 )
 from keepaugment.draws import SampleDraws
 from keepaugment.early_head import EarlyHead
+from keepaugment.early_stage import early_stage
 from keepaugment.no_trace import computing_map
-from keepaugment.policies import AugMix, AutoAugment, RandAugment, TrivialAugment
 from keepaugment.recycled import RecycledSaliency
-from keepaugment.regions import region_scores
+from keepaugment.regions import Spare, region_scores
 from keepaugment.saliency import (
     CentreSaliency,
     GradientSaliency,
@@ -30,12 +29,12 @@ from keepaugment.saliency import (
     saliency_map,
 )
 from keepaugment.selective import allowed_regions, selective_cut, selective_paste
+from keepaugment.sources import BoxSaliency, KeypointSaliency, MaskSaliency, SavedSaliency
 from keepaugment.stored import ScaledView, View
 
 __all__ = [
     "AttentionSaliency",
-    "AugMix",
-    "AutoAugment",
+    "BoxSaliency",
     "CachedSaliency",
     "CentreSaliency",
     "CutMix",
@@ -47,19 +46,22 @@ __all__ = [
     "KeepCutout",
     "KeepPaste",
     "KeepRandomErasing",
-    "RandAugment",
+    "KeypointSaliency",
+    "MaskSaliency",
     "RandomErasing",
     "RandomSaliency",
     "RecycledSaliency",
     "SampleDraws",
     "Saliency",
+    "SavedSaliency",
     "ScaledView",
     "ShuffledSaliency",
-    "TrivialAugment",
+    "Spare",
     "View",
     "allowed_regions",
     "box_agreement",
     "computing_map",
+    "early_stage",
     "region_scores",
     "saliency_map",
     "selective_cut",

@@ -7,54 +7,52 @@ attention to the patches, the mean over heads. For the models of timm
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from keepaugment.checks import check_images
 from keepaugment.no_trace import innermost, no_trace
+from keepaugment.saliency import check_whole
 
-_UNKNOWN = ("rope", "rel_pos_bias", "shared_rel_pos_bias")  # change q and k, or their product
-
-
-def _last_attention(model: nn.Module) -> Any:
-    """The last self-attention of a transformer whose weights follow from its `qkv` alone."""
-    found = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(getattr(module, "qkv", None), nn.Module)
-        and hasattr(module, "num_heads")
-        and hasattr(module, "scale")
-    ]
-    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
-    if not found or patch is None:
-        raise ValueError(
-            f"{type(model).__name__} is no transformer that attention maps are known for: it needs "
-            "patch_embed.patch_size and attention with qkv, num_heads and scale, as timm's ViTs "
-            "have; take GradientSaliency"
-        )
-    name, module = found[-1]
-    table = getattr(module, "relative_position_bias_table", None)
-    if table is not None or set(_UNKNOWN) & set(inspect.signature(module.forward).parameters):
-        raise ValueError(
-            f"{name} of {type(model).__name__} adds positions to its attention, which is not "
-            "supported; take GradientSaliency"
-        )
-    return module
+_ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale")
 
 
-def _weights(attention: Any, qkv: Tensor, rows: slice) -> Tensor:
-    """Attention (B, heads, rows, N) of the tokens `rows`, recomputed from `qkv` (B, N, 3 A).
+class _LastAttention(TorchFunctionMode):
+    """Notes what a model's last self-attention among all tokens of its images was given.
 
-    Fused kernels never write it out.
+    Positions, rotary or added, and normalisations are in it.
     """
-    q, k, _ = qkv.unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    q = getattr(attention, "q_norm", nn.Identity())(q[:, :, rows])
-    k = getattr(attention, "k_norm", nn.Identity())(k)
-    return (attention.scale * q.float() @ k.float().mT).softmax(-1)
+
+    def __init__(self, batch: int) -> None:
+        super().__init__()
+        self.batch = batch
+        self.given: dict[str, Any] | None = None
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            given = {**dict(zip(_ARGUMENTS, args, strict=False)), **kwargs}
+            query, key = given["query"], given["key"]
+            if query.ndim == 4 and query.shape == key.shape and len(query) == self.batch:
+                self.given = given
+        return func(*args, **kwargs)
+
+
+def _weights(given: dict[str, Any], rows: slice) -> Tensor:
+    """Attention (B, heads, rows, N) of the tokens `rows`, which fused kernels never write out."""
+    query, key, bias = given["query"][:, :, rows], given["key"], given.get("attn_mask")
+    scale = query.shape[-1] ** -0.5 if given.get("scale") is None else given["scale"]
+    products = scale * query.float() @ key.float().mT
+    if bias is not None:
+        bias = torch.where(bias, 0.0, -torch.inf) if bias.dtype == torch.bool else bias.float()
+        products = products + bias.expand(*products.shape[:2], key.shape[2], -1)[:, :, rows]
+    return products.softmax(-1)
 
 
 class AttentionSaliency:
@@ -62,36 +60,41 @@ class AttentionSaliency:
 
     The class token's attention to each patch, the mean over heads; where the model pools its
     patches instead, their mean attention. It costs one forward pass, no backward pass, and does not
-    depend on the labels. The model computes as in evaluation and is left as it was.
+    depend on the targets. The model computes as in evaluation and is left as it was.
 
         keep = KeepCutout(saliency=AttentionSaliency(timm.create_model("vit_small_patch16_224")))
 
     Args:
-        model: a transformer with `patch_embed` and attention modules with `qkv`, `num_heads` and
-            `scale`; it may be compiled or wrapped in DistributedDataParallel.
+        model: a transformer with `patch_embed.patch_size` whose blocks attend by torch's
+            `scaled_dot_product_attention`, with positions of any kind; it may be compiled or
+            wrapped in DistributedDataParallel.
 
     Raises:
-        ValueError: Another model, or attention with rotary or relative positions.
+        ValueError: Another model.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = innermost(model)
-        self.attention = _last_attention(self.model)
+        if getattr(getattr(self.model, "patch_embed", None), "patch_size", None) is None:
+            raise ValueError(
+                f"{type(self.model).__name__} is no transformer that attention maps are known for: "
+                "it needs patch_embed.patch_size, as timm's ViTs have; take GradientSaliency"
+            )
 
-    def _qkv(self, images: Tensor) -> Tensor:
-        """Queries, keys and values (B, N, 3 A) of the last block."""
-        outputs: list[Tensor] = []
-        hook = self.attention.qkv.register_forward_hook(
-            lambda module, args, output: outputs.append(output)
-        )
-        try:
-            with no_trace(self.model, images.device), torch.no_grad():
-                self.model(images.clone())  # which it may write to
-        finally:
-            hook.remove()
-        return outputs[-1]
+    def _attention(self, images: Tensor) -> dict[str, Any]:
+        """What the last block's attention is given."""
+        check_whole(self.model)
+        latest = _LastAttention(len(images))
+        with no_trace(self.model, images.device), torch.no_grad(), latest:
+            self.model(images.clone())  # which it may write to
+        if latest.given is None:
+            raise ValueError(
+                f"in {type(self.model).__name__} no scaled_dot_product_attention was seen among "
+                "all tokens of an image; take GradientSaliency"
+            )
+        return latest.given
 
-    def __call__(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+    def __call__(self, images: Tensor, targets: Any = None) -> Tensor:
         """Map images (B, C, H, W) to saliency (B, H, W) float32, not negative.
 
         Raises:
@@ -104,9 +107,9 @@ class AttentionSaliency:
         prefix = int(getattr(model, "num_prefix_tokens", 1))
         pooled = prefix == 0 or getattr(model, "global_pool", "token") != "token"
         rows = slice(prefix, None) if pooled else slice(0, 1)
-        qkv = self._qkv(images)
+        given = self._attention(images)
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            patches = _weights(self.attention, qkv, rows).mean((1, 2))[:, prefix:]
+            patches = _weights(given, rows).mean((1, 2))[:, prefix:]
         sides = zip(images.shape[2:], model.patch_embed.patch_size, strict=True)
         grid = [side // patch for side, patch in sides]
         if patches.shape[1] != grid[0] * grid[1]:

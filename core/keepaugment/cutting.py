@@ -1,4 +1,4 @@
-"""Cutout, Random Erasing and CutMix, plain and Keep, and Selective-Paste for training loops.
+"""Cutout and Random Erasing, plain and Keep, and Selective-Paste for training loops.
 
 A plain method and its Keep arm are one code path. They differ in the law of the box's position:
 uniform over all candidates, or over those whose importance is at most the tau-quantile.
@@ -9,29 +9,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from keepaugment.checks import Size, check_images, check_labels, check_tau, fill_numbers
+from keepaugment.checks import Size, check_images, check_tau, fill_numbers
 from keepaugment.draws import Source, uniform
 from keepaugment.no_trace import Forward
-from keepaugment.regions import Border
+from keepaugment.regions import Border, Spare
 from keepaugment.saliency import GradientSaliency, Saliency
-from keepaugment.selective import choose_region, selective_paste
+from keepaugment.selective import allowed_regions, choose_region, selective_paste
 
 Fill = float | Sequence[float] | Literal["random"]
 """What a cut region becomes: a number, a number per channel, or normal noise in every pixel."""
 
 _TRIES = 10  # sizes drawn before Random Erasing leaves an image as it is, as in torchvision
-
-
-def symmetric_beta(alpha: float, u: Tensor, v: Tensor) -> Tensor:
-    """Beta(alpha, alpha) numbers from uniform `u` and `v` (Devroye, 1996, "one line of code")."""
-    cosine = torch.cos(2 * math.pi * v)
-    growth = (u.clamp(1e-12).double() ** (-1 / alpha) - 1).clamp(max=1e300)
-    return 0.5 + 0.5 * (cosine * (growth / (1 + growth * cosine**2)).sqrt()).to(u.dtype)
 
 
 def per_channel(values: Sequence[float], images: Tensor) -> Tensor:
@@ -68,7 +61,7 @@ class Keep:
         return cls(saliency or GradientSaliency(model), tau, match_area)  # type: ignore[arg-type]
 
 
-class _Cut:
+class Cut:
     """What all cutting methods share: how a region is chosen and what it becomes."""
 
     keep: Keep | None = None  # the one difference between a plain method and its Keep arm
@@ -81,58 +74,98 @@ class _Cut:
         self.fill = fill_numbers(fill)
         self.generator = generator
 
-    def _region(self, images: Tensor, labels: Tensor | None, size: Size) -> Tensor:
-        """A mask (B, 1, H, W) of one region of `size` per image."""
+    def _draw(self, images: Tensor) -> tuple[Size, Tensor]:
+        """The regions' size, and which images are cut: (B or 1, 1) bool."""
+        raise NotImplementedError
+
+    def _choice(self, images: Tensor, targets: Any, spare: Spare | None) -> dict[str, Any]:
+        """What `allowed_regions` and `choose_region` decide by, but for the size."""
         keep = self.keep
-        return choose_region(
-            None if keep is None else keep.saliency(images, labels),
-            images,
-            size,
-            side="low",
-            tau=1.0 if keep is None else keep.tau,
-            border=self.border,
-            match_area=keep is not None and keep.match_area,
-            generator=self.generator,
-        )
+        return {
+            "saliency": None if keep is None else keep.saliency(images, targets),
+            "side": "low",
+            "tau": 1.0 if keep is None else keep.tau,
+            "border": self.border,
+            "match_area": keep is not None and keep.match_area,
+            "spare": spare,
+        }
+
+    def mask(self, images: Tensor, targets: Any = None, *, spare: Spare | None = None) -> Tensor:
+        """Draw the regions to cut out of images (B, C, H, W): a (B, 1, H, W) bool mask.
+
+        Args:
+            images: as the map takes them.
+            targets: labels (B,) or whatever else the map is taken for.
+            spare: objects of which no region may hide too much; an image all of whose regions
+                would is not cut.
+        """
+        check_images(images)
+        size, wanted = self._draw(images)
+        choice = self._choice(images, targets, spare)
+        chosen = choose_region(images=images, size=size, generator=self.generator, **choice)
+        return chosen & wanted[:, :, None, None]
+
+    def allowed(self, images: Tensor, targets: Any = None, *, spare: Spare | None = None) -> Tensor:
+        """Which regions `mask` may choose from, uniformly: (B, P, Q) bool, one per candidate.
+
+        A candidate is known by the pixel that it is centred on, so that P = H and Q = W, where the
+        border clips, and by its top-left pixel where it lies inside: P = H - h + 1 and
+        Q = W - w + 1, or P = H and Q = W if each image has a size of its own. A random size is
+        drawn anew.
+        """
+        check_images(images)
+        u = uniform(self.generator, (len(images), 1), images.device)[:, 0]
+        choice = self._choice(images, targets, spare)
+        return allowed_regions(images=images, size=self._draw(images)[0], u=u, **choice)[0]
 
 
-class _Erase(_Cut):
+class _Erase(Cut):
     """A cut whose region becomes a constant or noise, in a share `p` of the images."""
 
     def _size(self, images: Tensor) -> Size:
         raise NotImplementedError
 
-    def mask(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Draw the regions to cut out of images (B, C, H, W): a (B, 1, H, W) bool mask."""
-        check_images(images)
+    def _draw(self, images: Tensor) -> tuple[Size, Tensor]:
         wanted = uniform(self.generator, (len(images), 1), images.device) < self.p
-        return self._region(images, labels, self._size(images)) & wanted[:, :, None, None]
+        return self._size(images), wanted
 
-    def __call__(
-        self, images: Tensor, labels: Tensor | None = None, *, mask: Tensor | None = None
-    ) -> Tensor:
-        """Cut images (B, C, H, W) by a fresh mask, or by one that `mask` has drawn before."""
-        mask = self.mask(images, labels) if mask is None else mask
-        fill: float | Tensor
+    def filling(self, images: Tensor) -> float | Tensor:
+        """What regions of images (B, C, H, W) become: a number, (C, 1, 1), or the images' shape."""
         if self.fill is None:  # "random"
             u = uniform(self.generator, tuple(images.shape), images.device)
-            fill = torch.special.ndtri(u.clamp(1e-7, 1 - 1e-7)).to(images.dtype)
-        elif isinstance(self.fill, tuple):
-            if len(self.fill) != images.shape[1]:
-                raise ValueError(
-                    f"fill {self.fill} must have a number for each of {images.shape[1]} channels"
-                )
-            fill = per_channel(self.fill, images)
-        else:
-            fill = self.fill
-        return torch.where(mask, fill, images)
+            return torch.special.ndtri(u.clamp(1e-7, 1 - 1e-7)).to(images.dtype)
+        if not isinstance(self.fill, tuple):
+            return self.fill
+        if len(self.fill) != images.shape[1]:
+            raise ValueError(
+                f"fill {self.fill} must have a number for each of {images.shape[1]} channels"
+            )
+        return per_channel(self.fill, images)
+
+    def __call__(
+        self, images: Tensor, targets: Any = None, *, mask: Tensor | None = None
+    ) -> Tensor:
+        """Cut images (B, C, H, W) by a fresh mask, or by one that `mask` has drawn before."""
+        mask = self.mask(images, targets) if mask is None else mask
+        return torch.where(mask, self.filling(images), images)
+
+
+def usual_size(images: Tensor) -> int:
+    """The side of a box in images (B, C, H, W) for which none was given.
+
+    A straight line through what the paper takes (section 4): 16 of 32 pixels, 40 of 224; at most
+    half the image.
+    """
+    side = min(images.shape[2:])
+    return min(side // 2, 12 + side // 8)
 
 
 class Cutout(_Erase):
     """Cut a box of one size out of every image (DeVries and Taylor, 2017, arXiv:1708.04552).
 
     Args:
-        size: of the box in pixels, an int or (h, w).
+        size: of the box in pixels, an int or (h, w); None follows the image, 16 of 32 pixels and 40
+            of 224 (see `usual_size`).
         p: probability that an image is cut.
         border: "clip", the original's: centred on any pixel, clipped at the border; or "inside".
         fill: what the box becomes; 0 is the mean colour of normalised images.
@@ -141,7 +174,7 @@ class Cutout(_Erase):
 
     def __init__(
         self,
-        size: Size = 16,
+        size: Size | None = None,
         *,
         p: float = 1.0,
         border: Border = "clip",
@@ -152,7 +185,7 @@ class Cutout(_Erase):
         self.size = size
 
     def _size(self, images: Tensor) -> Size:
-        return self.size
+        return usual_size(images) if self.size is None else self.size
 
 
 class KeepCutout(Cutout):
@@ -160,13 +193,13 @@ class KeepCutout(Cutout):
 
     Three lines in a training loop, of which the second is yours already:
 
-        keep = KeepCutout(model, size=16)
+        keep = KeepCutout(model)
         for images, labels in loader:
             images = keep(images, labels)
 
     Args:
         model: images to logits; explained by its full gradient map. Or None with `saliency`.
-        size: of the box in pixels.
+        size: of the box in pixels, as in `Cutout`.
         tau: a region is cut only if its importance is at most this quantile of all candidates'.
         saliency: a map of your choice instead of the model, such as
             `GradientSaliency(model, scale=0.5, head=head)`.
@@ -181,7 +214,7 @@ class KeepCutout(Cutout):
     def __init__(
         self,
         model: Forward | None = None,
-        size: Size = 16,
+        size: Size | None = None,
         tau: float = 0.6,
         *,
         saliency: Saliency | None = None,
@@ -263,99 +296,19 @@ class KeepRandomErasing(RandomErasing):
         self.keep = Keep.of(model, saliency, tau)
 
 
-class CutMix(_Cut):
-    """Replace a box of each image by another image's, and mix the labels (arXiv:1905.04899).
-
-    Lambda ~ Beta(alpha, alpha) and with it the box's size are shared by the batch, as in the
-    original; its position is drawn per image, so that the Keep arm differs in nothing else.
-
-    Args:
-        num_classes: length of the targets.
-        alpha: of the Beta distribution.
-        p: probability that a batch is mixed.
-        border: "clip", the original's, or "inside".
-        generator: where random numbers come from.
-    """
-
-    def __init__(
-        self,
-        num_classes: int,
-        alpha: float = 1.0,
-        *,
-        p: float = 1.0,
-        border: Border = "clip",
-        generator: Source = None,
-    ) -> None:
-        super().__init__(p, border, 0.0, generator)
-        if alpha <= 0.0:
-            raise ValueError(f"alpha must be positive, found {alpha}")
-        self.num_classes = num_classes
-        self.alpha = alpha
-
-    def mask(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Draw the regions of images (B, C, H, W) to replace: a (B, 1, H, W) bool mask."""
-        check_images(images)
-        u = uniform(self.generator, (len(images), 3), images.device)[:1]  # the batch's draw
-        share = (1.0 - symmetric_beta(self.alpha, u[:, :1], u[:, 1:2])).sqrt()
-        size = torch.cat([(share * side).long() for side in images.shape[2:]], dim=1)
-        size = 2 * (size // 2)  # CutMix spans [c - side // 2, c + side // 2)
-        mask = self._region(images, labels, size.expand(len(images), 2))
-        return mask & (u[:, 2:, None, None] < self.p)
-
-    def __call__(
-        self, images: Tensor, labels: Tensor, *, mask: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Mix images (B, C, H, W) and labels (B,): new images and targets (B, num_classes).
-
-        A target's weights are the pixel shares of the two images in it. Partners are a random
-        permutation of the batch. `mask` may have been drawn before.
-        """
-        check_images(images)
-        check_labels(labels, len(images), self.num_classes)
-        mask = self.mask(images, labels) if mask is None else mask
-        partner = uniform(self.generator, (len(images), 1), images.device)[:, 0].argsort()
-        lam = 1.0 - mask.float().mean((2, 3))
-        one_hot = torch.nn.functional.one_hot(labels.long(), self.num_classes).float()
-        targets = lam * one_hot + (1.0 - lam) * one_hot[partner]
-        return torch.where(mask, images[partner], images), targets
-
-
-class KeepCutMix(CutMix):
-    """CutMix that keeps the important region of the image it cuts (KeepAugment section 4.2).
-
-    Arguments as in `CutMix` and `KeepCutout`.
-    """
-
-    def __init__(
-        self,
-        model: Forward | None,
-        num_classes: int,
-        alpha: float = 1.0,
-        tau: float = 0.6,
-        *,
-        saliency: Saliency | None = None,
-        match_area: bool = False,
-        p: float = 1.0,
-        border: Border = "clip",
-        generator: Source = None,
-    ) -> None:
-        super().__init__(num_classes, alpha, p=p, border=border, generator=generator)
-        self.keep = Keep.of(model, saliency, tau, match_area)
-
-
 class KeepPaste:
     """Paste an important region of the clean image on its augmented version (Selective-Paste).
 
     KeepAutoAugment and KeepRandAugment are this after their policy (KeepAugment section 3). A
     policy takes uint8 pixels, cropped and flipped already, the map and paste what the model takes:
 
-        paste = KeepPaste(model, size=16)
+        paste = KeepPaste(model)
         images, augmented = normalise(pixels), normalise(policy(pixels))
         augmented = paste(images, augmented, labels)
 
     Args:
         model: images to logits; or None with `saliency`.
-        size: of the region in pixels, wholly inside the image.
+        size: of the region in pixels, wholly inside the image; None as in `Cutout`.
         tau: the region's importance is at least this quantile of all candidates'; 0 pastes a
             random region.
         saliency: a map of your choice instead of the model.
@@ -365,7 +318,7 @@ class KeepPaste:
     def __init__(
         self,
         model: Forward | None = None,
-        size: Size = 16,
+        size: Size | None = None,
         tau: float = 0.6,
         *,
         saliency: Saliency | None = None,
@@ -375,14 +328,21 @@ class KeepPaste:
         self.size = size
         self.generator = generator
 
-    def __call__(self, images: Tensor, augmented: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Paste regions of images (B, C, H, W) on augmented; labels None: by the largest logit."""
+    def allowed(self, images: Tensor, targets: Any = None) -> Tensor:
+        """Which regions may be pasted, by their top-left pixels: (B, H - h + 1, W - w + 1) bool."""
+        check_images(images)
+        size = usual_size(images) if self.size is None else self.size
+        saliency = self.keep.saliency(images, targets)
+        return allowed_regions(saliency, images, size, side="high", tau=self.keep.tau)[0]
+
+    def __call__(self, images: Tensor, augmented: Tensor, targets: Any = None) -> Tensor:
+        """Paste regions of images (B, C, H, W) on augmented; targets as the map takes them."""
         check_images(images)
         return selective_paste(
             images,
             augmented,
-            self.keep.saliency(images, labels),
-            size=self.size,
+            self.keep.saliency(images, targets),
+            size=usual_size(images) if self.size is None else self.size,
             tau=self.keep.tau,
             generator=self.generator,
         )

@@ -28,6 +28,13 @@ def uniform(generator: Source, shape: tuple[int, ...], device: torch.device) -> 
     return generator(shape, device)
 
 
+def symmetric_beta(alpha: float, u: Tensor, v: Tensor) -> Tensor:
+    """Beta(alpha, alpha) numbers from uniform `u` and `v` (Devroye, 1996, "one line of code")."""
+    cosine = torch.cos(2 * math.pi * v)
+    growth = (u.clamp(1e-12).double() ** (-1 / alpha) - 1).clamp(max=1e300)
+    return 0.5 + 0.5 * (cosine * (growth / (1 + growth * cosine**2)).sqrt()).to(u.dtype)
+
+
 def mix(number: Tensor) -> Tensor:
     """Scramble int64 numbers: the output function of SplitMix64 (Steele et al., OOPSLA 2014)."""
     number = (number ^ ((number >> 30) & (2**34 - 1))) * _MIX[0]

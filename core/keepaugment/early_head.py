@@ -50,6 +50,19 @@ def find_layer(model: nn.Module, layer: str) -> nn.Module:
     return layers[layer]
 
 
+def grey_images(model: nn.Module) -> Iterator[Tensor]:
+    """Images (1, C, S, S) of which a model takes one, unless its sizes are unusual."""
+    parameters = list(model.parameters())
+    if any(map(is_lazy, parameters)):
+        raise ValueError("the model has lazy layers: run it once before you make its head")
+    like = parameters[0] if parameters else torch.empty(0)
+    stems = [part for part in model.modules() if isinstance(part, nn.Conv2d)]
+    planes = [stem.in_channels for stem in stems]  # the first defined need not be the stem
+    few = [number for number in planes if number < planes[0]]
+    for number, side in itertools.product(dict.fromkeys([*planes[:1], *few, 3]), _PROBE_SIZES):
+        yield like.new_zeros(1, number, side, side)
+
+
 class EarlyHead(nn.Module):
     """Global average pooling and a linear layer on a stage of a model.
 
@@ -142,23 +155,11 @@ class EarlyHead(nn.Module):
             )
         return output
 
-    def _grey_images(self) -> Iterator[Tensor]:
-        """Images (1, C, S, S) of which the model takes one, unless its sizes are unusual."""
-        parameters = list(self.owner[0].parameters())
-        if any(map(is_lazy, parameters)):
-            raise ValueError("the model has lazy layers: run it once before you make its head")
-        like = parameters[0] if parameters else torch.empty(0)
-        stems = [part for part in self.owner[0].modules() if isinstance(part, nn.Conv2d)]
-        planes = [stem.in_channels for stem in stems]  # the first defined need not be the stem
-        few = [number for number in planes if number < planes[0]]
-        for number, side in itertools.product(dict.fromkeys([*planes[:1], *few, 3]), _PROBE_SIZES):
-            yield like.new_zeros(1, number, side, side)
-
     def _probe(self, num_features: int | None) -> tuple[int, int | None]:
         """Channels of the stage's output, and their axis among four if a grey image finds it."""
         first_error: Exception | None = None
         squares: list[int] = []  # sizes of outputs (1, C, C, C), whose axes another may tell apart
-        for grey in self._grey_images():
+        for grey in grey_images(self.owner[0]):
             try:
                 with no_trace(self.owner[0], grey.device), torch.no_grad():
                     output = self._run_to_stage(grey)

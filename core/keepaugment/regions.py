@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from keepaugment.checks import Size, check_saliency, check_size, check_tau
+from keepaugment.checks import Size, check_saliency, check_size, check_tau, whole_size
 
 Border = Literal["inside", "clip"]
 Side = Literal["low", "high"]
@@ -58,6 +58,35 @@ def _edges(
     last = length if isinstance(side, Tensor) else length - side + 1
     start = torch.arange(last, device=device)
     return start, start + side
+
+
+class Spare(NamedTuple):
+    """Objects of which no region may hide too many pixels.
+
+    Attributes:
+        boxes: (B, N, 4) int64, the pixels around each object: [left, right) and [top, bottom) as
+            left, top, right, bottom.
+        limit: (B, N) how many of them a region may cover.
+    """
+
+    boxes: Tensor
+    limit: Tensor
+
+    def allows(self, boxes: Boxes) -> Tensor:
+        """Which candidate boxes cover no more: (B, P, Q) bool. One object at a time, for memory."""
+        left, top, right, bottom = (edge[:, :, None] for edge in self.boxes.unbind(2))
+        rows, columns = (
+            (torch.minimum(stop[:, None], last) - torch.maximum(start[:, None], first)).clamp(min=0)
+            for start, stop, first, last in (
+                (boxes.top, boxes.bottom, top, bottom),
+                (boxes.left, boxes.right, left, right),
+            )
+        )
+        shape = (len(self.boxes), rows.shape[2], columns.shape[2])
+        allowed = torch.ones(shape, dtype=torch.bool, device=rows.device)
+        for n in range(rows.shape[1]):
+            allowed &= rows[:, n, :, None] * columns[:, n, None] <= self.limit[:, n, None, None]
+        return allowed
 
 
 def candidate_boxes(
@@ -146,7 +175,7 @@ def region_scores(saliency: Tensor, size: Size, *, border: Border = "inside") ->
     """
     check_saliency(saliency)
     image_size = (saliency.shape[1], saliency.shape[2])
-    check_size(size, len(saliency), image_size)
+    check_size(size := whole_size(size), len(saliency), image_size)
     boxes = candidate_boxes(size, image_size, border=border, device=saliency.device)
     sums, exponent, fits = _sums(saliency, boxes)
     return _scaled(sums.float(), exponent).masked_fill_(~fits, torch.nan)

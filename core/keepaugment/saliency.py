@@ -1,4 +1,4 @@
-"""Where is the important region? Maps (images, labels) -> (B, H, W), large where it matters.
+"""Where is the important region? Maps (images, targets) -> (B, H, W), large where it matters.
 
 The map of KeepAugment (Gong et al., CVPR 2021, https://arxiv.org/abs/2011.11778, section 3) is the
 vanilla gradient of Simonyan et al., 2013 (https://arxiv.org/abs/1312.6034), from a half-size copy
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed
@@ -21,8 +22,15 @@ from keepaugment.draws import Source, uniform
 from keepaugment.early_head import EarlyHead
 from keepaugment.no_trace import Forward, held_models, no_trace
 
-Saliency = Callable[[Tensor, Tensor | None], Tensor]
-"""images (B, C, H, W), labels (B,) or None -> saliency (B, H, W)."""
+Saliency = Callable[[Tensor, Any], Tensor]
+"""images (B, C, H, W), targets -> saliency (B, H, W).
+
+Targets are what the map is taken for: labels (B,), a box tensor per image, or None, as the map
+takes them. A Keep method hands them on as it was given them.
+"""
+
+Objective = Callable[[Any, Any], Tensor]
+"""A model's output, targets -> what a map explains: a number per image (B,), or their sum."""
 
 
 def _leaf(images: Tensor, scale: float) -> Tensor:
@@ -34,25 +42,37 @@ def _leaf(images: Tensor, scale: float) -> Tensor:
     return images.requires_grad_()
 
 
-def _chosen_logits(logits: Tensor, labels: Tensor | None, batch: int) -> Tensor:
-    """The logit that each image's map explains: its label's, or without labels its largest."""
+def _explained(logits: Any, targets: Tensor | None, batch: int) -> Tensor:
+    """The sum of the logits that the images' maps explain."""
+    if isinstance(logits, Tensor) and logits.shape in ((batch,), (batch, 1)):
+        return logits.sum()  # the one logit of two classes, whose map is that of either
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != batch:
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(
             f"the model must return logits ({batch}, K), found {found}; "
-            "pass a function that picks them, such as lambda x: model(x)[0]"
+            "pass a function that picks them, such as lambda x: model(x)[0], or objective="
         )
-    if not logits.requires_grad:
-        raise ValueError("the model's logits do not depend on its input; does it use no_grad?")
-    if labels is None:
-        labels = logits.argmax(1)
+    if isinstance(targets, Tensor) and targets.shape == logits.shape:
+        return (logits * targets.to(logits.dtype, copy=True)).sum()
+    if targets is None:
+        targets = logits.argmax(1)
     else:
-        check_labels(labels, batch, logits.shape[1])
-    index = labels.long().clone()  # autograd saves no tensor that was made in inference mode
-    return logits.gather(1, index[:, None])
+        check_labels(targets, batch, logits.shape[1])
+    index = targets.long().clone()  # autograd saves no tensor that was made in inference mode
+    return logits.gather(1, index[:, None]).sum()
 
 
-def _check_whole(model: Forward) -> None:
+def _checked(value: Any, batch: int) -> Tensor:
+    """What an objective gave, as one number that depends on the images."""
+    if not isinstance(value, Tensor) or value.shape not in ((), (batch,)):
+        found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"an objective must give ({batch},) numbers or their sum, found {found}")
+    if not value.requires_grad:
+        raise ValueError("the model's outputs do not depend on its input; does it use no_grad?")
+    return value.sum()
+
+
+def check_whole(model: Forward) -> None:
     """Raise ValueError if FullyShardedDataParallel (not `fully_shard`) has split the model.
 
     It loses gradients, without a word, where parameters are frozen for a while.
@@ -69,9 +89,9 @@ def _check_whole(model: Forward) -> None:
             )
 
 
-def _gradient(logits: Tensor, inputs: Tensor) -> Tensor:
+def _gradient(explained: Tensor, inputs: Tensor) -> Tensor:
     try:
-        return torch.autograd.grad(logits.sum(), inputs)[0]
+        return torch.autograd.grad(explained, inputs)[0]
     except RuntimeError as error:
         if "use_reentrant" not in str(error):
             raise
@@ -84,9 +104,10 @@ def _gradient(logits: Tensor, inputs: Tensor) -> Tensor:
 def saliency_map(
     model: Forward,
     images: Tensor,
-    labels: Tensor | None = None,
+    targets: Any = None,
     *,
     scale: float = 1.0,
+    objective: Objective | None = None,
 ) -> Tensor:
     """The absolute gradient of each image's label logit, its maximum over channels (section 3).
 
@@ -99,23 +120,29 @@ def saliency_map(
         model: any callable from images to logits (B, K) before softmax; a module may be compiled
             or wrapped in DistributedDataParallel.
         images: (B, C, H, W), floating point, as the model takes them (normalised).
-        labels: (B,) class numbers; None explains each image's largest logit (section 4.3).
+        targets: labels (B,); or class weights (B, K), as of mixed or several labels, whose weighted
+            sum of logits is explained; None explains each image's largest logit (section 4.3). A
+            single logit, (B,) or (B, 1), needs none.
         scale: below 1, the map is that of a bicubic copy `scale` times as high and wide, brought
             back by nearest neighbours (section 3.1, "low resolution").
+        objective: what is explained instead, of the model's output, whatever it is, and the
+            targets, whatever they are: for segmentation
+            `lambda outputs, masks: -cross_entropy(outputs, masks)`. An image's number may depend
+            on that image alone.
 
     Returns:
         (B, H, W) float32, not negative.
 
     Raises:
         ValueError: Integer images, labels out of range, a scale outside (0, 1], a model whose
-            output is not (B, K) or does not depend on the images, reentrant checkpointing,
-            FullyShardedDataParallel.
+            output is not (B, K) or does not depend on the images, an objective that gives something
+            else than (B,) numbers or one, reentrant checkpointing, FullyShardedDataParallel.
     """
     check_images(images)
     check_scale(scale)
     if not len(images):
         return images.new_zeros(0, *images.shape[2:], dtype=torch.float32)
-    _check_whole(model)
+    check_whole(model)
     with (
         no_trace(model, images.device) as compiled,
         torch.inference_mode(False),
@@ -125,15 +152,18 @@ def saliency_map(
         inputs = _leaf(images.clone() if compiled else images, scale)
         try:
             output = model(inputs if compiled else inputs.clone())
-        except AssertionError as error:
-            if scale == 1.0:
+        except (AssertionError, RuntimeError, ValueError) as error:  # models refuse in many ways
+            if scale == 1.0 or isinstance(error, torch.OutOfMemoryError):
                 raise
             raise ValueError(
                 f"the model refuses images of {tuple(inputs.shape[2:])}, {scale} of their size "
                 f"({error}); take scale=1, or a model for images of any size"
             ) from error
-        logits = _chosen_logits(output, labels, len(images))
-        gradient = _gradient(logits, inputs)
+        if objective is None:
+            explained = _explained(output, targets, len(images))
+        else:
+            explained = objective(output, targets)
+        gradient = _gradient(_checked(explained, len(images)), inputs)
     saliency = gradient.abs().amax(1, keepdim=True).float()
     if scale != 1.0:
         saliency = F.interpolate(saliency, images.shape[2:], mode="nearest")
@@ -148,6 +178,7 @@ class GradientSaliency:
         scale: 0.5 for the paper's "low resolution".
         head: an `EarlyHead` of the same model for the paper's "early loss": the network runs only
             up to the head's stage. Combines with `scale`.
+        objective: as in `saliency_map`, with a head of the head's logits.
     """
 
     def __init__(
@@ -155,16 +186,19 @@ class GradientSaliency:
         model: Forward,
         scale: float = 1.0,
         head: EarlyHead | None = None,
+        *,
+        objective: Objective | None = None,
     ) -> None:
         check_scale(scale)
         self.model = model
         self.scale = scale
         self.head = head
+        self.objective = objective
 
-    def __call__(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Map images (B, C, H, W) and labels (B,) or None to saliency (B, H, W)."""
+    def __call__(self, images: Tensor, targets: Any = None) -> Tensor:
+        """Map images (B, C, H, W) and targets, as `saliency_map` takes them, to (B, H, W)."""
         model = self.model if self.head is None else self.head.early_logits
-        return saliency_map(model, images, labels, scale=self.scale)
+        return saliency_map(model, images, targets, scale=self.scale, objective=self.objective)
 
 
 class RandomSaliency:
@@ -173,7 +207,7 @@ class RandomSaliency:
     def __init__(self, generator: Source = None) -> None:
         self.generator = generator
 
-    def __call__(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+    def __call__(self, images: Tensor, targets: Any = None) -> Tensor:
         """Map images (B, C, H, W) to saliency (B, H, W) in [0, 1)."""
         return uniform(self.generator, (len(images), *images.shape[2:]), images.device)
 
@@ -185,10 +219,10 @@ class ShuffledSaliency:
         self.saliency = saliency
         self.generator = generator
 
-    def __call__(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Map images (B, C, H, W) and labels to saliency (B, H, W)."""
+    def __call__(self, images: Tensor, targets: Any = None) -> Tensor:
+        """Map images (B, C, H, W) and targets to saliency (B, H, W)."""
         order = uniform(self.generator, (len(images), 1), images.device)[:, 0].argsort()
-        check_saliency(saliency := self.saliency(images, labels), images)
+        check_saliency(saliency := self.saliency(images, targets), images)
         result = torch.empty_like(saliency)
         result[order] = saliency[order.roll(1)]  # one cycle: with B > 1 nobody keeps its own
         return result
@@ -200,16 +234,16 @@ class InvertedSaliency:
     def __init__(self, saliency: Saliency) -> None:
         self.saliency = saliency
 
-    def __call__(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Map images (B, C, H, W) and labels to saliency (B, H, W), not negative."""
-        check_saliency(saliency := self.saliency(images, labels), images)
+    def __call__(self, images: Tensor, targets: Any = None) -> Tensor:
+        """Map images (B, C, H, W) and targets to saliency (B, H, W), not negative."""
+        check_saliency(saliency := self.saliency(images, targets), images)
         return saliency.amax((1, 2), keepdim=True) - saliency
 
 
 class CentreSaliency:
     """Control: importance falls from the centre to the corners, the same for every image."""
 
-    def __call__(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+    def __call__(self, images: Tensor, targets: Any = None) -> Tensor:
         """Map images (B, C, H, W) to saliency (B, H, W) in (0, 1], a bell around the centre."""
         y, x = (
             (2 * torch.arange(side, device=images.device) + 1) / side - 1

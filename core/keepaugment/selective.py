@@ -26,6 +26,7 @@ from keepaugment.regions import (
     Border,
     Boxes,
     Side,
+    Spare,
     allowed_boxes,
     box_sums,
     candidate_boxes,
@@ -50,6 +51,7 @@ def allowed_regions(
     tau: float = 0.6,
     border: Border = "inside",
     match_area: bool = False,
+    spare: Spare | None = None,
     u: Tensor | None = None,
 ) -> tuple[Tensor, Boxes]:
     """Decide which boxes may be chosen: the candidates and, for each, whether it is allowed.
@@ -64,6 +66,7 @@ def allowed_regions(
         match_area: first draw a candidate regardless of the map, then allow only boxes of its
             clipped size, by the quantile among these. The cut area then follows exactly the plain
             method's law; otherwise sums favour the smaller boxes that the border clips.
+        spare: objects: boxes that hide too much of one are no candidates. Then there may be none.
         u: (B,) uniform numbers for the draw of `match_area`.
 
     Returns:
@@ -75,9 +78,12 @@ def allowed_regions(
     boxes = candidate_boxes(size, image_size, border=border, device=images.device)
     if saliency is None:
         rows, columns = boxes.bottom <= image_size[0], boxes.right <= image_size[1]
-        return (rows[:, :, None] & columns[:, None, :]).expand(len(images), -1, -1), boxes
+        fits = (rows[:, :, None] & columns[:, None, :]).expand(len(images), -1, -1)
+        return (fits if spare is None else fits & spare.allows(boxes)), boxes
     check_saliency(saliency, images)
     sums = box_sums(saliency, boxes)
+    if spare is not None:
+        sums = sums.masked_fill(~spare.allows(boxes), NO_BOX)
     if match_area:
         if u is None:
             raise ValueError("match_area draws a size: pass its uniform numbers u (B,)")
@@ -95,11 +101,12 @@ def choose_region(
     tau: float = 0.6,
     border: Border = "inside",
     match_area: bool = False,
+    spare: Spare | None = None,
     generator: Source = None,
 ) -> Tensor:
     """Draw one region per image, uniformly among its allowed boxes: a (B, 1, H, W) bool mask.
 
-    The arguments are those of `allowed_regions`.
+    The arguments are those of `allowed_regions`. Where `spare` leaves no box there is no region.
     """
     u = uniform(generator, (len(images), 2), images.device)
     allowed, boxes = allowed_regions(
@@ -110,9 +117,11 @@ def choose_region(
         tau=tau,
         border=border,
         match_area=match_area,
+        spare=spare,
         u=u[:, 1],
     )
-    return boxes.select(draw_index(allowed, u[:, 0])).mask((images.shape[2], images.shape[3]))
+    mask = boxes.select(draw_index(allowed, u[:, 0])).mask((images.shape[2], images.shape[3]))
+    return mask if spare is None else mask & allowed.any(2).any(1)[:, None, None, None]
 
 
 def selective_cut(

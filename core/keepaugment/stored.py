@@ -6,6 +6,7 @@ the classes that are built on this: `CachedSaliency` and `RecycledSaliency`.
 
 from __future__ import annotations
 
+from os import PathLike
 from typing import Any, NamedTuple
 
 import torch
@@ -203,6 +204,10 @@ class StoredMaps:
                 dist.all_reduce(tensor, dist.ReduceOp.MAX)
             self.maps = torch.where(changed[:, None, None] > 0, maps, self.maps)
         self.fresh.zero_()
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write all maps to a file that `keepaugment.SavedSaliency` reads."""
+        torch.save({"maps": self.maps.cpu(), "image_size": tuple(self.image_size)}, path)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint at the end of an epoch, after `merge`, needs."""

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import os
-from collections.abc import Callable, Iterable
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,19 +21,63 @@ except ImportError:  # Windows has no advisory locks: two processes in one folde
     fcntl = None  # type: ignore[assignment]
 
 
+_DIGITS = 300  # of a whole number: one of more is no float
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def parse_json(content: str | bytes, kind: type = dict) -> Any:
+    """A JSON object, or another `kind`, that anybody may have written.
+
+    Raises:
+        ValueError: It is none, or cannot be computed with or written again as UTF-8.
+    """
+    try:
+        text = content.decode() if isinstance(content, bytes) else content
+        value = json.loads(text, parse_int=_integer)
+        json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(value, kind):
+        raise ValueError(f"it is no JSON {'object' if kind is dict else kind.__name__}")
+    return value
+
+
+@contextmanager
+def _holding_ctrl_c() -> Iterator[None]:
+    """Hear Ctrl-C at the end: torch's writer aborts the process when it is left in the middle."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[Any] = []
+    before = signal.signal(signal.SIGINT, lambda *about: came.append(about))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        for about in came:
+            if callable(before):
+                before(*about)
+
+
 def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Write a file whole or not at all: beside it, flushed to the disk, then renamed."""
     beside = path.with_name(path.name + ".part")
-    with open(beside, "wb") as file:
-        try:
-            write(file)
-        except RuntimeError as error:  # torch.save hides the reason: a full disk, a second Ctrl-C
-            if isinstance(error.__context__, (OSError, KeyboardInterrupt)):
-                raise error.__context__ from None
-            raise
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    with _holding_ctrl_c():
+        with open(beside, "wb") as file:
+            try:
+                write(file)
+            except RuntimeError as error:  # torch.save hides the reason, such as a full disk
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,43 +24,6 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _GREY_16 = ("PNG", "PPM")  # formats whose 16-bit grey Pillow may open as mode I
 
 
-class ImageFiles(NamedTuple):
-    """The image files of a folder.
-
-    Attributes:
-        paths: sorted by name.
-        left_out: how many other entries there are, by what they are.
-    """
-
-    paths: list[Path]
-    left_out: Counter[str]
-
-
-def list_images(folder: Path) -> ImageFiles:
-    """The image files right in a folder. No entry is opened.
-
-    Left out are hidden names, folders, whatever is no regular file, other endings than
-    `IMAGE_ENDINGS`, and links to a file that is listed already.
-    """
-    paths: dict[str, Path] = {}  # by the file that a name leads to
-    left_out: Counter[str] = Counter()
-    for path in sorted(folder.iterdir(), key=lambda path: (path.is_symlink(), path)):
-        ending, real = path.suffix.lower(), os.path.realpath(path)
-        if path.name.startswith("."):
-            left_out["hidden"] += 1
-        elif path.is_dir():
-            left_out["folder"] += 1
-        elif not path.is_file():
-            left_out["no regular file"] += 1
-        elif ending not in IMAGE_ENDINGS:
-            left_out[ending or "no ending"] += 1
-        elif real in paths:
-            left_out["link to another one"] += 1
-        else:
-            paths[real] = path
-    return ImageFiles(sorted(paths.values()), left_out)
-
-
 def open_image(path: str | Path) -> Image.Image:
     """Read an image file of any colour mode as 8-bit RGB, turned as its EXIF orientation says.
 
@@ -76,7 +38,7 @@ def open_image(path: str | Path) -> Image.Image:
         raise ValueError(f"{path} is no regular file")
     with Image.open(path, formats=FORMATS) as image:
         if image.format == "PNG":
-            _check_sums(path)
+            check_sums(path)
         check_depth(image)
         with suppress(Exception):  # damaged EXIF says nothing; damaged pixels raise below
             ImageOps.exif_transpose(image, in_place=True)
@@ -88,7 +50,7 @@ def open_image(path: str | Path) -> Image.Image:
         return image.convert("RGB")
 
 
-def _check_sums(path: str | Path) -> None:
+def check_sums(path: str | Path) -> None:
     """Raise SyntaxError if a PNG fails its checksums, which Pillow does not compare as it reads."""
     with Image.open(path, formats=["PNG"]) as image:
         image.verify()

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from keepbench.clock import Clock
-from keepbench.files import digest
+from keepbench.files import FolderLock, digest
 from keepbench.leaving import Stop, resume_command
+from keepbench.network import load_optimizer
 from keepbench.processes import Processes
 from keepbench.progress import progress_bar
-from keepbench.run import Run
+from keepbench.run import Identity, Run, check_folder
 
 SAVE_BEFORE_TEST = 20.0  # seconds since the last checkpoint that are worth one before a test
 CHECK_EVERY = 500  # steps between looks at the loss, which wait for the device
@@ -134,12 +135,13 @@ class Training(ABC):
         self.model.load_state_dict(state["model"])
         if self.tested is not self.model:
             self.tested.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         ranks = state.get("ranks", [])
         if len(ranks) == self.processes.world_size:
             own = ranks[self.processes.rank]
-            self.sums.copy_(own["sums"])
-            self.model.load_state_dict(own["buffers"], strict=False)
+            self.sums.copy_(own["sums"].view_as(self.sums))
+            buffers = {name: own["buffers"][name] for name, _ in self.model.named_buffers()}
+            self.model.load_state_dict(buffers, strict=False)
 
 
 class LossWatch:
@@ -260,6 +262,21 @@ def _events(config: Any, folder: Path, epoch: int) -> Callable[[Row], None]:
         writer.flush()
 
     return write
+
+
+def check_start(
+    name: str, config: Any, folder: Path, processes: Processes, *, resume: bool
+) -> None:
+    """Refuse, before data are read, what they do not bear on; all processes must call.
+
+    Raises:
+        ValueError: Processes have different settings, the folder holds another run or no usable
+            checkpoint of this one, or a process is at work in it.
+    """
+    processes.check_same(config)
+    check_folder(folder, Identity(name, config), resume=resume)
+    if processes.first and folder.exists():
+        FolderLock(folder).close()
 
 
 def fit(

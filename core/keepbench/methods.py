@@ -8,26 +8,23 @@ from typing import Any
 from torch import Tensor
 
 from keepaugment import (
-    AugMix,
-    AutoAugment,
     CentreSaliency,
     InvertedSaliency,
-    RandAugment,
     RandomSaliency,
     Saliency,
     ShuffledSaliency,
-    TrivialAugment,
 )
 from keepaugment.draws import Source
+from keeppolicies import AugMix, AutoAugment, RandAugment, TrivialAugment
 
 
 def make_saliency(kind: str, gradient: Saliency, generator: Source) -> Saliency:
-    """One of `keepbench.settings.SALIENCIES`: the model's gradient, or a control in its place."""
+    """A map by its name: the model's gradient or what serves as it, or a control in its place."""
     if kind == "random":
         return RandomSaliency(generator)
     if kind == "shuffled":
         return ShuffledSaliency(gradient, generator)
-    if kind == "inverted":
+    if kind in ("inverted", "inverted_oracle"):
         return InvertedSaliency(gradient)
     if kind == "centre":
         return CentreSaliency()
@@ -55,7 +52,7 @@ def make_policy(
         num_ops: RandAugment's operations in a row.
         magnitude: strength of RandAugment and AutoAugment, 0 to 30; -1 is their own.
         policy_set: AutoAugment's sub-policies.
-        space: the operations and their magnitudes, as in `keepaugment.RandAugment` and `AugMix`.
+        space: the operations and their magnitudes, as in `keeppolicies`.
         fill: what comes in from outside: "mean" colour or "black".
         interpolation: "nearest" or "bilinear".
     """

@@ -7,9 +7,11 @@ import importlib.util
 import inspect
 import sys
 import zlib
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from torch import nn
 
@@ -19,6 +21,15 @@ _FETCHED = ("hf-hub:", "hf_hub:", "local-dir:")  # timm's names with a colon
 def is_function(name: str) -> bool:
     """Whether a network's name is MODULE:FUNCTION or FILE.py:FUNCTION."""
     return ":" in name and not name.startswith(_FETCHED)
+
+
+def refuse_code(name: object) -> None:
+    """Raise ValueError if a network that a run's folder names is code: it may be a stranger's."""
+    if isinstance(name, str) and is_function(name):
+        raise ValueError(
+            f"its network is code, {name}, which is not run because a folder says so; load the "
+            "weights by --model and --weights instead"
+        )
 
 
 def _module(place: str) -> ModuleType:
@@ -37,20 +48,39 @@ def _module(place: str) -> ModuleType:
     return module
 
 
-def make_network(name: str) -> nn.Module:
-    """Call MODULE:FUNCTION or FILE.py:FUNCTION; modules are looked for in this folder, too.
+def find_function(name: str) -> Callable[..., Any]:
+    """MODULE:FUNCTION or FILE.py:FUNCTION; modules are looked for in this folder, too.
 
     Raises:
-        ValueError: It is not there, takes arguments, or returns no module.
+        ValueError: It is not there.
     """
     place, _, function = name.rpartition(":")
     try:
-        make = getattr(_module(place), function)
-        with suppress(ValueError):  # some builtins have no signature
-            inspect.signature(make).bind()
+        return getattr(_module(place), function)
     except (ImportError, AttributeError, TypeError, OSError, SyntaxError) as error:
         raise ValueError(f"{name} cannot be called: {error}") from error
-    network = make()
+
+
+def make_network(name: str, **offered: Any) -> nn.Module:
+    """Call a function that `find_function` finds.
+
+    Args:
+        name: of the function.
+        **offered: arguments that it gets if it has parameters of these names.
+
+    Raises:
+        ValueError: It is not there, takes other arguments, or returns no module.
+    """
+    make = find_function(name)
+    taken: dict[str, Any] = {}
+    try:
+        with suppress(ValueError):  # some builtins have no signature
+            signature = inspect.signature(make)
+            taken = {key: offered[key] for key in offered.keys() & signature.parameters.keys()}
+            signature.bind(**taken)
+    except TypeError as error:
+        raise ValueError(f"{name} cannot be called: {error}") from error
+    network = make(**taken)
     if not isinstance(network, nn.Module):
         raise ValueError(f"{name} must return a torch.nn.Module, found {type(network).__name__}")
     return network

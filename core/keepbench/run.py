@@ -19,18 +19,85 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 
-from keepbench.files import FolderLock, set_aside, write_text, write_whole
+from keepbench.checkpoints import CHECKPOINTS, DETECTRON, newest_state
+from keepbench.files import FolderLock, parse_json, set_aside, write_text, write_whole
 from keepbench.machine import commit, hardware, versions
+from keepbench.own_network import refuse_code
 from keepbench.progress import say
-from keepbench.weights import load_state
-
-CHECKPOINTS = ("new.pt", "last.pt", "previous.pt")
-"""Newest first: "new" is there only if a run was killed between two renames."""
 
 Config = TypeVar("Config")
 _TEXTS = ("task", "experiment", "budget", "command", "commit", "hardware", "data")
+_KINDS = dict.fromkeys(_TEXTS, str) | {"settings": dict, "versions": dict}
 _USUAL: dict[str, Any] = {"command": "", "hardware": "unknown", "commit": "unknown", "data": ""}
-_DIGITS = 300  # of a whole number: one of more is no float
+
+
+class Identity:
+    """What a run is: its experiment, and those settings that change what comes of it."""
+
+    def __init__(self, experiment: str, config: Any) -> None:
+        free = {each.name for each in fields(config) if each.metadata.get("may_change")}
+        settings = {name: value for name, value in asdict(config).items() if name not in free}
+        self.settings = json.loads(json.dumps({"experiment": experiment, **settings}))
+        self.defaults = {each.name: each.default for each in fields(config)}
+
+    def compare(self, then: dict[str, Any], what: str) -> None:
+        """Raise ValueError if experiment or settings of `what` are others.
+
+        A setting that is newer than the run had its default's effect.
+        """
+        then = {**self.defaults, **then}
+        differences = [
+            f"{name}: {then.get(name)!r} then, {value!r} now"
+            for name, value in sorted(self.settings.items())
+            if then.get(name) != value
+        ]
+        if differences:
+            raise ValueError(f"{what} was run otherwise ({'; '.join(differences)})")
+
+
+def check_folder(folder: Path, identity: Identity, *, resume: bool) -> None:
+    """Look whether a run can use a folder, before its data are read; nothing is written.
+
+    Raises:
+        ValueError: As `Run` and `Run.load` would.
+    """
+    if _find_record(folder, identity, resume):
+        _find_state(folder, identity)
+
+
+def _find_record(folder: Path, identity: Identity, resume: bool) -> RunRecord | None:
+    """The record of the run in a folder, if it is this one and goes on; None if none is there."""
+    if not (folder / "run.json").exists():
+        known = (*CHECKPOINTS, DETECTRON, "metrics.jsonl")
+        if found := ", ".join(name for name in known if (folder / name).exists()):
+            raise ValueError(f"{folder} holds {found} but no run.json; give another --out")
+        return None
+    try:
+        record = RunRecord.read(folder)
+    except ValueError as error:
+        raise ValueError(f"{error}; give another --out") from None
+    if not resume:
+        raise ValueError(
+            f"{folder} already holds a run of {record.experiment}; "
+            "give --resume to go on with it, or another --out"
+        )
+    identity.compare({"experiment": record.experiment, **record.settings}, str(folder))
+    return record
+
+
+def _find_state(folder: Path, identity: Identity) -> tuple[dict[str, Any] | None, dict[Path, str]]:
+    """The newest checkpoint that can be read, if it is this run's, and why newer ones cannot."""
+    state, path, damaged = newest_state(folder)
+    if state and "run" in state:
+        identity.compare(json.loads(state["run"]), str(path))
+    if state is None and not (folder / DETECTRON).exists():
+        rows = read_rows(folder / "metrics.jsonl")
+        if max(map(_epoch, rows), default=0) > 1:
+            raise ValueError(
+                f"{folder} has metrics of {len(rows)} epochs but no checkpoint to go on from; "
+                "give another --out"
+            )
+    return state, damaged
 
 
 class Run:
@@ -69,31 +136,24 @@ class Run:
         data: str = "",
     ) -> None:
         self.folder, self.metrics = Path(folder), Path(folder, "metrics.jsonl")
-        may_change = {each.name for each in fields(config) if each.metadata.get("may_change")}
-        settings = {k: v for k, v in asdict(config).items() if k not in may_change}
-        self.defaults = {each.name: each.default for each in fields(config)}
-        self.identity = json.loads(json.dumps({"experiment": experiment, **settings}))
+        self.identity = Identity(experiment, config)
         self.saved = False
         Run.latest = self
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FolderLock(self.folder)
         self.close = weakref.finalize(self, lock.close)
         try:
-            if (self.folder / "run.json").exists():
-                self._check_same(resume, data)
-            else:
-                self._check_empty()
+            record = _find_record(self.folder, self.identity, resume)
+            if record is None:
                 self._describe(experiment, budget, config, device, data)
+            elif data and record.data and data != record.data:
+                raise ValueError(
+                    f"the data are not those that the run in {self.folder} began with: names, "
+                    "sizes, labels or contents of images changed; give another --out"
+                )
         except BaseException:
             self.close()
             raise
-
-    def _check_empty(self) -> None:
-        """Raise ValueError if files of a run are there that no `run.json` explains."""
-        names = [name for name in (*CHECKPOINTS, "metrics.jsonl") if (self.folder / name).exists()]
-        if names:
-            found = ", ".join(names)
-            raise ValueError(f"{self.folder} holds {found} but no run.json; give another --out")
 
     def _describe(self, name: str, budget: str, config: Any, device: Any, data: str) -> None:
         script = Path(sys.argv[0]).name
@@ -117,38 +177,6 @@ class Run:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _check_same(self, resume: bool, data: str) -> None:
-        """Raise ValueError unless the folder's run is this one, and may be resumed."""
-        try:
-            record = RunRecord.read(self.folder)
-        except ValueError as error:
-            raise ValueError(f"{error}; give another --out") from None
-        if not resume:
-            raise ValueError(
-                f"{self.folder} already holds a run of {record.experiment}; "
-                "give --resume to go on with it, or another --out"
-            )
-        self._compare({"experiment": record.experiment, **record.settings}, str(self.folder))
-        if data and record.data and data != record.data:
-            raise ValueError(
-                f"the data are not those that the run in {self.folder} began with: names, sizes, "
-                "labels or contents of images changed; give another --out"
-            )
-
-    def _compare(self, then: dict[str, Any], what: str) -> None:
-        """Raise ValueError if experiment or settings of the run are not those of `what`.
-
-        A setting that is newer than the run had its default's effect.
-        """
-        now, then = self.identity, {**self.defaults, **then}
-        differences = [
-            f"{name}: {then.get(name)!r} then, {value!r} now"
-            for name, value in sorted(now.items())
-            if then.get(name) != value
-        ]
-        if differences:
-            raise ValueError(f"{what} was run otherwise ({'; '.join(differences)})")
-
     def keep(self, name: str, content: dict[str, Any]) -> None:
         """Write a JSON file that says more of the run, or compare it with the one that is there.
 
@@ -161,7 +189,7 @@ class Run:
             write_text(path, json.dumps(content) + "\n")
             return
         try:
-            then = _parse(path.read_bytes())
+            then = parse_json(path.read_bytes())
         except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}); give another --out") from None
         if changed := [key for key in content if then.get(key) != content[key]]:
@@ -187,7 +215,7 @@ class Run:
         It holds the run's experiment and settings, and the metrics up to its epoch.
         """
         rows = [row for row in self.rows() if _epoch(row) <= state["epoch"]]
-        state = {**state, "run": json.dumps(self.identity), "metrics": json.dumps(rows)}
+        state = {**state, "run": json.dumps(self.identity.settings), "metrics": json.dumps(rows)}
         write_whole(self.folder / "new.pt", lambda file: torch.save(state, file))
         self._rename_new()
         self.saved = True
@@ -209,35 +237,19 @@ class Run:
             ValueError: Checkpoints are there, but none can be read; the newest is another run's; or
                 there are metrics of several epochs, but no checkpoint.
         """
-        paths = [path for name in CHECKPOINTS if (path := self.folder / name).exists()]
-        damaged = []
-        for path in paths:
-            try:
-                state = load_state(path)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                say(f"{path.name}: {error}; going on with the one before")
-                damaged.append(path)
-                continue
-            if "run" in state:
-                self._compare(json.loads(state["run"]), str(path))
-            for path in damaged:  # or the next checkpoint would push the readable one out
-                set_aside(path)
-            if (self.folder / "new.pt").exists():  # a kill came between its two renames
-                self._rename_new()
-            self._restore_metrics(state)
-            self.saved = True
-            return state
-        if paths:
-            raise ValueError(f"no checkpoint in {self.folder} can be read; give another --out")
-        rows = self.rows()
-        if max(map(_epoch, rows), default=0) > 1:
-            raise ValueError(
-                f"{self.folder} has metrics of {len(rows)} epochs but no checkpoint to go on from; "
-                "give another --out"
-            )
-        if self.metrics.exists():  # of an epoch that was never saved
-            set_aside(self.metrics)
-        return None
+        state, damaged = _find_state(self.folder, self.identity)
+        for path, reason in damaged.items():
+            say(f"{path.name}: {reason}; going on with the one before")
+            set_aside(path)  # or the next checkpoint would push the readable one out
+        if state is None:
+            if self.metrics.exists():  # of an epoch that was never saved
+                set_aside(self.metrics)
+            return None
+        if (self.folder / "new.pt").exists():  # a kill came between its two renames
+            self._rename_new()
+        self._restore_metrics(state)
+        self.saved = True
+        return state
 
     def _restore_metrics(self, state: dict[str, Any]) -> None:
         """Leave the rows up to a checkpoint's epoch, from the checkpoint if the file lacks some."""
@@ -263,34 +275,12 @@ def _epoch(row: dict[str, Any]) -> float:
     return epoch if isinstance(epoch, (int, float)) else math.inf
 
 
-def _integer(digits: str) -> int:
-    if len(digits) > _DIGITS:
-        raise ValueError(f"a number of {len(digits)} digits")
-    return int(digits)
-
-
-def _parse(content: bytes) -> dict[str, Any]:
-    """A JSON object that anybody may have written.
-
-    Raises:
-        ValueError: It is none, or cannot be computed with or written again as UTF-8.
-    """
-    try:
-        value = json.loads(content.decode(), parse_int=_integer)
-        json.dumps(value, ensure_ascii=False).encode()
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    if not isinstance(value, dict):
-        raise ValueError("it is no JSON object")
-    return value
-
-
 def _read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     """The good lines of a `metrics.jsonl`, and the number of damaged ones."""
     rows, damaged = [], 0
     for line in path.read_bytes().splitlines() if path.is_file() else ():
         try:
-            rows.append(_parse(line))
+            rows.append(parse_json(line))
         except ValueError:
             damaged += 1
     return rows, damaged
@@ -350,25 +340,22 @@ class RunRecord:
         if not path.is_file():
             raise ValueError(f"{folder}: run.json is missing")
         try:
-            return cls._checked(folder, _parse(path.read_bytes()))
+            return cls._checked(folder, parse_json(path.read_bytes()))
         except (ValueError, OSError) as error:
             raise ValueError(f"{folder}: run.json is damaged: {error}") from None
 
     @classmethod
     def _checked(cls, folder: Path, about: dict[str, Any]) -> RunRecord:
-        found = _USUAL | {name: value for name, value in about.items() if value is not None}
+        usual = _USUAL | {"versions": {}}
+        found = usual | {name: value for name, value in about.items() if value is not None}
         found["task"] = _task_of(found)
-        texts = {name: found.get(name) for name in _TEXTS}
-        settings, versions = found.get("settings"), found.get("versions", {})
-        wrong = [name for name, value in texts.items() if not isinstance(value, str)]
-        wrong += [] if isinstance(settings, dict) else ["settings"]
-        if not isinstance(versions, dict) or {*map(type, versions.values())} - {str}:
-            wrong.append("versions")
+        wrong = [name for name, kind in _KINDS.items() if not isinstance(found.get(name), kind)]
+        if not wrong and {*map(type, found["versions"].values())} - {str}:
+            wrong = ["versions"]
         if wrong:
             raise ValueError(f"it has no usable {', '.join(wrong)}")
         rows, damaged = _read_lines(folder / "metrics.jsonl")
-        content: dict[str, Any] = {**texts, "settings": settings, "versions": versions}
-        return cls(folder, rows=rows, damaged=damaged, **content)
+        return cls(folder, rows=rows, damaged=damaged, **{name: found[name] for name in _KINDS})
 
     @property
     def seed(self) -> int:
@@ -386,7 +373,7 @@ class RunRecord:
         """The settings as a task's config.
 
         Raises:
-            ValueError: They are not that config's as it now is.
+            ValueError: They are not that config's as it now is, or name code as the network.
         """
         known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
         if strange := sorted(self.settings.keys() - known):
@@ -395,6 +382,7 @@ class RunRecord:
                 f"{self.folder} is no run of {package} as it now is: unknown settings {strange[:5]}"
             )
         try:
+            refuse_code(self.settings.get("arch"))
             return kind(**self.settings)
         except ValueError as error:
             raise ValueError(f"{self.folder}: {error}") from None

@@ -35,7 +35,9 @@ of "keep" and "map" mean something to a Keep arm only, so that its plain twin ma
 CONTROLS = ("random", "shuffled", "inverted", "centre")
 """Maps that a control puts in place of the gradient's."""
 SALIENCIES = ("gradient", *CONTROLS)
-NO_GRADIENT = ("random", "centre")
+ORACLES = ("oracle", "inverted_oracle")
+"""Maps of ground-truth boxes or masks."""
+NO_GRADIENT = ("random", "centre", *ORACLES)
 """Maps that need no backward pass."""
 
 SMOKE = "smoke: checks that everything works; the accuracy means nothing"
@@ -193,13 +195,17 @@ def _parser(description: str, budgets: Sequence[str], shown: Any) -> argparse.Ar
 
 
 def _check_place(folder: Path) -> None:
-    """Raise ValueError if a folder cannot be made for what is there: before data are read."""
+    """Raise ValueError if no run can be written into a folder: before data are read."""
+    if not _is_a(str(folder), str):
+        raise ValueError(f"--out must be printable text, found {str(folder)!r}")
     try:
         there = next(place for place in (folder, *folder.parents) if place.exists())
     except OSError as error:  # such as a name that is too long
         raise ValueError(f"--out: {error.strerror}") from None
     if not there.is_dir():
         raise ValueError(f"--out: {there} is no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"--out: nothing may be written in {there}")
 
 
 def parse(
@@ -245,11 +251,11 @@ def parse(
             _parser(description, [*budgets], shown).print_help()
             sys.exit(0)
         config = chosen(arguments, shown)
-        _check_place(arguments.out or Path())
+        parts = [name] if arguments.budget == "paper" else [name, arguments.budget]
+        arguments.out = arguments.out or Path("runs", *parts, f"seed-{config.seed}")
+        _check_place(arguments.out)
     except ValueError as error:
         sys.exit(f"error: {error}")
-    parts = [name] if arguments.budget == "paper" else [name, arguments.budget]
-    arguments.out = arguments.out or Path("runs", *parts, f"seed-{config.seed}")
     if arguments.budget == "smoke" and os.environ.get("RANK", "0") == "0":
         print(SMOKE, file=sys.stderr)
     return name, config, arguments

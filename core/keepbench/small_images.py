@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.transforms.functional import pil_to_tensor
 
+from keepbench.ground_truth import MAX_CELLS, read_ground_truth
 from keepbench.images import CIFAR_MEAN, CIFAR_STD, Batch, read_or_error
 from keepbench.order import EpochBatches, even_subset
 from keepbench.progress import progress_bar
@@ -28,18 +29,23 @@ TEST_BATCH = 500
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images (N, C, H, W) uint8 and labels (N,) int64, with the names of the classes."""
+    """Images (N, C, H, W) uint8 and labels (N,) int64, with the names of the classes.
+
+    `objects` (N, S, S) uint8 is their ground truth (see `keepbench.ground_truth`), if it was read.
+    """
 
     images: Tensor
     labels: Tensor
     classes: list[str]
+    objects: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: Tensor) -> ImageSet:
         """The images of these numbers."""
-        return ImageSet(self.images[index], self.labels[index], self.classes)
+        objects = None if self.objects is None else self.objects[index]
+        return ImageSet(self.images[index], self.labels[index], self.classes, objects)
 
     def split(self, subset: int, seed: int) -> tuple[ImageSet, ImageSet]:
         """A subset drawn evenly from the classes, and the rest."""
@@ -49,7 +55,8 @@ class ImageSet:
 
     def to(self, device: torch.device) -> ImageSet:
         """The same set on another device."""
-        return ImageSet(self.images.to(device), self.labels.to(device), self.classes)
+        objects = None if self.objects is None else self.objects.to(device)
+        return ImageSet(self.images.to(device), self.labels.to(device), self.classes, objects)
 
 
 @dataclass(frozen=True)
@@ -81,12 +88,18 @@ class StoredData:
         """Height and width of training images, in pixels."""
         return self.train.images.shape[2], self.train.images.shape[3]
 
+    @property
+    def objects(self) -> Tensor | None:
+        """Ground truth of the training images (N, S, S) uint8, if it was read."""
+        return self.train.objects
+
     def contents(self) -> Iterator[str | bytes]:
-        """What tells whether images or labels changed: all of them."""
+        """What tells whether images, labels or ground truth changed: all of them."""
         yield from self.classes
         for part in (self.train, self.test):
-            for tensor in (part.images, part.labels):
-                yield tensor.cpu().contiguous().numpy().tobytes()
+            for tensor in (part.images, part.labels, part.objects):
+                if tensor is not None:
+                    yield tensor.cpu().contiguous().numpy().tobytes()
 
     def to(self, device: torch.device) -> StoredData:
         """The same data on another device."""
@@ -127,11 +140,15 @@ def _read(path: str) -> Tensor:
     return pixels
 
 
-def _folder(root: Path, part: str, subset: int, seed: int) -> ImageSet:
+def _folder(root: Path, part: str, subset: int, seed: int, objects: str = "") -> ImageSet:
     """A class-folder tree `root/part/<class>/*`."""
     tree = list_tree(root / part).subset(subset, seed)
     images = _stack(map(_read, tree.paths), len(tree.paths))
-    return ImageSet(images, torch.tensor(tree.labels), tree.classes)
+    found = None
+    if objects:
+        side = min(MAX_CELLS, *images.shape[2:])
+        found = read_ground_truth(Path(objects).expanduser(), tree, side)
+    return ImageSet(images, torch.tensor(tree.labels), tree.classes, found)
 
 
 def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -178,6 +195,7 @@ def load_data(
     subset: int = 0,
     test_subset: int = 0,
     test_rest: bool = False,
+    objects: str = "",
     seed: int = 0,
 ) -> StoredData:
     """Load a set of small images into memory.
@@ -191,24 +209,33 @@ def load_data(
         subset: as many training images, drawn evenly from the classes; 0 takes all.
         test_subset: likewise for testing.
         test_rest: test also on the training images outside the subset, after the others.
+        objects: boxes or masks of a tree's training images, as `read_ground_truth` takes them.
         seed: of the draw of training images; that of test images is fixed.
 
     Raises:
         ValueError: An unknown dataset, no images where they should be, images of several sizes,
-            a subset above the set's size, or classes that differ between training and testing.
+            a subset above the set's size, classes that differ between training and testing, or
+            objects of what is no tree.
     """
     if dataset not in DATASETS:
         raise ValueError(f"no dataset {dataset!r}{nearest(dataset, DATASETS)}")
     if test_rest:
-        whole = load_data(dataset, root, download=download, test_subset=test_subset)
+        whole = load_data(
+            dataset, root, download=download, test_subset=test_subset, objects=objects
+        )
         return _with_rest(whole, subset, seed, renewed=dataset not in ("cifar10", "digits"))
-    if dataset == "digits":
-        return _digits(subset, test_subset, seed)
     place = Path(root).expanduser()
     official = {"cifar10": CIFAR10, "cifar100": CIFAR100}.get(dataset)
-    if official is None or (place / "train").is_dir():
-        train, test = _folder(place, "train", subset, seed), _folder(place, "test", test_subset, 0)
+    is_tree = dataset != "digits" and (official is None or (place / "train").is_dir())
+    if objects and not is_tree:
+        raise ValueError(f"objects are known by their files, which {dataset} has none of here")
+    if dataset == "digits":
+        return _digits(subset, test_subset, seed)
+    if is_tree:
+        train = _folder(place, "train", subset, seed, objects)
+        test = _folder(place, "test", test_subset, 0)
     else:
+        assert official
         train, test = (
             _official(official, place, flag, download, number)
             for flag, number in ((True, (subset, seed)), (False, (test_subset, 0)))

@@ -41,29 +41,40 @@ class _Walk:
         self.seen.add(real)
         return False
 
-    def files(self, folder: str) -> Iterator[str]:
-        """The image files in a folder and those below it, folder by folder, sorted."""
+    def files(self, root: str, below: bool = True) -> Iterator[str]:
+        """The image files in a folder and those `below` it, folder by folder, sorted."""
         found: dict[str, list[str]] = {}
-        todo = [folder]
+        todo = [root]
         while todo:
             place = todo.pop()
             names = found.setdefault(place, [])
             with os.scandir(place) as entries:
                 for entry in sorted(entries, key=lambda entry: entry.name):
+                    ending = os.path.splitext(entry.name)[1].lower()
+                    folder, file = _kind(entry)
                     if entry.name.startswith("."):
                         self.left_out["hidden"] += 1
+                    elif not (folder or file):
+                        self.left_out["no regular file"] += 1
+                    elif file and ending not in IMAGE_ENDINGS:
+                        self.left_out[ending or "no ending"] += 1
+                    elif folder and not below:
+                        self.left_out["folder"] += 1
                     elif entry.is_symlink() and self.leads_back(entry.path):
                         self.left_out["link back into the tree"] += 1
-                    elif entry.is_dir():
+                    elif folder:
                         todo.append(entry.path)
-                    elif not entry.is_file():
-                        self.left_out["no regular file"] += 1
-                    elif (ending := os.path.splitext(entry.name)[1].lower()) in IMAGE_ENDINGS:
-                        names.append(entry.name)
                     else:
-                        self.left_out[ending or "no ending"] += 1
+                        names.append(entry.name)
         for place, names in sorted(found.items()):
             yield from (os.path.join(place, name) for name in sorted(names))
+
+
+def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
+    """Whether an entry is, or a link leads to, a folder or a regular file; no link raises."""
+    if entry.is_symlink():
+        return os.path.isdir(entry.path), os.path.isfile(entry.path)
+    return entry.is_dir(), entry.is_file()
 
 
 @dataclass(frozen=True)
@@ -147,3 +158,9 @@ def list_below(folder: Path) -> list[str]:
     if not paths:
         raise ValueError(f"no images in {folder}")
     return paths
+
+
+def list_here(folder: Path) -> tuple[list[Path], Counter[str]]:
+    """The image files right in a folder, by name, and how many other entries, by what they are."""
+    walk = _Walk([os.path.realpath(folder)])
+    return [Path(path) for path in walk.files(str(folder), below=False)], walk.left_out

@@ -6,7 +6,6 @@ weights beside the trained ones, the average is taken: it is what a run tests.
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,14 +28,17 @@ class Weights(NamedTuple):
     Attributes:
         key: in the file, as "average" or "model"; "" if the file is a state dict.
         tensors: by the network's own names.
+        prefix: that a wrapper had put before these.
     """
 
     key: str
     tensors: dict[str, Tensor]
+    prefix: str = ""
 
     def __str__(self) -> str:
         kind = "averaged" if self.key in AVERAGED else "trained"
-        return f"{kind} weights" + (f" ({self.key!r})" if self.key else "")
+        where = f" ({self.key!r})" if self.key else ""
+        return f"{kind} weights{where}" + (f" without {self.prefix!r}" if self.prefix else "")
 
 
 def _check_sums(path: Path) -> None:
@@ -65,23 +67,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} is no checkpoint: it holds a {type(content).__name__}, no dict")
     return content
-
-
-def load_state(path: Path) -> dict[str, Any]:
-    """A run's checkpoint: its epoch and step are counts, its weights finite.
-
-    Raises:
-        ValueError: It is none; or KeyError, TypeError or AttributeError.
-    """
-    state = load_checkpoint(path)
-    place = state["epoch"], state.get("step", 0)
-    if not all(type(number) is int and number >= 0 for number in place):
-        raise ValueError(f"{path} is at epoch {place[0]!r}, step {place[1]!r}")
-    check_finite(state.get("model", {}))
-    for name, kind in (("run", dict), ("metrics", list)):
-        if name in state and not isinstance(json.loads(state[name]), kind):
-            raise ValueError(f"{path} holds no {name}")
-    return state
 
 
 def _load_safetensors(path: Path) -> dict[str, Tensor]:
@@ -134,20 +119,33 @@ def pick_weights(content: Any, use: Use = "auto") -> Weights:
         raise ValueError(
             f"no weights for {use!r} in it: looked for {', '.join(keys)}, found {found}"
         )
-    tensors = plain_names(held if key is None else held[key])
+    own = held if key is None else held[key]
+    tensors = plain_names(own)
     check_finite(tensors)
-    return Weights(key or "", tensors)
+    first = next((name for name in own if name != _COUNTER), "")
+    return Weights(key or "", tensors, first.removesuffix(next(iter(tensors), "")))
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a tensor is dense, and all its numbers are in memory."""
+    if not isinstance(value, Tensor) or value.layout is not torch.strided:
+        return False
+    odd = value.is_quantized or value.is_nested or value.is_meta
+    return not odd and value.nbytes <= value.untyped_storage().nbytes()
+
+
+def _is_finite(value: Tensor) -> bool:
+    if not (value.is_floating_point() or value.is_complex()):
+        return True
+    return bool((value.float() if value.dtype.itemsize == 1 else value).isfinite().all())
 
 
 def check_finite(weights: Mapping[str, Tensor]) -> None:
-    """Raise ValueError if a weight is NaN or infinite, with the first names."""
-    wrong = [
-        name
-        for name, value in weights.items()
-        if value.is_floating_point() and not value.isfinite().all()
-    ]
-    if wrong:
-        raise ValueError(f"{len(wrong)} weights are NaN or infinite: {', '.join(wrong[:3])}")
+    """Raise ValueError if weights by name are no plain tensors, or NaN or infinite."""
+    for words, holds in (("no plain tensors", _is_plain), ("NaN or infinite", _is_finite)):
+        wrong = [str(name) for name, value in weights.items() if not holds(value)]
+        if wrong:
+            raise ValueError(f"{len(wrong)} weights are {words}: {', '.join(wrong[:3])}")
 
 
 def read_weights(path: Path, use: Use = "auto") -> Weights:

@@ -7,28 +7,25 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import timm
 import torch
 from torch import Tensor, nn
 
 from classification.auto_map import (
     KINDS,
     PART,
-    Flops,
     choice_due,
     choose,
-    early_stage,
     gradient_maps,
     measure,
     sample,
-    stages,
     step_gflop,
 )
 from classification.config import Config
 from classification.data import open_data
 from classification.models import create_model
 from classification.train import Trainer
-from keepaugment import CentreSaliency, EarlyHead, RandomSaliency, box_agreement
+from keepaugment import CentreSaliency, EarlyHead, RandomSaliency, box_agreement, early_stage
+from keepaugment.early_stage import Flops
 from runs import CPU as ALONE
 from runs import assert_resumes, epochs
 
@@ -82,50 +79,9 @@ def test_a_plain_step_is_three_forward_passes() -> None:
     assert step_gflop(model, IMAGES) == pytest.approx(3 * 2 * 3 * 16 * 16 * 5 / 1e9)
 
 
-def test_stages_of_equal_blocks() -> None:
-    model = blocks(10)
-    found = {stage.name: stage for stage in stages(model, IMAGES)}
-    for number in range(10):
-        assert found[str(number)].share == pytest.approx((number + 1) / 10, rel=1e-3)
-        assert found[str(number)].shape == (6, 3, 16, 16)
-    assert found["10"].share == 1.0
-    assert not any(module._forward_hooks for module in model.modules())
-
-
-def test_layers_that_run_twice_are_no_stages() -> None:
-    shared = nn.Tanh()
-    model = nn.Sequential(nn.Conv2d(3, 3, 1), shared, nn.Conv2d(3, 3, 1), shared, Mean(3))
-    assert [stage.name for stage in stages(model, IMAGES)] == ["0", "2", "4.fc", "4"]
-
-
-@pytest.mark.parametrize(
-    ("number", "expected"), [(10, "2"), (4, "0"), (3, "0"), (7, "1"), (16, "4")]
-)
-def test_the_early_stage_takes_about_a_third(number: int, expected: str) -> None:
-    assert early_stage(blocks(number), IMAGES).name == expected
-
-
-def test_the_outermost_layer_is_preferred() -> None:
-    model = nn.Sequential(blocks(3)[:2], blocks(4)[:4], Mean(3))  # 33 % and 67 %; "0.0" at 17 %
-    assert early_stage(model, IMAGES).name == "0"
-
-
 @pytest.mark.parametrize("arch", ["resnet8", "resnet20", "wrn28_2"])
 def test_the_early_stage_of_our_models(arch: str) -> None:
     assert early_stage(create_model(arch, 10), torch.zeros(1, 3, 32, 32)).name == "layer1"
-
-
-@pytest.mark.parametrize(
-    ("arch", "expected"), [("resnet10t", "layer1"), ("mobilenetv3_small_050", "blocks.0")]
-)
-def test_no_bare_stem_is_an_early_stage(arch: str, expected: str) -> None:
-    """It ends after 30 % and 23 % of these networks' operations."""
-    assert early_stage(timm.create_model(arch), torch.zeros(1, 3, 224, 224)).name == expected
-
-
-def test_a_model_without_an_early_stage_is_refused() -> None:
-    with pytest.raises(ValueError, match="no layer of Sequential ends after 15% to 45%"):
-        early_stage(blocks(1), IMAGES)
 
 
 # Agreement

@@ -33,7 +33,7 @@ from classification.comparisons import (
 from classification.comparisons.drop_block import _DropBlock
 from classification.comparisons.mixup import blend
 from keepaugment import EarlyHead, GradientSaliency
-from keepaugment.cutting import symmetric_beta
+from keepaugment.draws import symmetric_beta
 from keepaugment.no_trace import no_trace
 
 CPU = torch.device("cpu")

@@ -30,10 +30,10 @@ def by_hand(model: nn.Module, images: Tensor) -> Tensor:
     return seen[0].detach()
 
 
-def enlarged(patches: Tensor, rows: int, columns: int) -> Tensor:
-    """Patches (B, n) as squares of 8 pixels: (B, 8 rows, 8 columns)."""
+def enlarged(patches: Tensor, rows: int, columns: int, side: int = 8) -> Tensor:
+    """Patches (B, n) as squares of so many pixels: (B, side rows, side columns)."""
     squares = patches.view(-1, rows, columns)
-    return squares.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    return squares.repeat_interleave(side, 1).repeat_interleave(side, 2)
 
 
 @pytest.mark.parametrize(
@@ -118,23 +118,34 @@ def test_it_is_a_map_like_any_other() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("name", "patch"),
     [
-        ("resnet10t", "ResNet is no transformer .* take GradientSaliency"),
-        ("test_vit3", None),
-        ("swin_tiny_patch4_window7_224", "adds positions to its attention"),
-        ("eva02_tiny_patch14_224", "adds positions to its attention"),
-        ("beit_base_patch16_224", "adds positions to its attention"),
+        ("eva02_tiny_patch14_224", 14),
+        ("beit_base_patch16_224", 16),
+        ("vit_small_patch16_dinov3", 16),
     ],
 )
-def test_models_that_are_refused(name: str, message: str | None) -> None:
-    with torch.device("meta"):
-        model = timm.create_model(name)
-    if message is None:
-        AttentionSaliency(model)
-        return
-    with pytest.raises(ValueError, match=message):
-        AttentionSaliency(model)
+def test_positions_are_part_of_the_attention(name: str, patch: int) -> None:
+    """Rotary ones or a table of biases: the weights are those that timm writes out itself."""
+    side = 4 * patch
+    small = {"img_size": side, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 5}
+    model = timm.create_model(name, **small)
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    images, prefix = randn(2, 3, side, side), model.num_prefix_tokens
+    found = AttentionSaliency(model)(images)
+    expected = by_hand(model, images)[:, :, prefix:, prefix:].mean((1, 2))
+    torch.testing.assert_close(found, enlarged(expected, 4, 4, patch))
+
+
+def test_other_networks_are_refused() -> None:
+    with pytest.raises(ValueError, match="ResNet is no transformer .* take GradientSaliency"):
+        AttentionSaliency(timm.create_model("resnet10t"))
+    windows = timm.create_model("swin_tiny_patch4_window7_224", embed_dim=12, depths=(2, 2, 2, 1))
+    windows = AttentionSaliency(windows)
+    with pytest.raises(ValueError, match="in SwinTransformer no scaled_dot_product_attention was"):
+        windows(randn(3, 3, 224, 224))
 
 
 def test_patches_that_are_dropped_are_noticed() -> None:

@@ -27,7 +27,7 @@ from keepaugment import (
     RandomErasing,
     RandomSaliency,
 )
-from keepaugment.cutting import symmetric_beta
+from keepaugment.draws import symmetric_beta
 from keepaugment.selective import allowed_regions
 
 
@@ -551,8 +551,8 @@ def test_the_defaults_are_the_papers() -> None:
     model = Corner()
     cut, paste, mix = KeepCutout(model), KeepPaste(model), KeepCutMix(model, 10)
     erase = KeepRandomErasing(model)
-    assert (cut.size, cut.border, cut.p, cut.fill) == (16, "clip", 1.0, 0.0)
-    assert paste.size == 16
+    assert (cut.size, cut.border, cut.p, cut.fill) == (None, "clip", 1.0, 0.0)
+    assert paste.size is None
     assert (mix.alpha, mix.border, mix.p) == (1.0, "clip", 1.0)
     assert (erase.p, erase.scale, erase.border) == (0.5, (0.02, 0.4), "inside")
     assert erase.ratio == (0.3, 1 / 0.3)

@@ -18,8 +18,7 @@ from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from keepaugment import (
-    AugMix,
-    AutoAugment,
+    BoxSaliency,
     CachedSaliency,
     CentreSaliency,
     CutMix,
@@ -31,18 +30,19 @@ from keepaugment import (
     KeepCutout,
     KeepPaste,
     KeepRandomErasing,
-    RandAugment,
+    KeypointSaliency,
+    MaskSaliency,
     RandomErasing,
     RandomSaliency,
     RecycledSaliency,
     SampleDraws,
     ScaledView,
     ShuffledSaliency,
-    TrivialAugment,
+    Spare,
     View,
 )
-from keepaugment.magnitudes import build_ramps, build_space, build_sub_policies
 from keepaugment.no_trace import _DRAWS, no_trace
+from keeppolicies import AugMix, AutoAugment, RandAugment, TrivialAugment
 
 
 class Step:
@@ -60,6 +60,9 @@ class Step:
     def given(self, images: Tensor, labels: Tensor | None) -> Tensor:
         return torch.empty(8, 32, 32, device=self.device)
 
+    def objects(self, *shape: int) -> list[Tensor]:
+        return [torch.empty(i, *shape, device=self.device) for i in range(1, 9)]
+
     def view(self) -> View:
         return View(self.index, self.index, self.index > 0)
 
@@ -68,18 +71,10 @@ class Step:
         return ScaledView(edge, edge, edge, edge, edge > 0)
 
 
-def _forget_tables() -> None:
-    """Policies keep their tables, which are real or fake as the first call's images were."""
-    for tables in (build_space, build_ramps, build_sub_policies):
-        tables.cache_clear()
-
-
 @pytest.fixture(params=["cuda", "cpu"])
 def step(request: pytest.FixtureRequest) -> Iterator[Step]:
-    _forget_tables()
     with FakeTensorMode():
         yield Step(request.param)
-    _forget_tables()
 
 
 def cached(step: Step, view: Any) -> Tensor:
@@ -123,6 +118,14 @@ METHODS: dict[str, Callable[[Step], Tensor]] = {
         policy.__name__: lambda s, policy=policy: policy(generator=s.draws)(s.pixels)  # type: ignore[misc]
         for policy in (AugMix, AutoAugment, RandAugment, TrivialAugment)
     },
+    "boxes": lambda s: KeepRandomErasing(saliency=BoxSaliency(), generator=s.draws)(
+        s.images, s.objects(4)
+    ),
+    "masks": lambda s: MaskSaliency()(s.images, s.objects(32, 32)),
+    "keypoints": lambda s: KeypointSaliency()(s.images, s.objects(17, 3)),
+    "spared boxes": lambda s: Cutout(generator=s.draws).mask(
+        s.images, spare=Spare(torch.stack(s.objects(4)[:1] * 8).long(), s.index[:, None])
+    ),
     "random map": lambda s: RandomSaliency(s.draws)(s.images),
     "shuffled map": lambda s: ShuffledSaliency(s.given, s.draws)(s.images),
     "inverted map": lambda s: InvertedSaliency(s.given)(s.images),

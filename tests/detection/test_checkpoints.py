@@ -32,6 +32,9 @@ def test_only_checkpoints_of_the_folder_are_gone_on_from(name: str, tmp_path: Pa
 def test_the_last_checkpoint_is_the_one_that_detectron2_names(tmp_path: Path) -> None:
     assert last_checkpoint(tmp_path) is None
     (tmp_path / "last_checkpoint").write_text("model_0000003.pth\n")
+    with pytest.raises(ValueError, match="model_0000003.pth, which is not there"):
+        last_checkpoint(tmp_path)
+    (tmp_path / "model_0000003.pth").touch()
     assert last_checkpoint(tmp_path) == tmp_path / "model_0000003.pth"
 
 
@@ -53,7 +56,7 @@ def test_checkpoints_are_checked_before_they_are_loaded(tmp_path: Path) -> None:
         "less": (whole | {"model": {"weight": torch.ones(1, 2)}}, "1 weights are missing"),
         "nan": (whole | {"model": {"a": torch.tensor(torch.nan)}}, "NaN or infinite: a"),
         "odd": (whole | {"optimizer": 3}, "cannot be loaded"),
-        "gone": (None, "cannot be loaded"),
+        "gone": (None, "is not there"),
     }
     for name, (content, message) in bad.items():
         (tmp_path / "last_checkpoint").write_text(f"model_{name}.pth")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from keepbench.images import list_images, read_image, read_or_error
+from keepbench.images import read_image, read_or_error
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(8, 32)
 
@@ -81,28 +81,3 @@ def test_special_files_are_never_opened(tmp_path: Path) -> None:
     for place in (tmp_path / "a.jpg", tmp_path, tmp_path / "none"):
         with pytest.raises(ValueError, match="is no regular file"):
             read_image(place)
-
-
-def test_a_listing_has_every_image_once_and_counts_the_rest(tmp_path: Path) -> None:
-    inside, store = tmp_path / "a", tmp_path / "store"
-    for folder in (inside / "x.jpg", inside / ".git", store):
-        folder.mkdir(parents=True)
-    for name in ("b.jpg", "c.JPEG", "a.png", "._b.jpg", "d.gif", "notes"):
-        (inside / name).touch()
-    (store / "1").touch()
-    os.mkfifo(inside / "pipe.jpg")
-    for name, target in {
-        "0.jpg": "b.jpg",  # once, by its own name
-        "e.jpg": store / "1",  # a link out of a data set is how large files are kept
-        "f.jpg": store / "1",
-        "broken.jpg": "nowhere",
-        "up": "..",
-        "loop.jpg": "loop.jpg",
-    }.items():
-        (inside / name).symlink_to(target)
-    paths, left_out = list_images(inside)
-    assert [path.name for path in paths] == ["a.png", "b.jpg", "c.JPEG", "e.jpg"]
-    assert left_out == {
-        "hidden": 2, "folder": 2, "no regular file": 3, ".gif": 1, "no ending": 1,
-        "link to another one": 2,
-    }  # fmt: skip

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from keepbench.own_network import is_function, make_network
+from keepbench.own_network import is_function, make_network, refuse_code
 
 SOURCE = """
 from dataclasses import dataclass
@@ -68,3 +68,18 @@ def test_a_function_that_makes_no_network_is_refused(
 def test_names_that_timm_fetches_are_no_functions() -> None:
     names = ("hf-hub:owner/model", "resnet50", "net.py:make", "net:make")
     assert [is_function(name) for name in names] == [False, False, True, True]
+
+
+def test_a_function_gets_what_its_parameters_name(tmp_path: Path) -> None:
+    place = tmp_path / "sized.py"
+    place.write_text(
+        "import torch\ndef make(num_classes):\n    return torch.nn.Linear(2, num_classes)"
+    )
+    network = make_network(f"{place}:make", num_classes=7, in_chans=3)
+    assert isinstance(network, nn.Linear) and network.out_features == 7
+
+
+def test_code_that_a_folder_names_is_not_run() -> None:
+    refuse_code("resnet18")
+    with pytest.raises(ValueError, match=r"its network is code, evil.py:make, which is not run"):
+        refuse_code("evil.py:make")

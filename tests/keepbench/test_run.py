@@ -6,14 +6,17 @@ import os
 import pickle
 import platform
 import resource
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import torch
 
+from keepbench.checkpoints import load_state
+from keepbench.files import write_whole
 from keepbench.machine import find_device
 from keepbench.run import Run, RunRecord, read_rows
 from keepbench.weights import load_checkpoint
@@ -77,6 +80,21 @@ def test_a_folder_has_one_writer(tmp_path: Path) -> None:
             Run(tmp_path, "plain", Config(), CPU, resume=True)
     with Run(tmp_path, "plain", Config(), CPU, resume=True):
         pass
+
+
+def test_a_reader_that_outlives_its_run_does_not_keep_the_folder(tmp_path: Path) -> None:
+    """A process opens the run and starts another, as a loader does, and dies."""
+    before, after = os.pipe()
+    if not (child := os.fork()):
+        Run(tmp_path, "plain", Config(), CPU, resume=False)
+        if os.fork():
+            os._exit(0)
+        os.close(after)
+        os.read(before, 1)  # until the test is over
+        os._exit(0)
+    os.waitpid(child, 0)
+    Run(tmp_path, "plain", Config(), CPU, resume=True).close()
+    os.close(after)
 
 
 def test_resuming_drops_what_came_after_the_checkpoint(tmp_path: Path) -> None:
@@ -290,6 +308,53 @@ def test_a_kill_at_any_moment_of_writing_loses_nothing_that_was_saved(tmp_path: 
         assert read_rows(folder / "metrics.jsonl") == expected
     # run.json, a first epoch, two more with a checkpoint before them
     assert kills == 2 + 4 + 2 * 5
+
+
+WHOLE = {"epoch": 1, "step": 0, "sums": torch.zeros(2), "model": {"a": torch.ones(2)}}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"epoch": None}, "its epoch is a NoneType"),
+        ({"epoch": True}, "its epoch is a bool"),
+        ({"step": -1}, "it is at epoch 1, step -1"),
+        ({"sums": [1.0]}, "its sums is a list"),
+        ({"model": {"a": 1}}, "1 weights are no plain tensors: a"),
+        ({"model": {"a": torch.ones(2, device="meta")}}, "1 weights are no plain tensors: a"),
+        ({"average": {"a": torch.tensor(torch.nan)}}, "1 weights are NaN or infinite: a"),
+        ({"optimizer": "x"}, "its optimizer is a str"),
+        ({"ranks": {}}, "its ranks is a dict"),
+        ({"run": "[]"}, "it is no JSON object"),
+        ({"run": "[" * 100_000}, "it is nested too deeply"),
+        ({"metrics": "{}"}, "it is no JSON list"),
+        ({"metrics": "[1]"}, "its metrics are no rows"),
+        ({"metrics": b"[]"}, "its metrics is a bytes"),
+    ],
+)
+def test_a_checkpoint_with_a_field_of_another_kind_is_refused(
+    change: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    torch.save(WHOLE, tmp_path / "last.pt")
+    assert load_state(tmp_path / "last.pt").keys() == WHOLE.keys()
+    torch.save(WHOLE | change, tmp_path / "last.pt")
+    with pytest.raises(ValueError, match=f"last.pt is no checkpoint of a run: {reason}"):
+        load_state(tmp_path / "last.pt")
+
+
+def test_ctrl_c_waits_for_a_file_to_be_whole(tmp_path: Path) -> None:
+    """torch's writer aborts the process when it is left in the middle."""
+    before = signal.getsignal(signal.SIGINT)
+    state = {"epoch": 1, "weight": torch.arange(1000.0)}
+
+    def write(file: IO[bytes]) -> None:
+        signal.raise_signal(signal.SIGINT)
+        torch.save(state, file)
+
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(tmp_path / "last.pt", write)
+    assert load_checkpoint(tmp_path / "last.pt").keys() == state.keys()
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 class _Trap:

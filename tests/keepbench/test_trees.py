@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from keepbench.trees import list_tree
+from keepbench.trees import list_here, list_tree
 
 
 def grow(root: Path, *names: str) -> None:
@@ -55,3 +55,29 @@ def test_trees_without_classes_or_images_are_refused(tmp_path: Path) -> None:
     (tmp_path / "ant").mkdir()
     with pytest.raises(ValueError, match="no images of class ant"):
         list_tree(tmp_path)
+
+
+def test_a_folder_alone_has_every_image_once_and_counts_the_rest(tmp_path: Path) -> None:
+    inside, store = tmp_path / "a", tmp_path / "store"
+    for folder in (inside / "x.jpg", inside / ".git", store):
+        folder.mkdir(parents=True)
+    for name in ("b.jpg", "c.JPEG", "a.png", "._b.jpg", "d.gif", "notes"):
+        (inside / name).touch()
+    (store / "1").touch()
+    os.mkfifo(inside / "pipe.jpg")
+    for name, target in {
+        "0.jpg": "b.jpg",  # once, by its own name
+        "d.txt": store / "1",  # no image under this name
+        "e.jpg": store / "1",  # a link out of a data set is how large files are kept
+        "f.jpg": store / "1",
+        "broken.jpg": "nowhere",
+        "up": "..",
+        "loop.jpg": "loop.jpg",
+    }.items():
+        (inside / name).symlink_to(target)
+    paths, left_out = list_here(inside)
+    assert [path.name for path in paths] == ["a.png", "b.jpg", "c.JPEG", "e.jpg"]
+    assert left_out == {
+        "hidden": 2, "folder": 2, "no regular file": 3, ".gif": 1, "no ending": 1, ".txt": 1,
+        "link back into the tree": 2,
+    }  # fmt: skip

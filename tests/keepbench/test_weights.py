@@ -27,7 +27,7 @@ def state(value: float) -> Names:
 def test_the_average_is_taken_if_there_is_one_and_said() -> None:
     both = {"model": state(1.0), "average": AveragedModel(Linear()).state_dict()}
     averaged = pick_weights(both)
-    assert str(averaged) == "averaged weights ('average')"
+    assert str(averaged) == "averaged weights ('average') without 'module.'"
     assert averaged.tensors.keys() == {"weight", "bias"}
     trained = pick_weights(both, "model")
     assert str(trained) == "trained weights ('model')" and trained.tensors["a"] == 1

@@ -9,6 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 from keepaugment import saliency_map
+from keepbench.weights import Weights
 from reid.model import ReidModel, load_backbone, read_weights
 
 IMAGES = torch.linspace(-1, 1, 2 * 3 * 64 * 32).view(2, 3, 64, 32)
@@ -116,7 +117,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="the weights are not the backbone's"):
             load_backbone(model, read_weights(str(tmp_path / "a.pt"), "resnet18"))
     with pytest.raises(ValueError, match="120 weights are missing"):
-        load_backbone(model, {})
+        load_backbone(model, Weights("", {}))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -151,4 +152,4 @@ def test_torchvisions_weights_are_read_from_its_cache(
     (tmp_path / "checkpoints").mkdir()
     torch.save(state, tmp_path / "checkpoints" / "resnet18-f37072fd.pth")
     read = read_weights("torchvision", "resnet18")
-    assert all(torch.equal(value, state[name]) for name, value in read.items())
+    assert all(torch.equal(value, state[name]) for name, value in read.tensors.items())

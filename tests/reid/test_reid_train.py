@@ -92,6 +92,15 @@ def test_every_experiment_has_every_budget_and_a_cost(name: str, budget: str) ->
     assert config.warmup <= config.epochs
 
 
+def test_maps_that_need_no_model_cost_nothing() -> None:
+    keep = EXPERIMENTS["market-resnet101-keep_erasing"].config
+    plain, free = (
+        replace(keep, keep=""),
+        [replace(keep, saliency=kind) for kind in ("random", "centre")],
+    )
+    assert {cost(config) for config in free} == {cost(plain)} != {cost(keep)}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

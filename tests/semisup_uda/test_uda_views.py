@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from keepaugment import SampleDraws, View
-from keepaugment.operations import ID
 from keepbench.clock import Clock
 from keepbench.small_images import ImageSet, StoredData
 from keepbench.views import reflect_crop
+from keeppolicies.operations import ID
 from semisup_uda.config import Config
 from semisup_uda.policy import UDARandAugment
 from semisup_uda.views import Views

@@ -311,7 +311,7 @@ def test_weights_are_read(tmp_path: Path) -> None:
     torch.save({"model": trained.state_dict(), "average": wrapped, "epoch": 3}, file)
     who = subject.Subject("resnet8", weights=file)
     assert torch.equal(who.make().conv1.weight, average.conv1.weight)
-    assert who.weights_in_words() == "averaged weights ('average') in last.pt"
+    assert who.weights_in_words() == "averaged weights ('average') without 'module.' in last.pt"
     with pytest.raises(ValueError, match="does not fit resnet8"):
         subject.Subject("resnet8", classes=7, weights=file).make()
 

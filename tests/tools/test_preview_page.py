@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,28 +12,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from browser import needs_browser, opened, said
 from keepaugment import allowed_regions
 from keepaugment.regions import draw_index
 from previewing.cli import main
 from previewing.images import levels
 from previewing.pages import TEMPLATES
 
-_NAMES = ("chromium", "chromium-browser", "google-chrome")
 BOXES = (TEMPLATES / "boxes.js").read_text()
-BROWSER = next((path for name in _NAMES if (path := shutil.which(name))), None)
-needs_browser = pytest.mark.skipif(not BROWSER, reason="no Chromium to open the page in")
-
-
-def opened(page: Path, settings: str = "") -> str:
-    """The page's elements after its scripts have run."""
-    assert BROWSER
-    command = [
-        *(BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"),
-        f"--user-data-dir={page.parent / 'browser'}",
-        "--virtual-time-budget=20000",
-        page.as_uri() + settings,
-    ]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
 
 
 def with_script(page: Path, script: str) -> Path:
@@ -52,12 +34,6 @@ def with_script(page: Path, script: str) -> Path:
     copy = page.with_name("scripted.html")
     copy.write_text(page.read_text().replace("</body>", waiting + "</body>"))
     return copy
-
-
-def said(dom: str) -> Any:
-    found = re.search(r'<pre id="said">(.*?)</pre>', dom, re.DOTALL)
-    assert found, "the page did not get ready"
-    return json.loads(html.unescape(found[1]))
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +190,26 @@ def test_figures_of_the_page_are_sums_of_the_map(page: Path) -> None:
         plain, keep = figures["RandAugment/RandAugment"], figures["RandAugment/KeepRandAugment"]
         assert float(keep["kept"]) >= float(plain["kept"])
         assert float(keep["area"]) <= float(plain["area"])
+
+
+@needs_browser
+def test_what_may_not_be_cut_is_striped_and_the_page_says_when_it_draws(page: Path) -> None:
+    script = """
+      const grey = new Uint8ClampedArray(4 * pixels).fill(255);
+      const marks = new Float64Array(pixels);
+      const lights = (rgba) => [...new Set(rgba.filter((_, n) => n % 4 === 0))].length;
+      const shades = [lights(tint(grey, marks)), lights(tint(grey, marks.fill(1)))];
+      const status = document.getElementById("status"), before = status.textContent;
+      document.getElementById("draw").click();
+      const during = status.textContent;
+      while (status.textContent) await new Promise((go) => setTimeout(go, 20));
+      return [shades, before, during, document.querySelector(".keep figcaption").textContent];"""
+    shades, before, during, caption = said(opened(with_script(page, script)))
+    assert shades == [2, 1]  # red has dark stripes, green has none
+    assert (before, during) == ("", "drawing …")
+    assert re.search(r"\d+\s%\sof importance kept,\n\d+\s%\sof pixels changed", caption)
+    text = page.read_text()
+    assert text.index('id="images"') < text.index('id="fidelity"')
 
 
 @needs_browser

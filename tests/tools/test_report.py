@@ -4,27 +4,33 @@ import csv
 import html.parser
 import json
 import re
-import shutil
-import subprocess
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from classification.experiments import EXPERIMENTS
+from browser import framed, needs_browser, opened, said
+from classification.experiments import EXPERIMENTS, TRIAL
+from classification.train import train
 from keepbench.paper import Cell
-from reporting import exports
+from keepbench.processes import Processes
+from reporting import exports, page
 from reporting.catalogue import TASKS, load
 from reporting.claims import CLAIMS
 from reporting.cli import main
 from reporting.content import build
-from reporting.evidence import SUPPORTED, TOO_LITTLE
+from reporting.evidence import SUPPORTED, TOO_LITTLE, estimate
 from reporting.exports import _inert
 from reporting.folders import Group, read_all
+from reporting.forest import EDGE, WIDTH, axis_of, row
+from reporting.naming import compared
 from reporting.page import _without_tags
 from reporting.results import Results
-from reporting.summary import summarise
+from reporting.samples import strips
+from reporting.summary import contrasts, headline, summarise
+from trialling.plan import fix_plan, make_plan
 
 CLASSIFICATION = {"classification": TASKS["classification"]}
 KEEP, PLAIN = "cifar10-resnet18-keep_cutout", "cifar10-resnet18-cutout"
@@ -209,17 +215,76 @@ def test_a_run_on_other_data_says_so(tmp_path: Path) -> None:
     ]
 
 
-def test_the_summary_sets_keep_against_twin_and_controls(tmp_path: Path) -> None:
+def test_comparisons_are_named_by_their_settings_and_told_in_a_sentence(tmp_path: Path) -> None:
     for seed in range(3):
         write_run(tmp_path, PLAIN, 95 + seed, seed=seed)
         write_run(tmp_path, KEEP, 95.5 + 1.1 * seed, seed=seed)
-        write_run(tmp_path, f"{KEEP}-random", 96 + 1.2 * seed, seed=seed)
-    lines, tallies = summarise(results(tmp_path))
-    assert [(line.kind, line.finding.verdict.word) for line in lines] == [
-        ("plain", SUPPORTED),
-        ("control", "not supported"),
+        write_run(tmp_path, f"{KEEP}-random", 90 + 3 * seed, seed=seed)
+        write_run(tmp_path, PLAIN, 80 + 3 * seed, seed=seed, budget="short")
+        write_run(tmp_path, KEEP, 82 + seed, seed=seed, budget="short")
+    found = summarise(results(tmp_path))
+    assert [(each.name.arms, each.full, each.decided) for each in found] == [
+        ("KeepCutout − Cutout", True, True),
+        ("KeepCutout − KeepCutout, random map", True, False),
+        ("KeepCutout − Cutout", False, False),
     ]
-    assert [(tally.kind, tally.measured) for tally in tallies] == [("plain", 1), ("control", 1)]
+    places = [each.name.place for each in found]
+    assert places == ["CIFAR-10, ResNet-18"] * 2 + ["CIFAR-10, 10,000 images, ResNet-18"]
+    assert headline(found) == (
+        "1 comparison on small, short or changed runs: it does not leave out 0. "
+        "2 comparisons at the paper's budget: 1 leaves out 0 (1 for keeping, 0 against)."
+    )
+    assert headline([]).count("none run yet") == 2
+
+
+def test_each_known_comparison_has_a_name_of_its_own() -> None:
+    names = []
+    for package in load().packages.values():
+        experiments = package.experiments
+        for _, each in contrasts(package):
+            settings = (asdict(experiments[name].config) for name, _ in each.weights)
+            names.append((package.task.name, *compared(*settings)))
+    assert len(names) > 150
+    assert len(set(names)) == len(names)
+
+
+def test_an_axis_holds_all_intervals_and_a_row_says_on_which_side_of_0_it_lies() -> None:
+    values = [estimate([1.0, 2.0, 3.0]), estimate([-1.0, 0.0, 1.5]), estimate([0.0, 40.0])]
+    axis = axis_of(values)
+    assert axis.limit >= max(v.high or 0.0 for v in values[:2])
+    assert axis.x(0.0) == WIDTH / 2 and axis.x(-99.0) == EDGE
+    assert 0.0 in axis.ticks and len(axis.ticks) <= 9
+    wide = [row(v, axis, claimed=None, said="") for v in values]
+    apart = row(estimate([-3.0, -2.9, -3.1]), axis, claimed=0.5, said="<")
+    assert [re.findall('class="row (\\w+)"', each)[0] for each in (*wide, apart)] == [
+        "open", "open", "open", "no",
+    ]  # fmt: skip
+    assert "claimed" in apart and 'aria-label="&lt;"' in apart
+
+
+def test_a_trial_is_told_by_its_verdict_and_its_runs_are_its_own(tmp_path: Path) -> None:
+    plan = make_plan(TRIAL, "cutout", ("plain", "keep"), seeds=3, budget="3 seeds", margin=0.5)
+    fix_plan(plan, tmp_path / "trial")
+    write_run(tmp_path / "trial", PLAIN, 95.0)
+    (tmp_path / "trial" / "trial.html").write_text("")
+    found = build([tmp_path], CATALOGUE)
+    assert (found.run_count, found.skipped) == (0, ())
+    assert [trial.sentence for trial in found.trials] == [
+        "Too few runs are finished to say anything."
+    ]
+    assert 'href="../trial/trial.html"' in page.html(found, tmp_path / "report")
+
+
+def test_strips_show_what_was_cut_where_the_images_come_with_a_package(tmp_path: Path) -> None:
+    change = {"subset": 20, "test_subset": 10, "epochs": 2, "batch_size": 10}
+    for name in ("digits-resnet8-none", "digits-resnet8-cutout"):
+        config = replace(EXPERIMENTS[name].config, **change)
+        train(name, config, tmp_path / name, Processes(torch.device("cpu")))
+    write_run(tmp_path, PLAIN, 95.0)  # of CIFAR-10, which is not here
+    stored, cut, plain = strips(results(tmp_path).all())  # folders are read in order
+    assert (stored.name, plain.name, cut.name) == ("", "crop and flip", "Cutout")
+    assert len({stored.picture, plain.picture, cut.picture}) == 3
+    assert cut.where == "epoch 2, seed 0, handwritten digits, 20 images, ResNet-8"
 
 
 @pytest.fixture(scope="module")
@@ -251,9 +316,9 @@ class _Checker(html.parser.HTMLParser):
         self.ids += [values["id"] or ""] if "id" in values else []
         target = values.get("href") or values.get("xlink:href") or ""
         self.links |= {target[1:]} if target.startswith("#") else set()
-        if tag in ("script", "link", "img", "iframe") or "src" in values:
+        if tag in ("link", "iframe") or not (values.get("src") or "data:").startswith("data:"):
             self.outside.append(tag)
-        if tag == "svg":
+        if tag == "svg" and values.get("aria-hidden") != "true":
             self.pictures.append(values.get("aria-label"))
 
 
@@ -264,16 +329,16 @@ def test_the_page_is_whole(report: Path) -> None:
     assert len(set(checker.ids)) == len(checker.ids)
     assert checker.links <= set(checker.ids)
     assert checker.outside == []
-    assert len(checker.pictures) > 10
+    assert len(checker.pictures) > 5
     assert all(checker.pictures)
     assert "&lt;script&gt;alert(1)&lt;script&gt;" in text
     assert 'name="viewport"' in text
     assert "prefers-color-scheme: dark" in text
     assert re.search("#0[01][0-9a-f]{2}0[0-9a-f]", text) is None  # no stand-in colour is left
     for number in range(1, 12):
-        assert f">Table {number}: " in text
+        assert f"<b>Table {number}</b>" in text
     for figure in ("2", "3"):
-        assert f">Figure {figure}: " in text
+        assert f"<b>Figure {figure}</b>" in text
 
 
 def test_text_and_data_say_the_same(report: Path) -> None:
@@ -310,35 +375,41 @@ def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         main([str(tmp_path / "none"), "--out", str(tmp_path / "report")])
 
 
-_NAMES = ("chromium", "chromium-browser", "google-chrome")
-BROWSER = next((path for name in _NAMES if (path := shutil.which(name))), None)
 SHOW = """<script>addEventListener("load", () => {
-  const cell = document.querySelector("#table-1 details.ours");
-  const before = cell.offsetHeight;
-  cell.querySelector("summary").click();
-  const plot = document.querySelector("#table-1 figure svg");
-  document.body.dataset.seen = [
-    cell.offsetHeight > before, plot.getBoundingClientRect().height > 100,
-    document.documentElement.scrollWidth <= innerWidth,
-    getComputedStyle(plot.querySelector("text")).fill,
-  ].join(" ");
+  const arms = () => [...document.querySelectorAll(".sortable tbody tr")]
+    .filter((row) => row.offsetHeight).map((row) => row.cells[0].textContent);
+  const sort = document.querySelectorAll(".sortable thead button")[3];
+  const seen = { arms: arms() };
+  sort.click();
+  seen.sorted = arms();
+  document.querySelector(".filters input").value = "keepcutout short";
+  document.querySelector(".filters input").dispatchEvent(new Event("input"));
+  seen.filtered = arms();
+  document.querySelectorAll("details").forEach((each) => { each.open = true; });
+  const edge = document.documentElement.clientWidth;
+  seen.outside = [...document.querySelectorAll("body *")].filter((each) =>
+    each.getBoundingClientRect().right > edge + 1).map((each) => each.outerHTML.slice(0, 60));
+  seen.plot = document.querySelector("#table-1 figure svg").getBoundingClientRect().height;
+  const shown = document.createElement("pre");
+  shown.id = "said";
+  shown.textContent = JSON.stringify(seen);
+  document.body.append(shown);
 });</script>"""
 
 
-@pytest.mark.skipif(not BROWSER, reason="no Chromium to open the page in")
-def test_a_browser_opens_a_cell_and_draws_the_plots(report: Path, tmp_path: Path) -> None:
+@needs_browser
+def test_a_phone_shows_all_of_it_and_runs_are_sorted_and_filtered(
+    report: Path, tmp_path: Path
+) -> None:
     page = tmp_path / "page.html"
     page.write_text((report / "report.html").read_text().replace("</body>", SHOW + "</body>"))
-    assert BROWSER
-    command = [
-        *(BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=600,900"),
-        f"--user-data-dir={tmp_path / 'browser'}",
-        *("--virtual-time-budget=5000", "--dump-dom", page.as_uri()),
-    ]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
-    seen = re.search(r'data-seen="([^"]*)"', shown)
-    assert seen
-    assert seen.group(1).startswith("true true true rgb(")
+    seen = said(opened(framed(page, width=390)))
+    keep = "KeepCutout"
+    assert sorted(seen["arms"]) == sorted(["Cutout", "Cutout", keep, keep])
+    assert seen["sorted"] == ["Cutout", keep, "Cutout", keep]  # 80, 80, 96, 96.6
+    assert seen["filtered"] == [keep]
+    assert seen["outside"] == []
+    assert seen["plot"] > 100
 
 
 def test_texts_of_strangers_are_inert_in_every_form_of_the_report() -> None:

@@ -10,6 +10,7 @@ from scipy import stats
 from keepbench.paper import TABLES
 from reporting.claims import CLAIMS, contrast, slope
 from reporting.evidence import (
+    MARGIN,
     NOT_SUPPORTED,
     SUPPORTED,
     TOO_LITTLE,
@@ -97,6 +98,17 @@ def test_a_contrast_quotes_the_paper() -> None:
     keep, plain = "cifar10-resnet18-keep_cutout", "cifar10-resnet18-cutout"
     assert contrast("", [(keep, 1), (plain, -1)]).claimed == 0.5  # 96.1 - 95.6
     assert contrast("", [(keep, 1), ("unknown", -1)]).claimed is None
+
+
+def test_the_margin_is_the_largest_drop_of_an_approximation_in_table_1() -> None:
+    drops = [
+        -each.claimed
+        for claim in CLAIMS
+        if claim.where == "Table 1"
+        for each in claim.contrasts
+        if each.no_drop and each.claimed is not None
+    ]
+    assert max(drops) == pytest.approx(MARGIN)
 
 
 def test_every_table_and_figure_of_accuracies_has_a_claim() -> None:

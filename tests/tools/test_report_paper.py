@@ -90,5 +90,5 @@ def test_overheads_stand_beside_the_papers(tmp_path: Path) -> None:
     cell = dict(view.rows)["+ low resolution"][0]
     assert cell.paper == "24 s (+26.3 %)"
     assert [round(row.overhead, 6) for row in cell.ours] == [22.0]
-    assert view.cheap == "1 of 1 measured overheads are at most 26.3 %"
+    assert view.cheap == "1 of 1 measured overheads are at most the paper's 26.3 %"
     assert [each.folder.name for each in skipped] == ["cost7.json"]

@@ -199,6 +199,8 @@ def test_arms_differ_from_the_plain_one_in_keeping_only(method: str) -> None:
         (["digits", "--arms", "keep", "plan"], "no arm 'plan'; did you mean plain"),
         (["digits", "--arms", "keep", "none"], "arms without a contrast: keep, none"),
         (["digits", "--seeds", "2"], "needs 3 seeds or more"),
+        (["digits", "--first-seed", "-1"], "from 0 on"),
+        (["digits", "--arms", "plain", "oracle"], "saliency=oracle needs --objects"),
         (["digits", "--", "--cut", "cutout"], "the method is given by --method"),
         (["digits", "--", "--seed", "3"], "seed, resume, budget and device are set"),
         (["digits", "--", "--epoch", "3x"], "does not take"),
@@ -225,21 +227,21 @@ def test_a_trial_runs_and_resumes(
 
     monkeypatch.setattr(local, "run_all", run_all)
     out = tmp_path / "trial"
-    words = ["digits", "--arms", "plain", "random", "--seeds", "3", "--out", str(out)]
+    words = ["digits", "--arms", "plain", "random", "--seeds", "3", "--first-seed", "5"]
     few = ["--subset=40", "--test-subset=30", "--no-test-rest", "--epochs=1", "--flip-test"]
-    words += ["--devices", "cpu", "--json", str(tmp_path / "found.json"), "--"]
+    words += ["--out", str(out), "--devices", "cpu", "--json", str(tmp_path / "found.json"), "--"]
     main([*words, *few, "--arch=resnet8"])
-    assert sorted(ran) == [f"{arm} seed {n}" for arm in ("plain", "random") for n in range(3)]
+    assert sorted(ran) == [f"{arm} seed {n}" for arm in ("plain", "random") for n in (5, 6, 7)]
     assert "it can tell two arms that differ by ±" in capsys.readouterr().out
     first = json.loads((tmp_path / "found.json").read_text())
     assert first["finished"] and (out / "trial.html").is_file()
 
     ran.clear()
-    bits = out / "plain" / "seed-1" / NAME
+    bits = out / "plain" / "seed-6" / NAME
     before = bits.read_text()
     bits.unlink()  # as if it was killed before it could write them
     main([*words, *few, "--arch=resnet8"])
-    assert ran == ["plain seed 1"] and bits.read_text() == before
+    assert ran == ["plain seed 6"] and bits.read_text() == before
     assert json.loads((tmp_path / "found.json").read_text()) == first
     with pytest.raises(SystemExit, match="base.batch_size: 64 then, 20 now"):
         main([*words, *few, "--arch=resnet8", "--batch-size=20"])

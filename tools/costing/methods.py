@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from classification.auto_map import Flops
 from classification.config import Config
 from classification.models import MODELS, create_model
 from classification.train import Trainer
 from keepaugment import CachedSaliency, CentreSaliency
+from keepaugment.early_stage import Flops
 from keepbench.images import IMAGENET_MEAN, IMAGENET_STD, Batch
 from keepbench.processes import Processes
 from keepbench.small_images import ImageSet, StoredData

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from classification.auto_map import Choice, Stage
+from classification.auto_map import Choice
 from diagnosing.subject import Subject
+from keepaugment.early_stage import Stage
 
 FAILED = """
 CHECKS FAILED, see above. A map runs the model as in evaluation; only the outermost module keeps its

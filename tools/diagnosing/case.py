@@ -10,13 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from classification.auto_map import (
-    Stage,
-    Stored,
-    early_stage,
-    gradient_maps,
-    recycling_gflop,
-)
+from classification.auto_map import Stored, gradient_maps, recycling_gflop
 from diagnosing.checks import reason_of
 from diagnosing.subject import Subject, predicted, read_images
 from keepaugment import (
@@ -26,7 +20,9 @@ from keepaugment import (
     RecycledSaliency,
     Saliency,
     SampleDraws,
+    early_stage,
 )
+from keepaugment.early_stage import Stage
 from keepaugment.no_trace import Forward
 from keepbench.machine import find_device
 

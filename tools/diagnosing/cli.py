@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from classification.auto_map import EARLY_SHARES, KINDS, LEAST, Choice, choose, stages
+from classification.auto_map import KINDS, LEAST, Choice, choose
 from diagnosing.advice import FAILED, remarks, training_loop
 from diagnosing.case import Case, prepare_case, recycled_maps
 from diagnosing.checks import (
@@ -23,6 +23,7 @@ from diagnosing.checks import (
     step_gradients,
 )
 from diagnosing.compiled_and_parallel import check_compiled, check_distributed
+from keepaugment.early_stage import EARLY_SHARES, stages
 from keepbench.flops import flop_table
 from keepbench.machine import bfloat16, hardware
 
@@ -34,7 +35,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         description="Prove on your own model that maps leave no trace, and price every kind of map."
     )
     add = parser.add_argument
-    add("model", help="MODULE:FACTORY, FILE.py:FACTORY, or the name of a model (ours or timm's)")
+    add("model", help="MODULE:FACTORY, FILE.py:FACTORY, or a name of timm's or ours (resnet18 is "
+        "timm's, cifar_resnet18 ours)")  # fmt: skip
     add("--size", type=int, default=0, help="side of images in pixels; 32 or 224 if not given")
     add("--channels", type=int, default=3, help="of images")
     add("--classes", type=int, default=10, help="of a model by name")

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from keepaugment import AutoAugment, RandAugment
 from keepaugment.no_trace import no_trace
+from keeppolicies import AutoAugment, RandAugment
 from previewing.images import Pictures, as_uri, packed_bits, packed_map
 from previewing.networks import Network
 

@@ -9,6 +9,7 @@ same bits.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from keepbench.machine import commit, hardware, versions
 from keepbench.order import EpochBatches
 from keepbench.pipeline import Values
 from keepbench.processes import Processes
+from keepbench.settings import NO_GRADIENT
 from keepbench.weights import load_checkpoint
 from previewing.runs import ClassificationRun, open_trainer
 
@@ -66,7 +68,7 @@ class Replayed:
 
 def needs_weights(config: Config) -> bool:
     """Whether a run's training images depend on its network, through maps of its gradient."""
-    return bool(config.keep) and config.saliency not in ("random", "centre")
+    return bool(config.keep) and config.saliency not in NO_GRADIENT
 
 
 def find_step(config: Config, num_images: int, epoch: int, index: int) -> int:
@@ -165,6 +167,24 @@ def _train_until(trainer: Trainer, epoch: int, step: int, hide_bar: bool | None)
             train_steps(trainer, bar.update, stop=lambda: trainer.step == step)
 
 
+def batch_of_step(
+    trainer: Trainer,
+    run: ClassificationRun,
+    epoch: int,
+    step: int,
+    checkpoints: Sequence[Path] = (),
+    quiet_bar: bool | None = None,
+) -> tuple[Batch, list[str]]:
+    """Bring a run's fresh trainer to a step, both from 0: its batch, and how it got there.
+
+    Raises:
+        ValueError: One of the checkpoints cannot be used.
+    """
+    how = _prepare(trainer, run, epoch, step, list(checkpoints))
+    _train_until(trainer, epoch, step, quiet_bar)
+    return next(iter(trainer.batches())), how
+
+
 LOOKS = {
     "view": ("pixels", "after crop and flip"),
     "policy": ("augmented", "after the policy"),
@@ -233,9 +253,7 @@ def replay(
     """
     trainer = open_trainer(replace(run.config, eval_every=run.config.epochs), processes)
     step = find_step(run.config, trainer.data.num_train, epoch - 1, index)
-    how = _prepare(trainer, run, epoch - 1, step, checkpoints or [])
-    _train_until(trainer, epoch - 1, step, quiet_bar)
-    batch = next(iter(trainer.batches()))
+    batch, how = batch_of_step(trainer, run, epoch - 1, step, checkpoints or [], quiet_bar)
     with trainer.autocast():
         augmented, notes = _looked_at(trainer.augment, epoch - 1, step, batch)
     places = (batch.numbers == index).nonzero()

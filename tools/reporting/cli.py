@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
         report = build(arguments.runs, load())
         arguments.out.mkdir(parents=True, exist_ok=True)
         for name, text in (
-            ("report.html", page.html(report)),
+            ("report.html", page.html(report, arguments.out)),
             ("report.md", page.markdown(report)),
             ("report.json", exports.as_json(report)),
             ("report.csv", exports.as_csv(report)),

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from keepbench.paper import COSTS, FIGURES, TABLES, Cell, Figure, Table
-from reporting import costs, errata
-from reporting.catalogue import TASKS, Catalogue, is_small, tables
+from reporting import costs, errata, naming
+from reporting.catalogue import TASKS, Catalogue, tables
 from reporting.claims import CLAIMS
 from reporting.costs import CostView
 from reporting.errata import Erratum
 from reporting.folders import Skipped, read_all
-from reporting.results import CellView, ClaimView, Results
-from reporting.summary import Line, Tally, summarise
+from reporting.results import CellView, ClaimView, Measured, Results
+from reporting.summary import Comparison, headline, summarise
+from reporting.trials import TrialView, read_trials
 
 Rows = tuple[tuple[str, tuple[CellView | None, ...]], ...]
 
@@ -53,9 +54,10 @@ class TableView:
     further: tuple[CellView, ...]
 
     @property
-    def has_full(self) -> bool:
-        """Whether any cell has runs at full budget."""
-        return any(cell.full for _, _, cell in self.cells())
+    def done(self) -> tuple[int, int]:
+        """How many of the paper's cells are run at full budget, and how many there are."""
+        cells = [c for _, rows in self.blocks for _, cells in rows for c in cells if c]
+        return sum(cell.full is not None for cell in cells), len(cells)
 
     def cells(self) -> list[tuple[str, str, CellView]]:
         """Row name, column name and cell."""
@@ -86,15 +88,30 @@ class FigureView:
     section: Section
     parts: tuple[PartView, ...]
 
+    @property
+    def done(self) -> tuple[int, int]:
+        """How many of the points are run at full budget, and how many there are."""
+        cells = [cell for part in self.parts for _, cell in part.points]
+        return sum(cell.full is not None for cell in cells), len(cells)
+
 
 @dataclass(frozen=True)
-class SmallView:
-    """A task's small experiments that have runs, and their differences."""
+class RunsView:
+    """An experiment's runs of one budget: a row of the table of runs."""
 
     task: str
-    title: str
-    cells: tuple[CellView, ...]
-    lines: tuple[Line, ...]
+    experiment: str
+    measured: Measured
+
+    @property
+    def name(self) -> str:
+        """The arm in words."""
+        return naming.arm(self.measured.settings)
+
+    @property
+    def place(self) -> str:
+        """Data and network in words."""
+        return ", ".join(naming.place(self.measured.settings))
 
 
 @dataclass(frozen=True)
@@ -105,12 +122,17 @@ class Report:
     tables: tuple[TableView, ...]
     figures: tuple[FigureView, ...]
     costs: tuple[tuple[Section, CostView], ...]
-    lines: tuple[Line, ...]
-    tallies: tuple[Tally, ...]
-    small: tuple[SmallView, ...]
+    comparisons: tuple[Comparison, ...]
+    trials: tuple[TrialView, ...]
+    runs: tuple[RunsView, ...]
     others: dict[str, tuple[CellView, ...]]
     skipped: tuple[Skipped, ...]
     errata: tuple[Erratum, ...]
+
+    @property
+    def headline(self) -> str:
+        """The answer in a sentence and numbers."""
+        return headline(list(self.comparisons))
 
     @property
     def numbered(self) -> list[tuple[Section, TableView | CostView]]:
@@ -129,8 +151,7 @@ class Report:
     @property
     def run_count(self) -> int:
         """Finished runs."""
-        groups = [group for groups in self.results.runs.values() for group in groups.values()]
-        return sum(len(seeds) for seeds in groups)
+        return len(self.results.all())
 
 
 def _section(
@@ -184,28 +205,26 @@ def _figure(number: str, results: Results, found: list[Erratum]) -> FigureView:
     return FigureView(section, tuple(_part(part, results) for part in parts))
 
 
-def _unplaced(results: Results, *, small: bool) -> dict[str, tuple[CellView, ...]]:
-    """Experiments that have runs but no place in a table or figure: small ones, or all else."""
+def _unplaced(results: Results) -> dict[str, tuple[CellView, ...]]:
+    """By task, experiments that have runs but no place in a table or figure."""
     found = {
-        task: tuple(
+        TASKS[task].title: tuple(
             results.cell(task, Cell("", name))
             for name, each in package.experiments.items()
-            if results.groups(task, name)
-            and is_small(each) == small
-            and not set(tables(each)) - {"control", "small"}
+            if results.groups(task, name) and not set(tables(each)) - {"control", "small"}
         )
         for task, package in results.catalogue.packages.items()
     }
-    return {task: cells for task, cells in found.items() if cells}
+    return {title: cells for title, cells in found.items() if cells}
 
 
-def _small(results: Results, lines: list[Line]) -> tuple[SmallView, ...]:
-    return tuple(
-        SmallView(
-            task, TASKS[task].title, cells, tuple(e for e in lines if e.small and e.task == task)
-        )
-        for task, cells in _unplaced(results, small=True).items()
-    )
+def _runs(results: Results) -> list[RunsView]:
+    return [
+        RunsView(task, name, measured)
+        for task, package in results.catalogue.packages.items()
+        for name in package.experiments
+        for measured in results.measured(task, name)
+    ]
 
 
 def build(paths: Iterable[Path], catalogue: Catalogue) -> Report:
@@ -218,7 +237,7 @@ def build(paths: Iterable[Path], catalogue: Catalogue) -> Report:
     runs, skipped = read_all([path for path in given if not path.is_file()], catalogue)
     cost_rows, broken = costs.read_all(given)
     results, found = Results(catalogue, runs), errata.read()
-    lines, tallies = summarise(results)
+    trials, unread = read_trials(path for path in given if path.is_dir())
     return Report(
         results,
         tuple(_table(table, results, found) for table in TABLES.values()),
@@ -231,10 +250,10 @@ def build(paths: Iterable[Path], catalogue: Catalogue) -> Report:
             for number in COSTS
             for view in [costs.view(number, cost_rows)]
         ),
-        tuple(line for line in lines if not line.small),
-        tuple(tallies),
-        _small(results, lines),
-        {TASKS[task].title: cells for task, cells in _unplaced(results, small=False).items()},
-        (*skipped, *broken),
+        tuple(summarise(results)),
+        tuple(trials),
+        tuple(_runs(results)),
+        _unplaced(results),
+        (*skipped, *unread, *broken),
         tuple(errata.general(found)),
     )

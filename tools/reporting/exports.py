@@ -13,7 +13,7 @@ from typing import Any
 from reporting.content import Report
 from reporting.evidence import RULE, Verdict
 from reporting.results import CellView, ClaimView, Finding, Measured
-from reporting.summary import Line
+from reporting.summary import Comparison
 
 COLUMNS = (
     "where", "row", "column", "experiment", "metric", "paper", "status", "budget", "full", "n",
@@ -34,8 +34,7 @@ def places(report: Report) -> Iterator[tuple[str, str, str, CellView]]:
                     yield name, f"{x:g}", column, cell
             if part.baseline:
                 yield name, "baseline", "test", part.baseline
-    unplaced = {f"Small runs: {view.title}": view.cells for view in report.small}
-    for title, cells in (unplaced | report.others).items():
+    for title, cells in report.others.items():
         for cell in cells:
             yield title, cell.experiment, "", cell
 
@@ -72,7 +71,7 @@ def rows(report: Report) -> list[dict[str, Any]]:
 
 def _finding(found: Finding) -> dict[str, Any]:
     return {
-        "comparison": found.contrast.label,
+        "comparison": found.name,
         "weights": dict(found.contrast.weights),
         "metric": found.contrast.metric or "headline",
         "paper": found.contrast.claimed,
@@ -86,10 +85,18 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
     return {**asdict(verdict), "resolvable": verdict.difference and verdict.difference.half}
 
 
-def _comparison(line: Line) -> dict[str, Any]:
+def _comparison(each: Comparison) -> dict[str, Any]:
     return {
-        "task": line.task, "kind": line.kind, "small": line.small, **_finding(line.finding)
-    }  # fmt: skip
+        "task": each.task,
+        "kind": each.kind,
+        **each.name._asdict(),
+        "budget": each.budget,
+        "full": each.full,
+        "weights": dict(each.contrast.weights),
+        "paper": each.contrast.claimed,
+        "decided": each.decided,
+        **_verdict(each.verdict),
+    }
 
 
 def _claim(view: ClaimView) -> dict[str, Any]:
@@ -100,8 +107,8 @@ def _claim(view: ClaimView) -> dict[str, Any]:
 
 def as_json(report: Report) -> str:
     """Everything but the pictures."""
-    small = [line for view in report.small for line in view.lines]
     content = {
+        "headline": report.headline,
         "runs": report.run_count,
         "cells": rows(report),
         "claims": [_claim(view) for view in report.claims],
@@ -111,8 +118,8 @@ def as_json(report: Report) -> str:
             for name, cells in view.rows
             for cell in cells
         ],
-        "summary": [asdict(each) for each in report.tallies],
-        "comparisons": [_comparison(each) for each in [*report.lines, *small]],
+        "comparisons": [_comparison(each) for each in report.comparisons],
+        "trials": [asdict(each) for each in report.trials],
         "skipped": [asdict(each) for each in report.skipped],
         "absent": report.results.catalogue.absent,
         "rule": RULE,

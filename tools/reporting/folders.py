@@ -94,17 +94,26 @@ def number(row: Mapping[str, Any], name: str) -> float | None:
     return float(value)
 
 
+def find_trials(roots: Iterable[Path]) -> set[Path]:
+    """Folders of trials at or below `roots`: those with a plan."""
+    return {path.parent for root in roots for path in root.rglob("plan.json")}
+
+
 def find(roots: Iterable[Path]) -> list[Path]:
-    """Folders that hold a run, or nothing at all, at or below `roots`.
+    """Folders that hold a run, or nothing at all, at or below `roots`; a trial's runs are its own.
 
     Raises:
         ValueError: A root is not a folder.
     """
     found: set[Path] = set()
+    roots = list(roots)
+    trials = find_trials(roots)
     for root in roots:
         if not root.is_dir():
             raise ValueError(f"there is no folder {root}; give folders of runs, or one above them")
         for path in (root, *(path for path in root.rglob("*") if path.is_dir())):
+            if not trials.isdisjoint((path, *path.parents)):
+                continue
             names = {child.name for child in path.iterdir()}
             if names & {"run.json", "metrics.jsonl"} or names <= {".lock"}:
                 found.add(path)

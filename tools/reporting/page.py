@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment
 from markupsafe import Markup, escape
 
 from previewing.pages import environment
-from reporting import pictures
+from reporting import forest, pictures
 from reporting.catalogue import TASKS
 from reporting.content import Report
 from reporting.evidence import RULE, Estimate, Verdict
 from reporting.results import CellView, decided
-from reporting.summary import KINDS
+from reporting.samples import strips
+from reporting.summary import KINDS, Comparison
 
 
 def mean(value: Estimate) -> str:
@@ -45,10 +48,11 @@ def difference(verdict: Verdict) -> str:
     return ", ".join(words)
 
 
-def smallest(verdict: Verdict) -> str:
-    """The smallest difference that could have been told from 0."""
-    half = verdict.difference and verdict.difference.half
-    return "unknown from one seed" if half is None else f"{half:.2f}"
+def signed(value: Estimate) -> str:
+    """The confidence interval of a difference."""
+    if value.low is None or value.high is None:
+        return "none from one seed"
+    return f"{value.low:+.2f} to {value.high:+.2f}"
 
 
 def prose(text: str) -> Markup:
@@ -56,6 +60,12 @@ def prose(text: str) -> Markup:
     safe = str(escape(text))
     safe = re.sub(r"`([^`]+)`", r"<code>\1</code>", safe)
     return Markup(re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", safe))
+
+
+def shorten(label: str) -> str:
+    """A budget and changed settings, of which there may be many."""
+    words = label.split(", ")
+    return label if len(words) < 4 else f"{', '.join(words[:2])} and {len(words) - 2} more"
 
 
 def seeds(cell: CellView) -> str:
@@ -77,7 +87,8 @@ def _environment() -> Environment:
     made = environment(Path(__file__).parent / "templates")
     made.filters |= {
         "mean": mean, "interval": interval, "difference": difference, "prose": prose,
-        "smallest": smallest, "seeds": seeds, "decided": decided, "in_cell": in_cell,
+        "signed": signed, "shorten": shorten, "seeds": seeds, "decided": decided,
+        "in_cell": in_cell,
     }  # fmt: skip
     return made
 
@@ -86,19 +97,28 @@ def _shared(report: Report) -> dict[str, Any]:
     return {"report": report, "rule": RULE, "kinds": KINDS, "task_titles": TASKS}
 
 
-def html(report: Report) -> str:
-    """The page."""
-    results = report.results
+def html(report: Report, folder: Path) -> str:
+    """The page, whose links to trials start in `folder`."""
+    results, made = report.results, _environment()
+    axis = forest.axis_of(each.difference for each in report.comparisons)
+
+    def forest_row(each: Comparison) -> Markup:
+        said = f"{each.name.arms}: {difference(each.verdict)}"
+        claimed = each.contrast.claimed if each.full else None
+        return forest.row(each.difference, axis, claimed=claimed, said=said)
+
+    def link(path: Path) -> str:
+        return quote(Path(os.path.relpath(path, folder.resolve())).as_posix())
+
+    made.filters |= {"forest_row": forest_row, "link": link}
     drawn = {
-        "summary": pictures.summary_plots(report),
-        "small": {view.task: pictures.small_plots(view) for view in report.small},
+        "ruler": forest.ruler(axis),
         "tables": {v.section.name: pictures.table_plots(v, results) for v in report.tables},
         "figures": {v.section.name: pictures.figure_plots(v) for v in report.figures},
-        "times": pictures.time_plots(results),
-        "curves": pictures.curve_plots(results, full=True),
-        "short_curves": pictures.curve_plots(results, full=False),
+        "curves": pictures.curves_and_times(results),
+        "strips": strips(results.all()),
     }
-    return _environment().get_template("report.html").render(drawn=drawn, **_shared(report))
+    return made.get_template("report.html").render(drawn=drawn, **_shared(report))
 
 
 def markdown(report: Report) -> str:

@@ -119,12 +119,10 @@ def sweep(name: str, title: str, x_label: str, series: Sequence[Series]) -> Mark
                 style = "--" if found.full else ":"
                 axes.axhline(found.value.mean, color=PLAIN, linestyle=style, label="baseline")
             words += [f"{one.name} at {x:g}: {_said(cell)}" for x, cell in one.points]
-            known = [(x, float(cell.paper.split("±")[0])) for x, cell in one.points if cell.paper]
+            known = [(x, cell.printed) for x, cell in one.points if cell.printed is not None]
             if known:
                 xs, ys = zip(*known, strict=True)
                 axes.plot(xs, ys, "D", color=PAPER, markerfacecolor="none", label="paper")
-        if not any(cell.measured for one in series for _, cell in one.points):
-            axes.text(0.5, 0.08, "not run yet", transform=axes.transAxes, ha="center", color=SOFT)
         _within_percent(axes)
         axes.set_xticks([x for x, _ in series[0].points])
         axes.set(xlabel=x_label, ylabel="accuracy, %", title=title)

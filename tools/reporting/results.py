@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from keepbench.paper import Cell
 from reporting.catalogue import Catalogue
 from reporting.claims import Claim, Contrast
 from reporting.evidence import TOO_LITTLE, Estimate, Verdict, estimate, judge, overall
 from reporting.folders import SMALL, FinishedRun, Group
+from reporting.naming import compared
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,9 @@ class Measured:
         hardware: of the runs.
         commits: of their code.
         commands: of the runs.
+        settings: of the first seed's run.
+        minutes: mean training time of a run; None if it is not recorded.
+        changed: mean share of the pixels that were changed; None if it is not recorded.
     """
 
     budget: str
@@ -35,6 +40,9 @@ class Measured:
     hardware: tuple[str, ...]
     commits: tuple[str, ...]
     commands: tuple[str, ...]
+    settings: Mapping[str, Any] = field(repr=False)
+    minutes: float | None
+    changed: float | None
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,11 @@ class CellView:
     trials: int
     measured: tuple[Measured, ...]
     missing: str = ""
+
+    @property
+    def printed(self) -> float | None:
+        """The paper's figure as a number."""
+        return Cell(self.paper, self.experiment).value
 
     @property
     def full(self) -> Measured | None:
@@ -72,11 +85,13 @@ class Finding:
 
     Attributes:
         contrast: that was compared.
+        name: of it, in words.
         verdict: of runs at the full budget.
         indications: of other groups by their name; they decide nothing.
     """
 
     contrast: Contrast
+    name: str
     verdict: Verdict
     indications: dict[str, Verdict] = field(default_factory=dict)
 
@@ -108,6 +123,11 @@ class Results:
         for run in runs:
             groups = self.runs.setdefault((run.task, run.record.experiment), {})
             groups.setdefault(run.group, {})[run.record.seed] = run
+
+    def all(self) -> list[FinishedRun]:
+        """Every run."""
+        groups = [group for groups in self.runs.values() for group in groups.values()]
+        return [run for group in groups for run in group.values()]
 
     def groups(self, task: str, experiment: str) -> dict[Group, dict[int, FinishedRun]]:
         """An experiment's runs: full budgets first, then by name."""
@@ -158,15 +178,29 @@ class Results:
                     values.setdefault(group, []).append(total)
         return values
 
+    def verdicts(self, task: str, contrast: Contrast) -> dict[Group, Verdict]:
+        """The verdict on a contrast from each group of runs that has it."""
+        return {
+            group: judge(values, claimed=contrast.claimed, no_drop=contrast.no_drop)
+            for group, values in self.differences(task, contrast).items()
+        }
+
     def finding(self, task: str, contrast: Contrast) -> Finding:
         """The verdict on a contrast from its full runs, and what other groups indicate."""
-        by_group = self.differences(task, contrast)
-        full = max((g for g in by_group if g.full), key=lambda g: len(by_group[g]), default=None)
-        return Finding(
-            contrast,
-            _judge(by_group[full] if full else [], contrast),
-            {g.label: _judge(v, contrast) for g, v in by_group.items() if g is not full},
-        )
+        found = self.verdicts(task, contrast)
+        sizes = {g: v.difference.n for g, v in found.items() if g.full and v.difference}
+        full = max(sizes, key=lambda group: sizes[group], default=None)
+        verdict = found.pop(full) if full else judge([])
+        others = {group.label: each for group, each in found.items()}
+        return Finding(contrast, self._name(task, contrast), verdict, others)
+
+    def _name(self, task: str, contrast: Contrast) -> str:
+        """Of two experiments by what differs, of others as it is labelled."""
+        package, names = self.catalogue.packages.get(task), [name for name, _ in contrast.weights]
+        if package is None or len(names) != 2 or not set(names) <= set(package.experiments):
+            return contrast.label
+        settings = (asdict(package.experiments[name].config) for name in names)
+        return ", ".join(filter(None, [*compared(*settings), contrast.metric]))
 
     def claim(self, claim: Claim) -> ClaimView:
         """The verdict on a claim."""
@@ -174,8 +208,10 @@ class Results:
         return ClaimView(claim, overall([each.verdict.word for each in findings]), findings)
 
 
-def _judge(values: Sequence[float], contrast: Contrast) -> Verdict:
-    return judge(values, claimed=contrast.claimed, no_drop=contrast.no_drop)
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Of those that are known."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _measure(group: Group, runs: list[FinishedRun], metric: str) -> Measured | None:
@@ -183,17 +219,19 @@ def _measure(group: Group, runs: list[FinishedRun], metric: str) -> Measured | N
     pairs = [(each, value) for each in runs if (value := each.value(metric)) is not None]
     if not pairs:
         return None
-    best = [value for each, _ in pairs if (value := each.best(metric)) is not None]
     records = [each.record for each, _ in pairs]
     return Measured(
         budget=group.label,
         full=group.full,
         value=estimate([value for _, value in pairs]),
-        best=sum(best) / len(best) if best else None,
+        best=_mean(each.best(metric) for each, _ in pairs),
         seeds=tuple(each.seed for each in records),
         hardware=_unique(each.hardware for each in records),
         commits=_unique(each.commit for each in records),
         commands=tuple(each.command for each in records),
+        settings=records[0].settings,
+        minutes=_mean(s / 60 for each, _ in pairs if (s := each.total_seconds())),
+        changed=_mean(each.value("changed_area") for each, _ in pairs),
     )
 
 

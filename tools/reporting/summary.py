@@ -1,12 +1,11 @@
-"""Does keeping help? By task, against the plain twin and against controls; small runs apart."""
+"""Does keeping help? Every comparison that has runs, in words, with its verdict."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from reporting.catalogue import (
-    TASKS,
     Package,
     backbones,
     control_twins,
@@ -15,40 +14,43 @@ from reporting.catalogue import (
     plain_twins,
 )
 from reporting.claims import Contrast, gain
-from reporting.evidence import Verdict
-from reporting.results import Finding, Results
+from reporting.evidence import Estimate, Verdict
+from reporting.folders import Group
+from reporting.naming import Named, compared
+from reporting.results import Results
 
-KINDS = {"plain": "against the plain twin", "control": "against a control"}
-
-
-@dataclass(frozen=True)
-class Line:
-    """One comparison that has runs; a small one is of experiments that are not the paper's."""
-
-    task: str
-    kind: str
-    small: bool
-    finding: Finding
-
-    @property
-    def verdicts(self) -> dict[str, Verdict]:
-        """By the runs' group, of all that have a common seed."""
-        own = self.finding.verdict
-        return ({"paper": own} if own.difference else {}) | self.finding.indications
+KINDS = {"plain": "against the plain method", "control": "against a control"}
 
 
 @dataclass(frozen=True)
-class Tally:
-    """A task's comparisons of one kind: how many there are, have runs, and each verdict's.
+class Comparison:
+    """A Keep arm against another in runs of one budget, settings and set of seeds.
 
-    Those of small experiments do not count.
+    Attributes:
+        task: of both.
+        kind: a key of `KINDS`.
+        name: in words.
+        budget: of the runs, in words.
+        full: whether it is the paper's, at its full budget.
+        contrast: of the two experiments.
+        verdict: by the rule.
+        difference: its estimate.
     """
 
     task: str
     kind: str
-    known: int
-    measured: int
-    words: dict[str, int]
+    name: Named
+    budget: str
+    full: bool
+    contrast: Contrast
+    verdict: Verdict
+    difference: Estimate
+
+    @property
+    def decided(self) -> bool:
+        """Whether the interval leaves out 0."""
+        low, high = self.difference.low, self.difference.high
+        return low is not None and high is not None and (low > 0 or high < 0)
 
 
 def contrasts(package: Package) -> list[tuple[str, Contrast]]:
@@ -69,20 +71,48 @@ def contrasts(package: Package) -> list[tuple[str, Contrast]]:
     return found
 
 
-def summarise(results: Results) -> tuple[list[Line], list[Tally]]:
-    """The comparisons that have runs, and counts for every installed task."""
-    lines: list[Line] = []
-    tallies = []
+def _named(results: Results, task: str, contrast: Contrast, group: Group) -> Named:
+    """By the settings of the runs."""
+    runs = [results.groups(task, name)[group] for name, _ in contrast.weights]
+    first, second = (next(iter(each.values())).record.settings for each in runs)
+    return compared(first, second)
+
+
+def _comparisons(results: Results) -> Iterator[Comparison]:
     for task, package in results.catalogue.packages.items():
-        known = Counter()  # type: Counter[str]
         for kind, contrast in contrasts(package):
             small = is_small(package.experiments[contrast.weights[0][0]])
-            known[kind] += not small
-            finding = results.finding(task, contrast)
-            if finding.verdict.difference or finding.indications:
-                lines.append(Line(task, kind, small, finding))
-        for kind in KINDS:
-            own = [e for e in lines if (e.task, e.kind, e.small) == (task, kind, False)]
-            words = Counter(line.finding.verdict.word for line in own)
-            tallies.append(Tally(TASKS[task].title, kind, known[kind], len(own), dict(words)))
-    return lines, tallies
+            for group, verdict in results.verdicts(task, contrast).items():
+                if verdict.difference:
+                    yield Comparison(
+                        task, kind, _named(results, task, contrast, group), group.label,
+                        group.full and not small, contrast, verdict, verdict.difference,
+                    )  # fmt: skip
+
+
+def summarise(results: Results) -> list[Comparison]:
+    """The comparisons that have runs: the paper's budget first."""
+    return sorted(_comparisons(results), key=lambda each: not each.full)
+
+
+def _of(found: list[Comparison]) -> str:
+    """How many intervals leave out 0, in words."""
+    decided = [each for each in found if each.decided]
+    if not decided:
+        return "none leaves out 0" if len(found) > 1 else "it does not leave out 0"
+    better = sum(each.difference.mean > 0 for each in decided)
+    leave = f"{len(decided)} leave{'s' * (len(decided) == 1)} out 0"
+    return f"{leave} ({better} for keeping, {len(decided) - better} against)"
+
+
+def headline(found: list[Comparison]) -> str:
+    """The answer in a sentence and numbers."""
+    parts, places = [], ("on small, short or changed runs", "at the paper's budget")
+    for full, where in enumerate(places):
+        some = [each for each in found if each.full == full]
+        if some:
+            many = f"{len(some)} comparison{'s' * (len(some) > 1)}"
+            parts.append(f"{many} {where}: {_of(some)}.")
+        else:
+            parts.append(f"{where[0].upper()}{where[1:]}: none run yet.")
+    return " ".join(parts)

@@ -43,6 +43,9 @@ ARMS: dict[str, str] = {
     "full": "Keep by a map at full resolution",
     "low_early": "Keep by a map at half resolution from an early head",
     "cached": "Keep by stored maps at half resolution, renewed every 10 epochs",
+    "recycled": "Keep by the gradients of earlier steps",
+    "oracle": "Keep by the ground truth of --objects, boxes or masks",
+    "inverted_oracle": "the same upside down",
     "paper": "Keep as the paper has it: a cut may shrink at the border",
 }
 USUAL = ("none", "plain", "keep", "random", "inverted", "centre")
@@ -56,6 +59,9 @@ _MAPS: dict[str, dict[str, Any]] = {
     "full": {},
     "low_early": {"early_head": "layer1", **_LOW},
     "cached": {"cache": 10, **_LOW},
+    "recycled": {"saliency": "recycled"},
+    "oracle": {"saliency": "oracle"},
+    "inverted_oracle": {"saliency": "inverted_oracle"},
     "paper": _LOW,
 }
 
@@ -79,6 +85,9 @@ def arm_name(method: Method, arm: str) -> str:
         "full": "full map",
         "low_early": "half map, early head",
         "cached": "stored maps",
+        "recycled": "recycled maps",
+        "oracle": "ground truth",
+        "inverted_oracle": "inverted ground truth",
         "paper": "as in the paper",
     }
     simple = {"none": "crop and flip", "plain": method.name, "keep": method.keep_name}
@@ -110,11 +119,15 @@ def contrasts(method: Method, arms: Sequence[str]) -> list[Contrast]:
         ("keep", "plain", "difference"),
         ("keep", "inverted", "difference"),
         ("keep", "centre", "difference"),
+        ("oracle", "plain", "difference"),
+        ("oracle", "inverted_oracle", "difference"),
+        ("keep", "oracle", "difference"),
         ("paper", "plain", "difference"),
         ("plain", "none", "difference"),
         ("keep", "full", "equivalence"),
         ("low_early", "full", "equivalence"),
         ("cached", "full", "equivalence"),
+        ("recycled", "full", "equivalence"),
     ]
     return [
         Contrast(arm, base, kind, f"{arm_name(method, arm)} − {arm_name(method, base)}")

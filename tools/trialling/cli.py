@@ -49,10 +49,16 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--method", default="cutout", help=", ".join(METHODS))
     parser.add_argument("--arms", nargs="+", default=[*USUAL], metavar="ARM", help="see below")
-    parser.add_argument("--network", default="", help="one of classification.models, or timm's")
+    parser.add_argument(
+        "--network", default="", help="one of classification.models, timm's, or FILE.py:FUNCTION"
+    )
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--seeds", type=int, default=8, help="of each arm (default 8)")
     budget.add_argument("--minutes", type=float, help="as many seeds as this time allows")
+    parser.add_argument(
+        "--first-seed", type=int, default=0, metavar="N",
+        help="another than 0 if seeds from 0 on served to choose method or settings",
+    )  # fmt: skip
     parser.add_argument("--margin", type=float, default=0.5, help="points that count as none")
     parser.add_argument("--out", type=Path, help="folder (default runs/trial/DATA-METHOD)")
     parser.add_argument(
@@ -107,7 +113,7 @@ def _planned(arguments: argparse.Namespace, base: Config, devices: list[str], ou
         budget = f"{arguments.minutes:g} minutes" if arguments.minutes else f"{seeds} seeds"
         return make_plan(
             base, arguments.method, tuple(arguments.arms),
-            seeds=seeds, budget=budget, margin=arguments.margin,
+            seeds=seeds, budget=budget, margin=arguments.margin, first_seed=arguments.first_seed,
         )  # fmt: skip
 
     if (out / PLAN).exists() and arguments.minutes:  # how long a step takes differs from day to day
@@ -172,8 +178,10 @@ def main(argv: list[str] | None = None) -> None:
             plan = read_plan(out)
         else:
             check_arms(arguments.method, arguments.arms)
-            if arguments.seeds < FEWEST or not arguments.margin > 0:
-                raise ValueError(f"a trial needs {FEWEST} seeds or more, and a --margin above 0")
+            if arguments.seeds < FEWEST or not arguments.margin > 0 or arguments.first_seed < 0:
+                raise ValueError(
+                    f"a trial needs {FEWEST} seeds or more from 0 on, and a --margin above 0"
+                )
             devices = _devices(arguments.devices)
             plan = _planned(
                 arguments, _base(arguments.data, arguments.network, extra), devices, out

@@ -45,6 +45,7 @@ class Plan:
         looks: seeds at which it is decided which arms go on; the last one ends the trial ...
         most: ... unless the residual is above `LIMIT_SD`, and this is more.
         margin: x, in points; a difference within ±x counts as none.
+        first_seed: the others follow it; not 0 where 0 served to choose what is tried.
     """
 
     method: str
@@ -55,11 +56,16 @@ class Plan:
     looks: tuple[int, ...]
     most: int
     margin: float
+    first_seed: int = 0
 
     @property
     def seeds(self) -> int:
         """Of each arm, if nothing is stopped or prolonged."""
         return self.looks[-1]
+
+    def numbers(self, begin: int, end: int) -> range:
+        """The seeds of some of its blocks, which are counted from 0."""
+        return range(self.first_seed + begin, self.first_seed + end)
 
     def config(self, arm: str, seed: int = 0) -> Config:
         """The settings of a run."""
@@ -72,7 +78,14 @@ class Plan:
 
 
 def make_plan(
-    base: Config, method: str, arms: tuple[str, ...], *, seeds: int, budget: str, margin: float
+    base: Config,
+    method: str,
+    arms: tuple[str, ...],
+    *,
+    seeds: int,
+    budget: str,
+    margin: float,
+    first_seed: int = 0,
 ) -> Plan:
     """The plan of a trial: with 8 seeds or more there is a look at half of them.
 
@@ -85,7 +98,7 @@ def make_plan(
     plan = Plan(
         method, arms, asdict(replace(base, seed=0)), tuple(contrasts(METHODS[method], arms)),
         budget, (seeds // 2, seeds) if long else (seeds,), seeds * 3 // 2 if long else seeds,
-        margin,
+        margin, first_seed,
     )  # fmt: skip
     for arm in arms:
         plan.config(arm)
@@ -173,7 +186,7 @@ def accuracies(plan: Plan, folder: Path) -> Accuracies:
         ValueError: A run's bits are not those of its metrics, or arms of a seed differ in data.
     """
     found: dict[str, dict[int, float]] = {arm: {} for arm in plan.arms}
-    for seed in range(plan.most):
+    for seed in plan.numbers(0, plan.most):
         data = set()
         for arm in plan.arms:
             job = run_job(plan, arm, seed, folder)
@@ -194,10 +207,11 @@ def stages(plan: Plan, folder: Path) -> Iterator[list[RunJob]]:
     """The runs up to each look, one look after the other; each is asked for when all are done."""
     arms, begin = list(plan.arms), 0
     for look in plan.looks:
-        yield [job for seed in range(begin, look) for job in block(plan, arms, seed, folder)]
+        numbers = plan.numbers(begin, look)
+        yield [job for seed in numbers for job in block(plan, arms, seed, folder)]
         arms = going_on(arms, findings(plan.contrasts, accuracies(plan, folder), plan.margin),
                         plan.margin)  # fmt: skip
         begin = look
     if arms and plan.most > plan.seeds and fit(accuracies(plan, folder)).sd > LIMIT_SD:
-        more = range(plan.seeds, plan.most)
+        more = plan.numbers(plan.seeds, plan.most)
         yield [job for seed in more for job in block(plan, arms, seed, folder)]

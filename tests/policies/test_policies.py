@@ -8,13 +8,14 @@ import pytest
 import timm.data.auto_augment as timm
 import torch
 from PIL import Image
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision import transforms as tv
 from torchvision.transforms.autoaugment import _apply_op
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
-from keepaugment.operations import ID, OPERATIONS
-from keepaugment.policies import POLICIES, AugMix, AutoAugment, RandAugment, TrivialAugment
+from keeppolicies.operations import ID, OPERATIONS
+from keeppolicies.policies import POLICIES, AugMix, AutoAugment, RandAugment, TrivialAugment
 
 TORCHVISION = {name: name.title().replace("_", "") for name in OPERATIONS[:15]}
 TORCHVISION["autocontrast"] = "AutoContrast"
@@ -356,3 +357,13 @@ def test_wrong_images_are_refused(policy):
 def test_wrong_settings_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("policy", ALL)
+def test_a_fake_call_leaves_no_fake_tables(policy):
+    size = (24, 25)  # that nothing else has asked for
+    with FakeTensorMode():
+        policy()(torch.empty(2, 3, *size, dtype=torch.uint8))
+    assert type(policy()(noise(2, 3, *size))) is torch.Tensor
+    with FakeTensorMode():  # nor real ones where they would be refused
+        policy()(torch.empty(2, 3, *size, dtype=torch.uint8))

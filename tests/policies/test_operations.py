@@ -7,7 +7,7 @@ from torchvision import transforms as tv
 from torchvision.transforms.autoaugment import _apply_op
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
-from keepaugment.operations import ID, OPERATIONS, apply_operations
+from keeppolicies.operations import ID, OPERATIONS, apply_operations
 
 SHARED = OPERATIONS[:15]  # the operations that torchvision has too
 GEOMETRIC = OPERATIONS[1:6]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from keepaugment.draws import Source, uniform
-from keepaugment.magnitudes import (
+from keeppolicies.magnitudes import (
     SUB_POLICIES,
     Magnitudes,
     Method,
@@ -27,7 +27,7 @@ from keepaugment.magnitudes import (
     build_space,
     build_sub_policies,
 )
-from keepaugment.operations import (
+from keeppolicies.operations import (
     Decisions,
     Fill,
     Interpolation,
@@ -90,7 +90,7 @@ class AutoAugment(_Policy):
         policy: the data set it was learned for: "cifar10", "imagenet" or "svhn".
         magnitudes: what a magnitude id means: "torchvision" (relative to the image size, ten bins
             to the end of the range, enhancing by 1 +- 0.1 id) or "original" (the TensorFlow code
-            for CIFAR, see `keepaugment.magnitudes`).
+            for CIFAR, see `keeppolicies.magnitudes`).
         magnitude: None for the policy's own ids; 0..30 replaces them all: the sub-policies and
             their probabilities at one common strength, on RandAugment's scale.
         fill: what comes in from outside the image, in [0, 255]: a number or one per channel.
@@ -145,7 +145,7 @@ class RandAugment(_Policy):
             "timm": 15, with Invert and SolarizeAdd and without the identity, each applied with
             probability 1/2, its magnitude plus normal noise of a twentieth of the scale.
             "original": the 16 of the first public codes, timm's and Cutout, with their magnitudes
-            (see `keepaugment.magnitudes`). Where these codes differ: SolarizeAdd adds to values
+            (see `keeppolicies.magnitudes`). Where these codes differ: SolarizeAdd adds to values
             below 128 (TensorFlow), Posterize keeps at least one bit and Cutout has the side
             40 M / 30 (PyTorch). Translations soon empty a small image.
         fill: what comes in from outside the image, in [0, 255]: a number or one per channel.

@@ -1,0 +1,90 @@
+"""CutMix, plain and Keep: one code path, as in `keepaugment.cutting`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from keepaugment.checks import Size, check_images, check_labels
+from keepaugment.cutting import Cut, Keep
+from keepaugment.draws import Source, symmetric_beta, uniform
+from keepaugment.no_trace import Forward
+from keepaugment.regions import Border
+from keepaugment.saliency import Saliency
+
+
+class CutMix(Cut):
+    """Replace a box of each image by another image's, and mix the labels (arXiv:1905.04899).
+
+    Lambda ~ Beta(alpha, alpha) and with it the box's size are shared by the batch, as in the
+    original; its position is drawn per image, so that the Keep arm differs in nothing else.
+
+    Args:
+        num_classes: length of the targets.
+        alpha: of the Beta distribution.
+        p: probability that a batch is mixed.
+        border: "clip", the original's, or "inside".
+        generator: where random numbers come from.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        alpha: float = 1.0,
+        *,
+        p: float = 1.0,
+        border: Border = "clip",
+        generator: Source = None,
+    ) -> None:
+        super().__init__(p, border, 0.0, generator)
+        if alpha <= 0.0:
+            raise ValueError(f"alpha must be positive, found {alpha}")
+        self.num_classes = num_classes
+        self.alpha = alpha
+
+    def _draw(self, images: Tensor) -> tuple[Size, Tensor]:
+        u = uniform(self.generator, (len(images), 3), images.device)[:1]  # the batch's draw
+        share = (1.0 - symmetric_beta(self.alpha, u[:, :1], u[:, 1:2])).sqrt()
+        size = torch.cat([(share * side).long() for side in images.shape[2:]], dim=1)
+        size = 2 * (size // 2)  # CutMix spans [c - side // 2, c + side // 2)
+        return size.expand(len(images), 2), u[:, 2:] < self.p
+
+    def __call__(
+        self, images: Tensor, labels: Tensor, *, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Mix images (B, C, H, W) and labels (B,): new images and targets (B, num_classes).
+
+        A target's weights are the pixel shares of the two images in it. Partners are a random
+        permutation of the batch. `mask` may have been drawn before.
+        """
+        check_images(images)
+        check_labels(labels, len(images), self.num_classes)
+        mask = self.mask(images, labels) if mask is None else mask
+        partner = uniform(self.generator, (len(images), 1), images.device)[:, 0].argsort()
+        lam = 1.0 - mask.float().mean((2, 3))
+        one_hot = torch.nn.functional.one_hot(labels.long(), self.num_classes).float()
+        targets = lam * one_hot + (1.0 - lam) * one_hot[partner]
+        return torch.where(mask, images[partner], images), targets
+
+
+class KeepCutMix(CutMix):
+    """CutMix that keeps the important region of the image it cuts (KeepAugment section 4.2).
+
+    Arguments as in `CutMix` and `KeepCutout`.
+    """
+
+    def __init__(
+        self,
+        model: Forward | None,
+        num_classes: int,
+        alpha: float = 1.0,
+        tau: float = 0.6,
+        *,
+        saliency: Saliency | None = None,
+        match_area: bool = False,
+        p: float = 1.0,
+        border: Border = "clip",
+        generator: Source = None,
+    ) -> None:
+        super().__init__(num_classes, alpha, p=p, border=border, generator=generator)
+        self.keep = Keep.of(model, saliency, tau, match_area)

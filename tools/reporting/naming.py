@@ -1,0 +1,148 @@
+"""Experiments in words, from their settings: what a reader calls an arm, and where it was run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import PurePath
+from typing import Any, NamedTuple
+
+from keepbench.settings import CONTROLS
+
+Settings = Mapping[str, Any]
+
+WORDS = {
+    "autoaugment": "AutoAugment", "randaugment": "RandAugment", "uda": "RandAugment",
+    "trivialaugment": "TrivialAugment", "augmix": "AugMix", "cutout": "Cutout",
+    "random_erasing": "RandomErasing", "gridmask": "GridMask", "cutmix": "CutMix",
+    "mixup": "mixup", "mixup_or_cutmix": "mixup or CutMix", "manifold_mixup": "manifold mixup",
+    "attentive_cutmix": "Attentive CutMix", "keepcutmix": "KeepCutMix", "dropout": "dropout",
+    "droppath": "DropPath", "dropblock": "DropBlock", "fixmatch": "FixMatch",
+    "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "digits": "handwritten digits",
+    "images": "ImageNet", "folder": "a folder of images", "market": "Market-1501", "coco": "COCO",
+    "toy": "drawn images", "shake_shake_26_2x96d": "Shake-Shake 26 2x96d",
+    "pyramidnet272_a200_shakedrop": "PyramidNet-272 + ShakeDrop",
+    "faster_rcnn_fpn": "Faster R-CNN, FPN", "faster_rcnn_c4": "Faster R-CNN, C4",
+    "retinanet": "RetinaNet",
+}  # fmt: skip
+STAGES = {"cut": "cut", "paste": "policy", "mix": "mix"}
+"""Which setting names the method that a Keep stage belongs to."""
+
+
+class Named(NamedTuple):
+    """A comparison in words: the two arms, and what they share."""
+
+    arms: str
+    place: str
+
+
+def _word(name: Any) -> str:
+    """A value of a setting as its authors write it."""
+    text = str(name)
+    text = re.sub(r"^resnet(\d+)(\.\w+)?$", r"ResNet-\1", WORDS.get(text, text))
+    return re.sub(r"^wrn(\d+)_(\d+)$", r"WRN-\1-\2", text)
+
+
+def method(settings: Settings) -> str:
+    """What is done to the images, as "KeepCutout" or "UDA + RandAugment"."""
+    if "backbone" in settings:
+        kind = PurePath(settings["backbone"]).stem.split("_", 1)[-1]
+        return f"{_word('random' if kind in ('', 'none') else kind)} backbone"
+    keep = settings.get("keep", "")
+    if "erase_p" in settings:
+        erasing = "KeepRandomErasing" if keep else "RandomErasing"
+        return erasing if settings["erase_p"] else "standard baseline"
+    if settings.get("method") == "supervised":
+        return "labels only"
+    used = [name for name in ("regulariser", "policy", "cut", "mix") if settings.get(name)]
+    words = [
+        ("Keep" if STAGES.get(keep) == name else "") + _word(settings[name]) for name in used
+    ] or ["crop and flip"]
+    if "method" in settings:
+        words.insert(0, {"uda": "UDA"}.get(settings["method"], _word(settings["method"])))
+    return " + ".join(words)
+
+
+def details(settings: Settings) -> dict[str, str]:
+    """What sets arms of one method apart, by setting."""
+    keep, found = settings.get("keep", ""), {}
+    if settings.get("cut") == "cutout" and settings["size"] != 16:
+        found["size"] = f"length {settings['size']}"
+    if settings.get("magnitude", -1) >= 0:
+        found["magnitude"] = f"magnitude {settings['magnitude']}"
+    if settings.get("smooth_l1_beta"):
+        found["smooth_l1_beta"] = f"beta {settings['smooth_l1_beta']:g}"
+    if "method" in settings and settings.get("policy") == "randaugment":
+        found["policy"] = "torchvision's operations"
+    if settings.get("early_head"):
+        found["early_head"] = "early map" if keep else "early loss"
+    if "epochs" in settings and "steps" not in settings:
+        found["epochs"] = f"{settings['epochs']} epochs"
+    if keep:
+        found |= _kind_of_map(settings)
+    return found
+
+
+def _kind_of_map(settings: Settings) -> dict[str, str]:
+    saliency = settings["saliency"]
+    found = {}
+    if settings["tau"] != 0.6:
+        found["tau"] = f"tau {settings['tau']:g}"
+    if settings.get("match_area"):
+        found["match_area"] = "at equal area"
+    if saliency != "gradient":
+        found["saliency"] = {"auto": "chosen map"}.get(saliency, f"{saliency} map")
+    if settings.get("scale", 1) < 1:
+        share = "half" if settings["scale"] == 0.5 else f"{settings['scale']:.0%}"
+        found["scale"] = f"{share}-size map"
+    if settings.get("paste_size", 16) != 16:
+        found["paste_size"] = f"paste of {settings['paste_size']}"
+    if settings.get("cache"):
+        found["cache"] = "stored maps"
+    return found
+
+
+def place(settings: Settings) -> Iterator[str]:
+    """Data and network, as "CIFAR-10", "5,000 images", "ResNet-8"."""
+    yield _word(settings.get("dataset", ""))
+    if settings.get("subset"):
+        people = "erase_p" in settings
+        yield f"{settings['subset']:,} {'people' if people else 'images'}"
+    if "labels" in settings:
+        yield f"{settings['labels']:,} {'balanced ' * (settings['split'] == 'balanced')}labels"
+    if "detector" in settings:
+        yield _word(settings["detector"])
+        yield f"ResNet-{settings['depth']}"
+    else:
+        yield _word(settings.get("arch", ""))
+    if settings.get("erase_p"):
+        yield "Bag of Tricks"
+
+
+def arm(settings: Settings) -> str:
+    """An arm by itself."""
+    found = details(settings)
+    found.pop("epochs", None)
+    return ", ".join([method(settings), *found.values()])
+
+
+def compared(first: Settings, second: Settings) -> Named:
+    """Two arms by what differs, and what they share, as one reads a comparison.
+
+    A kind of map that only the Keep arm has is part of where it was run, not of its name.
+    """
+    names = [method(first), method(second)]
+    found = [details(first), details(second)]
+    controls = [each.get("saliency") in CONTROLS for each in (first, second)]
+    told = {"saliency"} if any(controls) else {"tau", "match_area", "epochs"}
+    if names[0] == names[1] and not any(controls):
+        told = {*found[0], *found[1]}
+    told = {key for key in told if found[0].get(key) != found[1].get(key)}
+    arms = [
+        ", ".join([name, *(text for key, text in each.items() if key in told)])
+        for name, each in zip(names, found, strict=True)
+    ]
+    shared = [text for key, text in found[0].items() if key not in told | {"epochs"}]
+    return Named(
+        " − ".join(arms).replace(", at equal", " at equal"), ", ".join([*place(first), *shared])
+    )

@@ -1,0 +1,60 @@
+"""Trials among the folders: `run_trial.py`'s verdicts, each with a link to its page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from reporting.folders import Skipped, find_trials
+from reporting.naming import place
+from trialling.plan import read_plan
+from trialling.results import read_trial
+
+
+@dataclass(frozen=True)
+class TrialView:
+    """A trial's answer.
+
+    Attributes:
+        folder: of the trial.
+        data: as `run_trial.py` is told it.
+        place: data and network, in words.
+        sentence: the verdict.
+        runs: that are finished.
+        finished: whether all are.
+    """
+
+    folder: Path
+    data: str
+    place: str
+    sentence: str
+    runs: int
+    finished: bool
+
+    @property
+    def page(self) -> Path | None:
+        """Its own page, if it was written."""
+        path = self.folder / "trial.html"
+        return path.resolve() if path.is_file() else None
+
+    @property
+    def command(self) -> str:
+        """That writes it."""
+        return f"python tools/run_trial.py {self.data} --out {self.folder} --read"
+
+
+def read_trials(roots: Iterable[Path]) -> tuple[list[TrialView], list[Skipped]]:
+    """Recompute every trial at or below some folders from its bits."""
+    found, skipped = [], []
+    for folder in sorted(find_trials(roots)):
+        try:
+            trial = read_trial(read_plan(folder), folder)
+        except ValueError as error:
+            skipped.append(Skipped(folder, str(error)))
+            continue
+        base = trial.plan.base
+        data = base["data"] if base["dataset"] in ("folder", "images") else base["dataset"]
+        where, said = ", ".join(place(base)), trial.sentence
+        found.append(TrialView(folder, data, where, said, trial.count, trial.finished))
+    return found, skipped

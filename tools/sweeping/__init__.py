@@ -1,0 +1,1 @@
+"""The maps on many networks: what holds, what is refused, and why."""
