@@ -13,6 +13,7 @@ import pytest
 
 import keepaugment
 import keepaugment.adapters
+import keeppolicies
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -69,8 +70,9 @@ def test_the_site_is_built_strictly(tmp_path: Path) -> None:
     )  # fmt: skip
     assert built.returncode == 0, built.stderr
     reference = "".join(page.read_text() for page in tmp_path.glob("api/*.html"))
-    for name in keepaugment.__all__:
-        assert f'id="keepaugment.{name}"' in reference, name
+    for package in (keepaugment, keeppolicies):
+        for name in package.__all__:
+            assert f'id="{package.__name__}.{name}"' in reference, name
     for name in keepaugment.adapters.__all__:
         assert re.search(rf'id="keepaugment\.adapters\.\w+\.{name}"', reference), name
     for page in tmp_path.rglob("*.html"):

@@ -48,14 +48,16 @@ def alone(place: Path, code: str) -> str:
 def test_the_librarys_wheel_is_all_that_it_needs(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "core", tmp_path / "core", ignore=shutil.ignore_patterns("*.egg-info"))
     wheel = built(tmp_path / "core", tmp_path / "dist")
-    assert unpacked(wheel, tmp_path / "site") == {"keepaugment"}
+    assert unpacked(wheel, tmp_path / "site") == {"keepaugment", "keeppolicies"}
     files = {str(path.relative_to(ROOT / "core")) for path in (ROOT / "core").rglob("*.py")}
     with zipfile.ZipFile(wheel) as archive:
-        found = {name for name in archive.namelist() if name.startswith("keepaugment/")}
-    ours = {name for name in files if name.startswith("keepaugment/")}
-    assert found == ours | {"keepaugment/py.typed"}
+        found = {
+            name for name in archive.namelist() if name.startswith("keep") and ".dist" not in name
+        }
+    ours = {name for name in files if not name.startswith("keepbench/")}
+    assert found == ours | {"keepaugment/py.typed", "keeppolicies/py.typed"}
     code = """
-import keepaugment, torch
+import keepaugment, keeppolicies, torch
 model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
 images = torch.randn(4, 3, 8, 8)
 cut = keepaugment.KeepCutout(model, 4)(images, torch.zeros(4, dtype=torch.long))
