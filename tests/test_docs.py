@@ -10,10 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
 
 import keepaugment
 import keepaugment.adapters
 import keeppolicies
+from classification.models import create_model
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -57,6 +60,20 @@ def test_modules_and_files_that_a_page_names_exist(page: Path) -> None:
         elif re.fullmatch(r"(?!references/)\w+/[a-z0-9_/]+\.(py|md|json)", word):  # torchvision's
             places = [ROOT / word, ROOT / "tests" / word, ROOT / "core" / word]
             assert any(place.exists() for place in places), f"{page.name}: {word}"
+
+
+@pytest.mark.parametrize("name", ["index.md", "use.md", "choosing.md"])
+def test_the_code_of_a_page_runs(name: str) -> None:
+    """On four random images, in bytes where a page normalises them."""
+    text = (ROOT / "docs" / name).read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert blocks
+    pixels, labels = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8), torch.arange(4)
+    names = {"model": create_model("resnet8", 10), "cross_entropy": F.cross_entropy,
+             "normalise": lambda images: images / 255}  # fmt: skip
+    for block in blocks:
+        images = pixels if "normalise(" in block else pixels / 255
+        exec(block, names | {"loader": [(images, labels)]})
 
 
 def test_the_site_is_built_strictly(tmp_path: Path) -> None:
