@@ -20,7 +20,7 @@ from classification.models import create_model
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-PACKAGES = "keepaugment|keepbench|classification|semisup_uda|reid|detection"
+PACKAGES = "keepaugment|keeppolicies|keepbench|classification|semisup_uda|reid|detection"
 
 
 def words(page: Path) -> list[str]:
