@@ -10,6 +10,7 @@ from detection.config import Config
 from detection.experiments import BUDGETS, EXPERIMENTS, NOTES
 from detection.schedule import BATCH, COCO_IMAGES, STEPS_1X
 from detection.train import train
+from keepbench.leaving import exit_with_message
 from keepbench.run import read_rows
 from keepbench.settings import parse
 
@@ -22,6 +23,7 @@ def cost(config: Config) -> str:
     return f"{shown / 1000:,.1f}k images"
 
 
+@exit_with_message()
 def main(argv: list[str] | None = None) -> None:
     """Run one experiment and print its result: the AP after the last step."""
     name, config, arguments = parse(
@@ -37,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
             name, config, arguments.out, arguments.device,
             resume=arguments.resume, budget=arguments.budget,
         )  # fmt: skip
-    except (ValueError, FloatingPointError, OSError, ProcessException) as error:
+    except ProcessException as error:
         sys.exit(f"error: {error}")
     last = read_rows(arguments.out / "metrics.jsonl")[-1]
     print(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sys
 import weakref
 from collections.abc import Mapping
 from functools import partial
@@ -25,7 +26,9 @@ from detection.sources import sha256
 from detection.toy import write_toy
 from detection.verify import check_loaded
 from keepbench.files import digest
+from keepbench.leaving import PREEMPTED, Stop, resume_command
 from keepbench.machine import find_device
+from keepbench.processes import Processes
 from keepbench.run import Identity, Run, check_folder
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -50,8 +53,12 @@ def metrics_row(results: Mapping[str, float]) -> Row:
     return row | {"test_AP_by_class": classes}
 
 
-def make_trainer(config: Config, cfg: Any, backbone: Backbone, run: Run | None, images: int) -> Any:
+def make_trainer(
+    config: Config, cfg: Any, backbone: Backbone, run: Run | None, images: int, stop: Stop
+) -> Any:
     """Detectron2's trainer, which writes a row of metrics after each test.
+
+    Alone, it stops when asked, and saves; one of several processes does not hear of it.
 
     Args:
         config: the run's settings.
@@ -59,10 +66,12 @@ def make_trainer(config: Config, cfg: Any, backbone: Backbone, run: Run | None, 
         backbone: what it starts from.
         run: the folder; None in all processes but the first.
         images: with boxes, in the training set.
+        stop: whether a signal asked to.
     """
     from detectron2.data import build_detection_train_loader
     from detectron2.engine import DefaultTrainer, hooks
     from detectron2.evaluation import COCOEvaluator
+    from detectron2.utils import comm
     from detectron2.utils.events import CommonMetricPrinter, JSONWriter
 
     class Trainer(DefaultTrainer):
@@ -104,8 +113,20 @@ def make_trainer(config: Config, cfg: Any, backbone: Backbone, run: Run | None, 
 
         after_train = after_step
 
+    class SaveWhenAsked(hooks.HookBase):
+        def after_step(self) -> None:
+            trainer, done = self.trainer, self.trainer.iter + 1
+            if stop.asked and done < trainer.max_iter:
+                trainer.checkpointer.save(f"model_{trainer.iter:07d}", iteration=trainer.iter)
+                print(
+                    f"stopped after step {done} of {trainer.max_iter} and saved; go on with: "
+                    f"{resume_command()}",
+                    file=sys.stderr,
+                )
+                sys.exit(PREEMPTED)
+
     trainer = Trainer(cfg)
-    trainer.register_hooks([LogRow()])
+    trainer.register_hooks([LogRow()] + ([SaveWhenAsked()] if comm.get_world_size() == 1 else []))
     return trainer
 
 
@@ -245,8 +266,10 @@ def _train(
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=package)
     logging.getLogger("detectron2.engine.defaults").setLevel(logging.WARNING)  # prints the model
     seed_all_rng(config.seed + comm.get_rank())
-    trainer = make_trainer(config, cfg, backbone, run, images)
+    stop = Stop(Processes(torch.device(cfg.MODEL.DEVICE)))
+    trainer = make_trainer(config, cfg, backbone, run, images, stop)
     trainer.resume_or_load(resume=resume)
     if backbone.path and trainer.start_iter == 0:
         check_loaded(trainer.checkpointer.model, backbone.weights)
-    trainer.train()
+    with stop.listening():
+        trainer.train()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # while modules are imported: no traceback
 
 import torch
 

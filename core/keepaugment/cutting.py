@@ -44,6 +44,13 @@ class Keep:
     tau: float
     match_area: bool = False
 
+    def map(self, images: Tensor, targets: Any) -> Tensor:
+        """The map of images; None would be taken for a plain method's."""
+        saliency = self.saliency(images, targets)
+        if saliency is None:
+            raise ValueError("saliency must be a tensor (B, H, W), but its function returned None")
+        return saliency
+
     @classmethod
     def of(
         cls,
@@ -82,7 +89,7 @@ class Cut:
         """What `allowed_regions` and `choose_region` decide by, but for the size."""
         keep = self.keep
         return {
-            "saliency": None if keep is None else keep.saliency(images, targets),
+            "saliency": None if keep is None else keep.map(images, targets),
             "side": "low",
             "tau": 1.0 if keep is None else keep.tau,
             "border": self.border,
@@ -332,7 +339,7 @@ class KeepPaste:
         """Which regions may be pasted, by their top-left pixels: (B, H - h + 1, W - w + 1) bool."""
         check_images(images)
         size = usual_size(images) if self.size is None else self.size
-        saliency = self.keep.saliency(images, targets)
+        saliency = self.keep.map(images, targets)
         return allowed_regions(saliency, images, size, side="high", tau=self.keep.tau)[0]
 
     def __call__(self, images: Tensor, augmented: Tensor, targets: Any = None) -> Tensor:
@@ -341,7 +348,7 @@ class KeepPaste:
         return selective_paste(
             images,
             augmented,
-            self.keep.saliency(images, targets),
+            self.keep.map(images, targets),
             size=usual_size(images) if self.size is None else self.size,
             tau=self.keep.tau,
             generator=self.generator,

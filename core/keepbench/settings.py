@@ -112,6 +112,15 @@ def check(config: Any) -> None:
         raise ValueError(f"{each.name} must be {possible}, found {value!r}")
 
 
+def check_kinds(config: Any, settings: Mapping[str, Any]) -> None:
+    """Raise ValueError for settings by name whose type is not that of the config's."""
+    for each in fields(config):
+        kind = type(each.default)
+        if not _is_a(settings.get(each.name, each.default), kind):
+            found = settings[each.name]
+            raise ValueError(f"its setting {each.name} is not {_TYPES[kind]}: {found!r}")
+
+
 def check_lengths(image_size: tuple[int, int], **lengths: int) -> None:
     """Raise ValueError for a setting in pixels that is longer than images (H, W) have room for.
 

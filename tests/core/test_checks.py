@@ -210,6 +210,15 @@ def test_a_map_of_another_kind(wrong: object, message: str) -> None:
     assert not cached.maps.any()
 
 
+def test_a_map_that_is_none_is_not_a_plain_methods() -> None:
+    def nothing(images: Tensor, labels: Tensor | None) -> None:
+        return None
+
+    said = "its function returned None"
+    fails(said, lambda: KeepCutout(saliency=nothing, size=3)(IMAGES))  # type: ignore[arg-type]
+    fails(said, lambda: KeepPaste(saliency=nothing)(IMAGES, IMAGES))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.bool, torch.float64])
 def test_a_map_of_narrow_integers_or_doubles(dtype: torch.dtype) -> None:
     saliency = (255 * SALIENCY).to(dtype)

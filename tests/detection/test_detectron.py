@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from detection import detectron
+from detection import detectron, train
 from detection.cli import main
 from detection.config import Config
 from detection.erasing import ErasingMapper, draw_region, make_mapper
@@ -21,6 +22,7 @@ from detection.schedule import COCO_IMAGES
 from detection.settings import make_cfg, open_backbone
 from detection.sources import open_source
 from detection.verify import STAGES, check_loaded, compare_detectors, load_detector
+from keepbench.leaving import PREEMPTED
 
 from .conftest import save_resnet
 
@@ -216,6 +218,29 @@ def test_fine_tuning_from_an_export_runs_stops_and_goes_on(
     assert run_toy(folder, "--resume", backbone=str(exported)) == again  # a run that is over
     with pytest.raises(SystemExit, match="already holds a run"):
         run_toy(folder, backbone=str(exported))
+
+
+def test_ctrl_c_saves_after_the_step_and_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = train.log_test
+
+    def log_and_stop(run: Any, trainer: Any, *words: Any) -> None:
+        log(run, trainer, *words)
+        if trainer.iter < trainer.max_iter - 1:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(train, "log_test", log_and_stop)
+    with pytest.raises(SystemExit, match=str(PREEMPTED)):
+        run_toy(tmp_path)
+    assert "stopped after step 2 of 4 and saved; go on with: " in capsys.readouterr().err
+    rows = run_toy(tmp_path, "--resume")
+    assert [row["iteration"] for row in rows] == [2, 4]
+    state = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    assert json.loads(state["run"])["experiment"] == "toy-faster_rcnn_fpn-r18-random"
+    torch.save(state | {"run": '{"experiment": "another"}'}, tmp_path / "model_final.pth")
+    with pytest.raises(SystemExit, match="experiment: 'another' then"):
+        run_toy(tmp_path, "--resume")
 
 
 def test_a_run_erases_by_its_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -163,6 +163,12 @@ def _binary(folder: Path) -> None:
     (folder / "metrics.jsonl").write_bytes(b"\xff\xfe\x00")
 
 
+def _text_for_a_number(folder: Path) -> None:
+    about = json.loads((folder / "run.json").read_text())
+    about["settings"]["epochs"] = "300"
+    (folder / "run.json").write_text(json.dumps(about))
+
+
 def _numbers(folder: Path) -> None:
     (folder / "metrics.jsonl").write_text("1\n2\n")
 
@@ -179,6 +185,7 @@ def _empty(folder: Path) -> None:
         (_cut_record, "run.json is damaged"),
         (_no_seed, "its settings have no seed"),
         (_unknown, "no installed task has an experiment 'gone'"),
+        (_text_for_a_number, "its setting epochs is not a whole number: '300'"),
         (_half, "unfinished: 1 of 300"),
         (_no_epoch, "no epoch is finished"),
         (_nan, "no test_accuracy in [0, 100]"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from keepbench.run import RunRecord
+from keepbench.settings import check_kinds
 from reporting.catalogue import Catalogue, Package, changed, is_small
 
 SMALL = "small"
@@ -161,6 +162,7 @@ def finished(record: RunRecord, catalogue: Catalogue) -> FinishedRun:
     package = catalogue.find(record.experiment, record.task)
     if package is None:
         raise ValueError(f"no installed task has an experiment {record.experiment!r}")
+    check_kinds(package.experiments[record.experiment].config, record.settings)
     if not record.rows:
         lines = f" ({record.damaged} damaged lines)" if record.damaged else ""
         raise ValueError(f"no epoch is finished{lines}")

@@ -64,9 +64,11 @@ def _drawable(run: FinishedRun) -> bool:
     settings, folder = run.record.settings, run.record.folder
     if run.task != "classification" or settings["dataset"] not in PACKAGED:
         return False
-    return not needs_weights(read_run(folder).config) or all(
-        (folder / name).is_file() for name in CHECKPOINTS
-    )
+    try:
+        config = read_run(folder).config
+    except ValueError:  # settings that are none as they now are
+        return False
+    return not needs_weights(config) or all((folder / name).is_file() for name in CHECKPOINTS)
 
 
 def strips(runs: Iterable[FinishedRun]) -> list[Strip]:

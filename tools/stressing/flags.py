@@ -139,7 +139,7 @@ def _some_value(each: Field[Any], random: Random) -> str:
 
 
 def _call(task: str, words: list[str]) -> Callable[[], None]:
-    """A task's command line; detection's ends where training would begin."""
+    """A task's command line; detection's ends where its process would begin."""
     main = main_of(task)
     if task != "detection":
         return partial(main, words)
@@ -148,7 +148,7 @@ def _call(task: str, words: list[str]) -> Callable[[], None]:
         sys.exit(0)
 
     def call() -> None:
-        import_module("detection.cli").train = accepted  # type: ignore[attr-defined]
+        import_module("detection.train").train_process = accepted  # type: ignore[attr-defined]
         main(words)
 
     return call
