@@ -57,6 +57,14 @@ class Config:
     )
     max_size: int = setting(1333, "longest image side", range="[1, 16384]")
     flip: bool = setting(True, "random horizontal flip")
+    erasing: str = setting(
+        "none",
+        "random erasing: plain, or keep: boxes are importance and are spared",
+        choices=["none", "plain", "keep"],
+    )
+    hidden_share: float = setting(
+        0.3, "most that --erasing keep may hide of a box's area", range="[0, 1]"
+    )
 
     extra: str = setting("", "further Detectron2 settings, as 'KEY VALUE KEY VALUE'")
     tests: int = setting(

@@ -18,6 +18,7 @@ from detection.checkpoints import check_last, last_checkpoint, make_checkpointer
 from detection.config import Config
 from detection.data import TOY, Split, open_data
 from detection.detectron import its_warnings, require
+from detection.erasing import make_mapper
 from detection.pictures import draw_run
 from detection.settings import Backbone, make_cfg, open_backbone
 from detection.sources import sha256
@@ -49,20 +50,26 @@ def metrics_row(results: Mapping[str, float]) -> Row:
     return row | {"test_AP_by_class": classes}
 
 
-def make_trainer(cfg: Any, backbone: Backbone, run: Run | None, images: int) -> Any:
+def make_trainer(config: Config, cfg: Any, backbone: Backbone, run: Run | None, images: int) -> Any:
     """Detectron2's trainer, which writes a row of metrics after each test.
 
     Args:
+        config: the run's settings.
         cfg: Detectron2's config.
         backbone: what it starts from.
         run: the folder; None in all processes but the first.
         images: with boxes, in the training set.
     """
+    from detectron2.data import build_detection_train_loader
     from detectron2.engine import DefaultTrainer, hooks
     from detectron2.evaluation import COCOEvaluator
     from detectron2.utils.events import CommonMetricPrinter, JSONWriter
 
     class Trainer(DefaultTrainer):
+        @classmethod
+        def build_train_loader(cls, cfg: Any) -> Any:
+            return build_detection_train_loader(cfg, mapper=make_mapper(config, cfg))
+
         @classmethod
         def build_evaluator(cls, cfg: Any, dataset_name: str) -> Any:
             folder = str(Path(cfg.OUTPUT_DIR, "inference"))
@@ -117,7 +124,7 @@ def log_test(run: Run, trainer: Any, results: Mapping[str, float], images: int) 
     run.log(**row, **metrics_row(results))
 
 
-def _register(name: str, split: Split) -> None:
+def register(name: str, split: Split) -> None:
     """Make a set known to Detectron2, in place of one of that name."""
     from detectron2.data import DatasetCatalog, MetadataCatalog
     from detectron2.data.datasets import register_coco_instances
@@ -214,8 +221,8 @@ def train_process(
                 print(note)
             _write_setup(folder, cfg, backbone, splits)
         comm.synchronize()
-        _register(cfg.DATASETS.TRAIN[0], train_set)
-        _register(cfg.DATASETS.TEST[0], test_set)
+        register(cfg.DATASETS.TRAIN[0], train_set)
+        register(cfg.DATASETS.TEST[0], test_set)
         with its_warnings():
             _train(config, cfg, backbone, run, train_set.with_boxes, resume)
         if run:
@@ -238,7 +245,7 @@ def _train(
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=package)
     logging.getLogger("detectron2.engine.defaults").setLevel(logging.WARNING)  # prints the model
     seed_all_rng(config.seed + comm.get_rank())
-    trainer = make_trainer(cfg, backbone, run, images)
+    trainer = make_trainer(config, cfg, backbone, run, images)
     trainer.resume_or_load(resume=resume)
     if backbone.path and trainer.start_iter == 0:
         check_loaded(trainer.checkpointer.model, backbone.weights)

@@ -7,6 +7,8 @@ epochs, if it follows the crop and the flip of each view (see `keepaugment.store
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -73,14 +75,14 @@ class CachedSaliency(StoredMaps):
         self.refreshing = self.refresh_due(epoch)
         self._go_to(index, view)
 
-    def __call__(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+    def __call__(self, images: Tensor, targets: Any = None) -> Tensor:
         """Map the present views, images (B, C, H, W), to saliency (B, H, W) float32, at least 0."""
         check_images(images)
         index, view = self._present(len(images), "at(epoch, index, view)")
         height, width = images.shape[2:]
         if not self.refreshing:
             return self.read(index, view, (height, width))
-        check_saliency(saliency := self.saliency(images, labels), images)
+        check_saliency(saliency := self.saliency(images, targets), images)
         self.write(index, view, saliency)
         return saliency
 

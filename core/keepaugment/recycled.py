@@ -10,6 +10,7 @@ image's next visit. In adversarial training such gradients serve from epoch to e
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,7 +86,7 @@ class RecycledSaliency(StoredMaps):
         self._go_to(index, view)
         self.images = images
 
-    def __call__(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+    def __call__(self, images: Tensor, targets: Any = None) -> Tensor:
         """The stored maps of images (B, C, H, W) in the present views: (B, H, W) float32."""
         check_images(images)
         index, view = self._present(len(images), "at(index, view)")

@@ -25,8 +25,8 @@ from keepaugment.no_trace import Forward, held_models, no_trace
 Saliency = Callable[[Tensor, Any], Tensor]
 """images (B, C, H, W), targets -> saliency (B, H, W).
 
-Targets are what the map is taken for: labels (B,), a box tensor per image, or None, as the map has
-it. A Keep method hands them on as it was given them.
+Targets are what the map is taken for: labels (B,), a box tensor per image, or None, as the map
+takes them. A Keep method hands them on as it was given them.
 """
 
 Objective = Callable[[Any, Any], Tensor]
@@ -152,8 +152,8 @@ def saliency_map(
         inputs = _leaf(images.clone() if compiled else images, scale)
         try:
             output = model(inputs if compiled else inputs.clone())
-        except AssertionError as error:
-            if scale == 1.0:
+        except (AssertionError, RuntimeError, ValueError) as error:  # models refuse in many ways
+            if scale == 1.0 or isinstance(error, torch.OutOfMemoryError):
                 raise
             raise ValueError(
                 f"the model refuses images of {tuple(inputs.shape[2:])}, {scale} of their size "
@@ -207,7 +207,7 @@ class RandomSaliency:
     def __init__(self, generator: Source = None) -> None:
         self.generator = generator
 
-    def __call__(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+    def __call__(self, images: Tensor, targets: Any = None) -> Tensor:
         """Map images (B, C, H, W) to saliency (B, H, W) in [0, 1)."""
         return uniform(self.generator, (len(images), *images.shape[2:]), images.device)
 
@@ -219,10 +219,10 @@ class ShuffledSaliency:
         self.saliency = saliency
         self.generator = generator
 
-    def __call__(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Map images (B, C, H, W) and labels to saliency (B, H, W)."""
+    def __call__(self, images: Tensor, targets: Any = None) -> Tensor:
+        """Map images (B, C, H, W) and targets to saliency (B, H, W)."""
         order = uniform(self.generator, (len(images), 1), images.device)[:, 0].argsort()
-        check_saliency(saliency := self.saliency(images, labels), images)
+        check_saliency(saliency := self.saliency(images, targets), images)
         result = torch.empty_like(saliency)
         result[order] = saliency[order.roll(1)]  # one cycle: with B > 1 nobody keeps its own
         return result
@@ -234,16 +234,16 @@ class InvertedSaliency:
     def __init__(self, saliency: Saliency) -> None:
         self.saliency = saliency
 
-    def __call__(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Map images (B, C, H, W) and labels to saliency (B, H, W), not negative."""
-        check_saliency(saliency := self.saliency(images, labels), images)
+    def __call__(self, images: Tensor, targets: Any = None) -> Tensor:
+        """Map images (B, C, H, W) and targets to saliency (B, H, W), not negative."""
+        check_saliency(saliency := self.saliency(images, targets), images)
         return saliency.amax((1, 2), keepdim=True) - saliency
 
 
 class CentreSaliency:
     """Control: importance falls from the centre to the corners, the same for every image."""
 
-    def __call__(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+    def __call__(self, images: Tensor, targets: Any = None) -> Tensor:
         """Map images (B, C, H, W) to saliency (B, H, W) in (0, 1], a bell around the centre."""
         y, x = (
             (2 * torch.arange(side, device=images.device) + 1) / side - 1

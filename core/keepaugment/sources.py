@@ -21,10 +21,10 @@ from keepaugment.checks import check_images
 from keepaugment.stored import ScaledView, StoredMaps, View
 
 
-def _padded(
+def _of_images(
     targets: Any, key: str, images: Tensor, form: str, shaped: Callable[[Tensor], Tensor]
-) -> Tensor:
-    """Each image's tensor, brought by `shaped` to (N, ...), as one (B, N, ...), padded by zeros."""
+) -> list[Tensor]:
+    """Each image's tensor, brought by `shaped` to (N, ...)."""
     check_images(images)
     if not isinstance(targets, list | tuple) or len(targets) != len(images):
         found = f"{len(targets)}" if isinstance(targets, list | tuple) else type(targets).__name__
@@ -41,7 +41,12 @@ def _padded(
             parts.append(shaped(part.to(images.device)))
         except RuntimeError as error:
             raise ValueError(f"{key} must be {form}, found shape {tuple(part.shape)}") from error
-    return pad_sequence(parts, batch_first=True) if parts else images.new_zeros(0, 0, 0, 0)
+    return parts
+
+
+def _padded(parts: list[Tensor], empty: Tensor) -> Tensor:
+    """Tensors (N, ...) as one (B, N, ...), padded by zeros; of none as `empty`."""
+    return pad_sequence(parts, batch_first=True) if parts else empty
 
 
 def covered_pixels(boxes: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -74,8 +79,8 @@ class BoxSaliency:
 
     def __call__(self, images: Tensor, targets: Any) -> Tensor:
         """Map images (B, C, H, W) and boxes, B of (N, 4) xyxy, to saliency (B, H, W)."""
-        boxes = _padded(targets, "boxes", images, "(N, 4)", lambda each: each.reshape(-1, 4))
-        low, high = boxes.float().split(2, dim=2)
+        parts = _of_images(targets, "boxes", images, "(N, 4)", lambda each: each.reshape(-1, 4))
+        low, high = _padded(parts, images.new_zeros(0, 0, 4)).float().split(2, dim=2)
         grown = torch.cat((low - self.margin * (high - low), high + self.margin * (high - low)), 2)
         rows, columns = covered_pixels(grown, (images.shape[2], images.shape[3]))
         area = (rows.sum(2) * columns.sum(2)).clamp(min=1)
@@ -98,7 +103,8 @@ class MaskSaliency:
                 raise RuntimeError
             return part.reshape(-1, *size) != 0
 
-        masks = _padded(targets, "masks", images, f"(N, {size[0]}, {size[1]})", shaped)
+        parts = _of_images(targets, "masks", images, f"(N, {size[0]}, {size[1]})", shaped)
+        masks = _padded(parts, images.new_zeros(0, 0, *size))
         area = masks.sum((2, 3), keepdim=True).clamp(min=1)
         return (masks / area).sum(1)
 
@@ -127,7 +133,8 @@ class KeypointSaliency:
                 part = torch.cat((part, torch.ones_like(part[..., :1])), -1)
             return part.reshape(-1, 3)
 
-        points = _padded(targets, "keypoints", images, "(..., 2 or 3)", shaped).float()
+        parts = _of_images(targets, "keypoints", images, "(..., 2 or 3)", shaped)
+        points = _padded(parts, images.new_zeros(0, 0, 3)).float()
         sides, unit = images.shape[2:], self.sigma * min(images.shape[2:])
         y, x = (torch.arange(side, device=images.device) + 0.5 for side in sides)
         rows, columns = (

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from keepaugment import (
+    BoxSaliency,
     KeepCutMix,
     KeepCutout,
     KeepPaste,
@@ -476,6 +477,26 @@ def test_mixed_labels_need_their_loss(tmp_path: Path) -> None:
     trainer, _, _ = hugging_face(tmp_path, lambda logits: mixed)
     with pytest.raises(ValueError, match="compute_loss_func=mixed_loss"):
         trainer.train()
+
+
+def test_targets_of_a_detector_of_hugging_face_pass() -> None:
+    class Base:
+        compute_loss_func = None
+
+        def compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
+            return inputs
+
+    class Trainer(KeepTrainer, Base):
+        pass
+
+    boxes = [{"boxes": torch.tensor([[0.0, 0, 4, 4]])}] * 4
+    trainer = Trainer(step=KeepCutout(saliency=BoxSaliency(), size=2, tau=0.0, border="inside"))
+    seen = trainer.compute_loss(
+        network(), {"pixel_values": torch.ones(4, 3, 8, 8), "labels": boxes}
+    )
+    assert seen["labels"] is boxes
+    assert (seen["pixel_values"] == 0).sum() == 4 * 3 * 4
+    assert (seen["pixel_values"][:, :, :4, :4] == 1).all()
 
 
 def test_the_loss_of_weights_and_of_labels() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy
 import pytest
+import timm
 import torch
 import torch.distributed as dist
 from small import NUM_CLASSES, labels, make, network, rand, randn
@@ -18,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 
 from keepaugment import (
+    AttentionSaliency,
     CachedSaliency,
     CutMix,
     Cutout,
@@ -126,6 +128,8 @@ def test_sizes_and_fills_of_numpy() -> None:
             assert torch.equal(whole(four, values), expected)
     assert torch.equal(whole(4, numpy.float32(0.5)), whole(4, 0.5))
     assert cut(size=numpy.int64(3), fill=numpy.float32(0.5)).shape == IMAGES.shape
+    four = numpy.int64(4)
+    assert torch.equal(region_scores(SALIENCY, four), region_scores(SALIENCY, 4))
 
 
 def test_size_of_a_method() -> None:
@@ -349,7 +353,9 @@ def test_a_model_that_fsdp_has_split(tmp_path: Path) -> None:
     try:
         model = FullyShardedDataParallel(network(), device_id=torch.device("cpu"))
         head = EarlyHead(model, "_fsdp_wrapped_module.0", NUM_CLASSES)
-        for source in (GradientSaliency(model), GradientSaliency(model, head=head)):
+        vit = timm.models.VisionTransformer(8, 4, embed_dim=8, depth=1, num_heads=1)
+        attention = AttentionSaliency(FullyShardedDataParallel(vit, device_id=torch.device("cpu")))
+        for source in (GradientSaliency(model), GradientSaliency(model, head=head), attention):
             fails("split the model by torch.distributed.fsdp.fully_shard", source, IMAGES, LABELS)
     finally:
         dist.destroy_process_group()
@@ -358,6 +364,11 @@ def test_a_model_that_fsdp_has_split(tmp_path: Path) -> None:
 def test_a_model_for_images_of_one_size() -> None:
     with pytest.raises(ValueError, match="refuses images of .4, 4., 0.5 of their size.*scale=1"):
         saliency_map(make("timm ViT"), randn(4, 3, 8, 8), LABELS, scale=0.5)
+    fixed = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5))  # a RuntimeError of torch's
+    with pytest.raises(ValueError, match="refuses images of .4, 4., 0.5 of their size.*scale=1"):
+        saliency_map(fixed, randn(4, 3, 8, 8), LABELS, scale=0.5)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        saliency_map(fixed, randn(4, 3, 4, 4), LABELS)
 
 
 class Samples(Dataset):

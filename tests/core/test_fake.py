@@ -18,6 +18,7 @@ from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from keepaugment import (
+    BoxSaliency,
     CachedSaliency,
     CentreSaliency,
     CutMix,
@@ -29,12 +30,15 @@ from keepaugment import (
     KeepCutout,
     KeepPaste,
     KeepRandomErasing,
+    KeypointSaliency,
+    MaskSaliency,
     RandomErasing,
     RandomSaliency,
     RecycledSaliency,
     SampleDraws,
     ScaledView,
     ShuffledSaliency,
+    Spare,
     View,
 )
 from keepaugment.no_trace import _DRAWS, no_trace
@@ -55,6 +59,9 @@ class Step:
 
     def given(self, images: Tensor, labels: Tensor | None) -> Tensor:
         return torch.empty(8, 32, 32, device=self.device)
+
+    def objects(self, *shape: int) -> list[Tensor]:
+        return [torch.empty(i, *shape, device=self.device) for i in range(1, 9)]
 
     def view(self) -> View:
         return View(self.index, self.index, self.index > 0)
@@ -111,6 +118,14 @@ METHODS: dict[str, Callable[[Step], Tensor]] = {
         policy.__name__: lambda s, policy=policy: policy(generator=s.draws)(s.pixels)  # type: ignore[misc]
         for policy in (AugMix, AutoAugment, RandAugment, TrivialAugment)
     },
+    "boxes": lambda s: KeepRandomErasing(saliency=BoxSaliency(), generator=s.draws)(
+        s.images, s.objects(4)
+    ),
+    "masks": lambda s: MaskSaliency()(s.images, s.objects(32, 32)),
+    "keypoints": lambda s: KeypointSaliency()(s.images, s.objects(17, 3)),
+    "spared boxes": lambda s: Cutout(generator=s.draws).mask(
+        s.images, spare=Spare(torch.stack(s.objects(4)[:1] * 8).long(), s.index[:, None])
+    ),
     "random map": lambda s: RandomSaliency(s.draws)(s.images),
     "shuffled map": lambda s: ShuffledSaliency(s.given, s.draws)(s.images),
     "inverted map": lambda s: InvertedSaliency(s.given)(s.images),

@@ -249,3 +249,79 @@ def test_no_gradient_is_asked_for_but_the_inputs() -> None:
     model[3].register_forward_hook(look)
     saliency_map(model, randn(2, 3, 8, 8), labels(2))
     assert asked == [False] * 8
+
+
+# What is explained
+
+
+def test_class_weights_explain_the_weighted_logits() -> None:
+    """By hand for a linear model: |W.T t|; a hard label is its one-hot weight."""
+    model, images = linear(1, 4, 5), randn(3, 1, 4, 5)
+    soft = torch.tensor([[0.7, 0.3, 0, 0, 0], [0, 0, 1, 0, 1], [0, 0, 0, 0, 1.0]])
+    expected = (soft @ model[1].weight).abs().view(3, 4, 5).detach()
+    torch.testing.assert_close(saliency_map(model, images, soft), expected)
+    several = torch.tensor([[1, 1, 0, 0, 0]] * 3)  # labels of several classes
+    assert torch.equal(
+        saliency_map(model, images, several), saliency_map(model, images, several.float())
+    )
+    hard = torch.tensor([1, 2, 3])
+    assert torch.equal(
+        saliency_map(model, images, F.one_hot(hard, NUM_CLASSES)), saliency_map(model, images, hard)
+    )
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_single_logit_has_one_map_for_both_classes(flat: bool) -> None:
+    model = linear(1, 4, 5, num_classes=1)
+    expected = model[1].weight.abs().view(4, 5).expand(3, -1, -1).detach()
+
+    def logit(images: Tensor) -> Tensor:
+        return model(images)[:, 0] if flat else model(images)
+
+    for targets in (None, torch.tensor([0, 1, 1]), torch.tensor([[0.0], [1], [1]])):
+        assert torch.equal(saliency_map(logit, randn(3, 1, 4, 5), targets), expected)
+
+
+def test_an_objective_of_ones_own() -> None:
+    """A segmentation loss: the map of the sum is that of the images' own numbers."""
+    torch.manual_seed(0)
+    model, images = nn.Conv2d(3, 4, 3, padding=1), randn(2, 3, 6, 6)
+    masks = torch.arange(72).view(2, 6, 6) % 4
+
+    def each(outputs: dict[str, Tensor], targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs["out"], targets, reduction="none").mean((1, 2))
+
+    def total(outputs: dict[str, Tensor], targets: Tensor) -> Tensor:
+        return each(outputs, targets).sum()
+
+    leaf = images.clone().requires_grad_()
+    total({"out": model(leaf)}, masks).backward()
+    assert leaf.grad is not None
+    for objective in (each, total):
+        saliency = GradientSaliency(lambda x: {"out": model(x)}, objective=objective)
+        torch.testing.assert_close(saliency(images, masks), leaf.grad.abs().amax(1))
+        assert KeepCutout(saliency=saliency, size=2)(images, masks).shape == images.shape
+
+
+def test_an_objective_of_similar_features() -> None:
+    """Targets may be anything, an embedding per image for one."""
+    model, images = linear(1, 4, 5), randn(2, 1, 4, 5)
+    wanted = randn(2, NUM_CLASSES, seed=1)
+    found = saliency_map(model, images, wanted, objective=lambda out, w: (out * w).sum(1))
+    torch.testing.assert_close(found, (wanted @ model[1].weight).abs().view(2, 4, 5).detach())
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        (
+            lambda outputs, targets: outputs,
+            r"must give \(2,\) numbers or .*, found \(2, 5\)",
+        ),
+        (lambda outputs, targets: 3.0, r"must give \(2,\) numbers or their sum, found float"),
+        (lambda outputs, targets: outputs.detach().sum(1), "do not depend on its input"),
+    ],
+)
+def test_a_wrong_objective_is_refused(objective: Callable, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        saliency_map(linear(1, 4, 5), randn(2, 1, 4, 5), objective=objective)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from detection import detectron
 from detection.cli import main
 from detection.config import Config
+from detection.erasing import ErasingMapper, draw_region, make_mapper
 from detection.experiments import EXPERIMENTS
 from detection.export import export
 from detection.export_cli import main as export_main
@@ -214,6 +216,23 @@ def test_fine_tuning_from_an_export_runs_stops_and_goes_on(
     assert run_toy(folder, "--resume", backbone=str(exported)) == again  # a run that is over
     with pytest.raises(SystemExit, match="already holds a run"):
         run_toy(folder, backbone=str(exported))
+
+
+def test_a_run_erases_by_its_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    protecting: list[bool] = []
+
+    def draw(erasing: Any, image: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+        protecting.append(erasing.protect)
+        return draw_region(erasing, image, boxes)
+
+    monkeypatch.setattr("detection.erasing.draw_region", draw)
+    run_toy(tmp_path / "run", "--erasing", "keep", "--iterations", "1", "--pictures", "0")
+    assert protecting and all(protecting)
+    config = EXPERIMENTS["toy-faster_rcnn_fpn-r18-random"].config
+    cfg = detectron.zoo_config("faster_rcnn_fpn", 18)
+    plain = make_mapper(replace(config, erasing="plain"), cfg)
+    assert isinstance(plain, ErasingMapper) and not plain.erasing.protect
+    assert type(make_mapper(config, cfg)).__name__ == "DatasetMapper"
 
 
 def test_more_processes_than_gpus_are_refused(tmp_path: Path) -> None:

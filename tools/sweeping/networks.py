@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 NUM_CLASSES = 10
 SIZES = (32, 64)  # sides of images in pixels, tried before a network's own
+OPTION = {"timm": "img_size", "torchvision": "image_size"}
+"""What a network that takes one size alone is told it by, if it is told."""
 
 
 class Family(NamedTuple):
@@ -43,11 +45,10 @@ def families() -> list[Family]:
     return [family for family in found if family.members]
 
 
-def make(library: str, name: str) -> nn.Module:
+def make(library: str, name: str, **options: Any) -> nn.Module:
     """A network with random weights for `NUM_CLASSES` classes, in training mode."""
-    if library == "timm":
-        return timm.create_model(name, num_classes=NUM_CLASSES).train()
-    return torchvision.models.get_model(name, num_classes=NUM_CLASSES).train()
+    create = timm.create_model if library == "timm" else torchvision.models.get_model
+    return create(name, num_classes=NUM_CLASSES, **options).train()
 
 
 def smallest(family: Family) -> str:
@@ -95,18 +96,24 @@ def takes(network: nn.Module, size: int) -> bool:
     return True
 
 
-def fitting_size(network: nn.Module) -> int:
-    """The smallest side of images, of 32, 64 and its own, that a network takes and takes halved.
+def fitting(library: str, name: str) -> tuple[dict[str, int], int]:
+    """The smallest side of images that a network takes, in pixels, and its options for it.
 
-    If it takes none halved, the smallest that it takes; in pixels.
+    Out of 32 and 64, first such that half of it is taken as well; 64 if that can be set; its own.
 
     Raises:
         ValueError: It takes none of them.
     """
-    network.eval()
-    taken = [size for size in dict.fromkeys((*SIZES, own_size(network))) if takes(network, size)]
-    if not taken:
-        raise ValueError(f"it takes no images of {SIZES} or {own_size(network)} pixels")
-    halved = next((size for size in taken if takes(network, size // 2)), taken[0])
-    network.train()
-    return halved
+    network = make(library, name).eval()
+    taken = [size for size in SIZES if takes(network, size)]
+    if taken:
+        return {}, next((size for size in taken if takes(network, size // 2)), taken[0])
+    options = {OPTION[library]: SIZES[-1]}
+    try:
+        if takes(make(library, name, **options).eval(), SIZES[-1]):
+            return options, SIZES[-1]
+    except Exception:  # networks refuse options in many ways
+        pass
+    if not takes(network, own := own_size(network)):
+        raise ValueError(f"it takes no images of {SIZES} or {own} pixels")
+    return {}, own

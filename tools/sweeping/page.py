@@ -18,9 +18,9 @@ Written by `python tools/run_sweep.py`; {where}.
 
 """
 _LEGEND = """
-Input is the side of the images in pixels; stage is where `early_stage` puts the early head, and the
-share of the network's operations up to there. A star marks networks that return more than logits in
-training: their map is of `lambda x: model(x)[0]`.
+Input is the side of the images in pixels, (set) if the network was made for it; stage is where
+`early_stage` puts the early head, and the share of the network's operations up to there. A star
+marks networks that return more than logits in training: their map is of `lambda x: model(x)[0]`.
 
 """
 
@@ -63,7 +63,8 @@ def _table(rows: Sequence[Row], numbers: dict[tuple[str, str], int]) -> Iterator
         star = "*" if row["picked"] else ""
         about = [f"{row['library']} {row['network']}{star}", f"{row['parameters'] / 1e6:.1f}"]
         stage = f"{row['stage']}, {row['share']:.0%}" if "stage" in row else ""
-        yield "| " + " | ".join([*about, str(row["size"]), stage, *cells]) + " |"
+        size = f"{row['size']} (set)" if row["options"] else str(row["size"])
+        yield "| " + " | ".join([*about, size, stage, *cells]) + " |"
 
 
 def _where(rows: Sequence[Row]) -> str:

@@ -36,18 +36,36 @@ def _corners(boxes: tv_tensors.BoundingBoxes) -> Tensor:
     return xyxy[:, [0, 1, 2, 1, 2, 3, 0, 3]].view(-1, 4, 2)
 
 
-def _pixels(corners: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Whether the middles of pixels lie in convex boxes with `corners` (N, 4, 2): (N, H, W)."""
-    y, x = (torch.arange(side, device=corners.device) + 0.5 for side in image_size)
-    left = torch.ones(len(corners), *image_size, dtype=torch.bool, device=corners.device)
-    right = left.clone()
-    for start, stop in zip(corners.unbind(1), corners.roll(-1, 1).unbind(1), strict=True):
-        across, down = ((stop - start)[:, axis, None, None] for axis in (0, 1))
-        here_x, here_y = (start[:, axis, None, None] for axis in (0, 1))
-        side = across * (y[:, None] - here_y) - down * (x - here_x)
-        left &= side >= 0
-        right &= side <= 0
-    return left | right
+def _spans(corners: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The pixels [first, stop), each (N, H), of every row whose middles lie in convex boxes.
+
+    `corners` are (N, 4, 2). A row's line meets two edges of a box, between which its pixels lie.
+    """
+    height, width = image_size
+    y = torch.arange(height, device=corners.device) + 0.5
+    start, stop = corners[:, :, :, None], corners.roll(-1, 1)[:, :, :, None]
+    tall = stop[:, :, 1] - start[:, :, 1]
+    share = (y - start[:, :, 1]) / torch.where(tall == 0, 1.0, tall)  # (N, 4, H)
+    x = start[:, :, 0] + share * (stop[:, :, 0] - start[:, :, 0])
+    meets = (tall != 0) & (share >= 0) & (share <= 1)
+    left = torch.where(meets, x, torch.inf).amin(1)
+    right = torch.where(meets, x, -torch.inf).amax(1)
+    first = (left - 0.5).ceil().clamp(0, width)
+    return first.long(), torch.maximum((right - 0.5).floor().clamp(-1, width - 1) + 1, first).long()
+
+
+def _counts(boxes: tv_tensors.BoundingBoxes, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """How many pixels of boxes (N, ...) the rectangles `hidden` (1 or N, H, W) leave, of how many.
+
+    Returns:
+        (N,) and (N,).
+    """
+    first, stop = _spans(_corners(boxes), (hidden.shape[1], hidden.shape[2]))
+    rows, columns = hidden.any(2), hidden.any(1).int()
+    left, right = columns.argmax(1), columns.argmax(1) + columns.sum(1)
+    covered = torch.minimum(stop, right[:, None]) - torch.maximum(first, left[:, None])
+    of = (stop - first).sum(1)
+    return of - (covered.clamp(min=0) * rows).sum(1), of
 
 
 def _around(corners: Tensor) -> Tensor:
@@ -133,8 +151,8 @@ class Erasing(v2.Transform):
         super().__init__()
         if not isinstance(method, Cutout | RandomErasing):
             raise ValueError(
-                f"Erasing takes a method that cuts, found {type(method).__name__}; put one that "
-                "mixes labels into keepaugment.adapters.KeepTransform"
+                "Erasing takes Cutout, RandomErasing or their Keep arms, found "
+                f"{type(method).__name__}; put any other step into adapters.KeepTransform"
             )
         if not 0.0 <= min_visible <= 1.0:
             raise ValueError(f"min_visible must be a share in [0, 1], found {min_visible}")
@@ -173,7 +191,7 @@ class Erasing(v2.Transform):
         batch = len(image) if image.ndim == 4 + video else None
         images = image.as_subclass(Tensor) if batch is not None else image.as_subclass(Tensor)[None]
         images = images[:, images.shape[1] // 2] if video else images
-        targets = None if self.method.keep is None else self._targets(flat_inputs, batch)
+        targets = self._targets(flat_inputs, batch, images.device)
         spare = self._spare(flat_inputs, batch, images) if self.protect else None
         mask = self.method.mask(images, targets, spare=spare)
         fill = self.method.filling(images)
@@ -182,7 +200,7 @@ class Erasing(v2.Transform):
             mask, fill = mask[0], fill[0] if whole else fill  # type: ignore[index]
         return {"mask": mask, "fill": fill, "batch": batch}
 
-    def _targets(self, flat_inputs: list[Any], batch: int | None) -> Any:
+    def _targets(self, flat_inputs: list[Any], batch: int | None, device: torch.device) -> Any:
         """What the method's map is taken for."""
         found = {}
         for key, kind in _TARGETS.items():
@@ -198,7 +216,7 @@ class Erasing(v2.Transform):
         numbers = [torch.as_tensor(each) for each in flat_inputs if isinstance(each, int | Tensor)]
         whole = (torch.uint8, torch.int16, torch.int32, torch.int64)
         labels = [each for each in numbers if each.dtype in whole and each.numel() == (batch or 1)]
-        return labels[0].reshape(-1) if len(labels) == 1 else None
+        return labels[0].reshape(-1).to(device) if len(labels) == 1 else None
 
     def _spare(self, flat_inputs: list[Any], batch: int | None, images: Tensor) -> Spare:
         """How many pixels of each box may be hidden."""
@@ -209,12 +227,13 @@ class Erasing(v2.Transform):
         size = (images.shape[2], images.shape[3])
         limits = []
         for each in corners:
-            of = _pixels(each, size).sum((1, 2))
+            first, stop = _spans(each, size)
+            of = (stop - first).sum(1)
             shown = (self.min_visible * of).ceil().clamp(min=1).long()
             limits.append(torch.where(of > 0, of - shown, size[0] * size[1]))
         around = pad_sequence([_around(each) for each in corners], batch_first=True)
-        first, last = (around - 0.5).split(2, 2)
-        edges = torch.cat((first.ceil(), last.floor() + 1), 2)
+        low, high = (around - 0.5).split(2, 2)
+        edges = torch.cat((low.ceil(), high.floor() + 1), 2)
         most = edges.new_tensor([size[1], size[0]] * 2)
         boxes = torch.minimum(edges.clamp(min=0), most).long()
         return Spare(boxes, pad_sequence(limits, batch_first=True))
@@ -224,8 +243,7 @@ class Erasing(v2.Transform):
         mask, plain = params["mask"].to(inpt.device), inpt.as_subclass(Tensor)
         hidden = mask[:, 0] if mask.ndim == 4 else mask  # (1 or B, H, W)
         if isinstance(inpt, tv_tensors.BoundingBoxes):
-            pixels = _pixels(_corners(inpt), (hidden.shape[1], hidden.shape[2]))
-            seen = _enough((pixels & ~hidden).sum((1, 2)), pixels.sum((1, 2)), self.min_visible)
+            seen = _enough(*_counts(inpt, hidden), self.min_visible)
             result = plain.masked_fill(~seen[:, None], 0)
         elif isinstance(inpt, tv_tensors.KeyPoints):
             seen = _seen_points(plain, hidden, self.min_visible)
@@ -242,7 +260,7 @@ class Erasing(v2.Transform):
                 mask = mask[:, None]
                 fill = fill[:, None] if isinstance(fill, Tensor) and fill.ndim == 4 else fill
             result = torch.where(mask, fill, plain)
-        return tv_tensors.wrap(result, like=inpt) if plain is not inpt else result
+        return tv_tensors.wrap(result, like=inpt)
 
     def replay(self, params: dict[str, Any], *inputs: Any) -> Any:
         """Cut a sample or a batch of the same form as that of `make_params`, by its regions."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
-Step = Callable[[Tensor, Tensor], Tensor | tuple[Tensor, Tensor]]
-"""images (B, C, H, W), labels (B,) -> new images, or these and class weights (B, K)."""
+Step = Callable[[Tensor, Any], Tensor | tuple[Tensor, Any]]
+"""images (B, C, H, W), targets -> new images, or these and new targets.
+
+Targets are labels (B,), to which new ones are class weights (B, K), or what the step's map takes.
+"""
 
 
-def run_step(step: Step, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """New images (B, C, H, W), and class weights (B, K) or else the labels (B,) as they were."""
-    result = step(images, labels)
-    return result if isinstance(result, tuple) else (result, labels)
+def run_step(step: Step, images: Tensor, targets: Any) -> tuple[Tensor, Any]:
+    """New images (B, C, H, W), and the step's new targets or else those that were there."""
+    result = step(images, targets)
+    return result if isinstance(result, tuple) else (result, targets)

@@ -45,9 +45,10 @@ class KeepEngine:
         if self.use_gpu:  # type: ignore[attr-defined]
             images, persons = images.cuda(), persons.cuda()
         images, targets = run_step(self.step, images, persons)
-        if targets.ndim != 1:
+        if not isinstance(targets, Tensor) or targets.ndim != 1:
+            kind = f"weights {tuple(targets.shape)}" if isinstance(targets, Tensor) else "targets"
             raise ValueError(
-                f"the step gives class weights {tuple(targets.shape)}, and torchreid's losses take "
-                "persons (B,); take a step that cuts, such as KeepRandomErasing"
+                f"torchreid's losses take persons (B,), not class {kind}; take a step that cuts, "
+                "such as KeepRandomErasing"
             )
         return images, targets

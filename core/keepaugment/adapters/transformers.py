@@ -11,7 +11,7 @@ from keepaugment.adapters.step import Step, run_step
 
 
 class KeepTrainer:
-    """A step in a Trainer for image classification, to be put before it.
+    """A step in a Trainer for images, to be put before it.
 
         class Trainer(KeepTrainer, transformers.Trainer):
             pass
@@ -43,7 +43,8 @@ class KeepTrainer:
         trainer: Any = super()
         if model.training:
             images, targets = run_step(self.step, inputs["pixel_values"], inputs["labels"])
-            if targets.ndim != 1 and self.compute_loss_func is None:  # type: ignore[attr-defined]
+            mixed = targets is not inputs["labels"]
+            if mixed and self.compute_loss_func is None:  # type: ignore[attr-defined]
                 raise ValueError(
                     "the step gives class weights, which the model takes for labels of another "
                     "task; give the Trainer compute_loss_func=mixed_loss"
