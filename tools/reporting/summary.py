@@ -74,7 +74,7 @@ def contrasts(package: Package) -> list[tuple[str, Contrast]]:
 def _named(results: Results, task: str, contrast: Contrast, group: Group) -> Named:
     """By the settings of the runs."""
     runs = [results.groups(task, name)[group] for name, _ in contrast.weights]
-    first, second = (next(iter(each.values())).record.settings for each in runs)
+    first, second = (next(iter(each.values())).settings for each in runs)
     return compared(first, second)
 
 
