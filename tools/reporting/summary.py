@@ -19,8 +19,6 @@ from reporting.folders import Group
 from reporting.naming import Named, compared
 from reporting.results import Results
 
-KINDS = {"plain": "against the plain method", "control": "against a control"}
-
 
 @dataclass(frozen=True)
 class Comparison:
@@ -28,7 +26,7 @@ class Comparison:
 
     Attributes:
         task: of both.
-        kind: a key of `KINDS`.
+        kind: of the other arm, "plain" or "control".
         name: in words.
         budget: of the runs, in words.
         full: whether it is the paper's, at its full budget.
