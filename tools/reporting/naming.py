@@ -48,8 +48,8 @@ def method(settings: Settings) -> str:
     if "backbone" in settings:
         kind = PurePath(settings["backbone"]).stem.split("_", 1)[-1]
         erasing = {"plain": " + RandomErasing", "keep": " + KeepRandomErasing"}
-        kind = _word("random" if kind in ("", "none") else kind)
-        return f"{kind} backbone{erasing.get(settings.get('erasing', ''), '')}"
+        also = erasing.get(settings.get("erasing", ""), "")
+        return f"{_word('random' if kind in ('', 'none') else kind)} backbone{also}"
     keep = settings.get("keep", "")
     if "erase_p" in settings:
         erasing = "KeepRandomErasing" if keep else "RandomErasing"
