@@ -47,7 +47,9 @@ def method(settings: Settings) -> str:
     """What is done to the images, as "KeepCutout" or "UDA + RandAugment"."""
     if "backbone" in settings:
         kind = PurePath(settings["backbone"]).stem.split("_", 1)[-1]
-        return f"{_word('random' if kind in ('', 'none') else kind)} backbone"
+        erasing = {"plain": " + RandomErasing", "keep": " + KeepRandomErasing"}
+        also = erasing.get(settings.get("erasing", ""), "")
+        return f"{_word('random' if kind in ('', 'none') else kind)} backbone{also}"
     keep = settings.get("keep", "")
     if "erase_p" in settings:
         erasing = "KeepRandomErasing" if keep else "RandomErasing"
