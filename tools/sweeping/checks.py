@@ -194,7 +194,7 @@ def _verdict(check: Callable[[Subject], str], subject: Subject) -> str:
 def examine(library: str, name: str, seconds: float) -> Row:
     """A row of the table: what the network is, and each column's "yes" or reason.
 
-    A network that cannot be made or run has the reason as its "error" and no columns.
+    A network that cannot be made or run, or not in time, has the reason as its "error".
     """
     row: Row = {"library": library, "network": name}
     begun = time.process_time()
@@ -213,8 +213,8 @@ def examine(library: str, name: str, seconds: float) -> Row:
                 row[column] = _verdict(check, subject)
             if subject.stage:
                 row |= {"stage": subject.stage.name, "share": round(subject.stage.share, 3)}
-    except TimeoutError as error:
-        row |= {column: str(error) for column in COLUMNS if column not in row}
     except Exception as error:  # a network's, of any kind
-        row["error"] = reason_of(error)
+        if not isinstance(error, TimeoutError) or "class" not in row:
+            row["error"] = reason_of(error)
+        row |= {column: str(error) for column in COLUMNS if column not in row}
     return row | {"seconds": round(time.process_time() - begun, 1)}
