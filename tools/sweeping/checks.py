@@ -164,12 +164,16 @@ CHECKS: dict[str, Callable[[Subject], str]] = {
 """By column; the last changes the subject."""
 
 
+class OutOfTimeError(BaseException):
+    """Passes by whoever catches a network's errors."""
+
+
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError within, after so many seconds of the processor; in the main thread."""
+    """Raise OutOfTimeError within, after so many seconds of the processor; in the main thread."""
 
     def stop(signum: int, frame: Any) -> None:
-        raise TimeoutError(f"not done after {seconds:.0f} s")
+        raise OutOfTimeError(f"not done after {seconds:.0f} s")
 
     before = signal.signal(signal.SIGPROF, stop)
     signal.setitimer(signal.ITIMER_PROF, seconds)
@@ -183,8 +187,6 @@ def time_limit(seconds: float) -> Iterator[None]:
 def _verdict(check: Callable[[Subject], str], subject: Subject) -> str:
     try:
         return check(subject)
-    except TimeoutError:
-        raise
     except ValueError as error:  # the library's words
         return f"refused: {error}"
     except Exception as error:  # a network's, of any kind
@@ -213,8 +215,9 @@ def examine(library: str, name: str, seconds: float) -> Row:
                 row[column] = _verdict(check, subject)
             if subject.stage:
                 row |= {"stage": subject.stage.name, "share": round(subject.stage.share, 3)}
+    except OutOfTimeError as error:
+        undone = [column for column in COLUMNS if column not in row]
+        row |= dict.fromkeys(undone, str(error)) if "class" in row else {"error": str(error)}
     except Exception as error:  # a network's, of any kind
-        if not isinstance(error, TimeoutError) or "class" not in row:
-            row["error"] = reason_of(error)
-        row |= {column: str(error) for column in COLUMNS if column not in row}
+        row["error"] = reason_of(error)
     return row | {"seconds": round(time.process_time() - begun, 1)}
