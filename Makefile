@@ -20,6 +20,9 @@ check: $(READY)  ## lint, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(READY)  ## build the documentation, strictly: site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 install: $(READY)  ## make .venv and install everything into it
 
 $(READY): pyproject.toml core/pyproject.toml
@@ -39,6 +42,6 @@ detectron2: $(READY)  ## install Detectron2 and what detection needs
 	$(BIN)/python -m pip install --no-build-isolation "git+https://github.com/facebookresearch/detectron2.git"
 
 clean:  ## remove .venv, caches and the quickstart's runs
-	rm -rf .venv runs/quickstart .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv site runs/quickstart .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help quickstart test slow check install report reid detectron2 clean
+.PHONY: help quickstart test slow check docs install report reid detectron2 clean

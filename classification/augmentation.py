@@ -91,18 +91,29 @@ def make_cut(
     return None
 
 
-def _attention(config: Config, data: Data, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """The network that Attentive CutMix asks where to look."""
-    network: nn.Module | str = "resnet50"
-    if config.attention != "pretrained":
-        network = create_model("resnet50", 1000).to(device)
-        if config.attention != "random":
-            load_weights(network, read_weights(Path(config.attention)))
-    elif not config.download:
+def attention_network(config: Config) -> nn.Module | str:
+    """The network that Attentive CutMix asks where to look, or its name in timm.
+
+    Raises:
+        ValueError: Its weights cannot be had.
+    """
+    if config.attention == "pretrained":
+        if config.download:
+            return "resnet50"
         raise ValueError(
             "Attentive CutMix needs a network trained on ImageNet: --download fetches timm's "
             "resnet50, or give --attention FILE with its state dict"
         )
+    network = create_model("resnet50", 1000)
+    if config.attention != "random":
+        load_weights(network, read_weights(Path(config.attention)))
+    return network
+
+
+def _attention(config: Config, data: Data, device: torch.device) -> Callable[[Tensor], Tensor]:
+    network = attention_network(config)
+    if isinstance(network, nn.Module):
+        network = network.to(device)
     return attention_of(network, mean=data.mean, std=data.std, device=device)
 
 

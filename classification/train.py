@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from classification.augmentation import REGIONS, Augmentation
+from classification.augmentation import REGIONS, Augmentation, attention_network
 from classification.comparisons import set_drop_block
 from classification.config import Config
 from classification.data import Data, open_data
@@ -321,6 +321,8 @@ def train(
     """
     check_start(name, config, folder, processes, resume=resume)
     check_names(config)
+    if config.mix == "attentive_cutmix":
+        attention_network(config)
     trainer = Trainer(config, open_data(config, processes.device), processes)
     done = fit(trainer, name, folder, resume=resume, budget=budget, shown=_shown)
     if done and config.record:

@@ -20,7 +20,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from keepbench.images import FORMATS, check_depth
+from keepbench.images import FORMATS, check_depth, check_sums
 
 Record = dict[str, Any]
 Content = dict[str, list[Record]]
@@ -189,7 +189,8 @@ def _is_whole_file(path: Path) -> bool:
 def _image_fault(path: Path, size: tuple[int, int]) -> str:
     """What is wrong with an image file, whose record says (H, W); "" if nothing.
 
-    Its header is read; its pixels are decoded only where its end does not show that it is whole.
+    Its header is read, and a PNG's checksums; pixels are decoded only where a file's end does not
+    show that it is whole.
     """
     if not path.is_file():  # a pipe would be waited for
         return "is no regular file" if path.exists() else "is not there"
@@ -203,6 +204,8 @@ def _image_fault(path: Path, size: tuple[int, int]) -> str:
                 turned = image.getexif().get(ORIENTATION, 1) >= 5
             if not _is_whole_file(path):
                 image.load()
+            elif image.format == "PNG":
+                check_sums(path)
     except Exception as error:  # damaged files make Pillow's decoders raise almost anything
         return f"cannot be read: {error}"
     if turned:

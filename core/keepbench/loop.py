@@ -20,6 +20,7 @@ from tqdm import tqdm
 from keepbench.clock import Clock
 from keepbench.files import FolderLock, digest
 from keepbench.leaving import Stop, resume_command
+from keepbench.network import load_optimizer
 from keepbench.processes import Processes
 from keepbench.progress import progress_bar
 from keepbench.run import Identity, Run, check_folder
@@ -134,12 +135,13 @@ class Training(ABC):
         self.model.load_state_dict(state["model"])
         if self.tested is not self.model:
             self.tested.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         ranks = state.get("ranks", [])
         if len(ranks) == self.processes.world_size:
             own = ranks[self.processes.rank]
-            self.sums.copy_(own["sums"])
-            self.model.load_state_dict(own["buffers"], strict=False)
+            self.sums.copy_(own["sums"].view_as(self.sums))
+            buffers = {name: own["buffers"][name] for name, _ in self.model.named_buffers()}
+            self.model.load_state_dict(buffers, strict=False)
 
 
 class LossWatch:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from math import isfinite
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from keepaugment.no_trace import no_trace
 
+_LIKE_PARAMETERS = {"momentum_buffer", "exp_avg", "exp_avg_sq"}  # in an optimiser's state
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
@@ -118,6 +120,42 @@ def make_optimizer(
     if kind == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
     return create_optimizer_v2(groups, kind, lr=lr, weight_decay=weight_decay, momentum=momentum)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+
+
+def _misfits(optimizer: torch.optim.Optimizer) -> Iterator[Any]:
+    """The names in the state of SGD or Adam that a step could not go on with."""
+    states = [*optimizer.state.values()]
+    for parameter, held in optimizer.state.items():
+        yield from held.keys() ^ states[0].keys()
+        for name in _LIKE_PARAMETERS & held.keys():
+            value = held[name]
+            if not (isinstance(value, Tensor) and value.shape == parameter.shape):
+                yield name
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Go on with an optimiser's state, whose kinds torch itself looks at in the next step only.
+
+    Raises:
+        ValueError: It is not that of such an optimiser; or KeyError, TypeError, AttributeError.
+    """
+    before = [dict(group) for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    wrong = [
+        name
+        for group, known in zip(optimizer.param_groups, before, strict=True)
+        for name, value in known.items()
+        if type(group[name]) is not type(value)
+        and not (_is_number(group[name]) and _is_number(value))
+    ]
+    if isinstance(optimizer, (torch.optim.SGD, torch.optim.Adam)):
+        wrong += _misfits(optimizer)
+    if wrong:
+        raise ValueError(f"its optimiser has no usable {', '.join(sorted(map(str, {*wrong})))}")
 
 
 def make_average(model: nn.Module, decay: float) -> AveragedModel:

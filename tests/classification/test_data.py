@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from keepbench.images import Normalise
+from keepbench.images import Normalise, read_image
 from keepbench.small_images import load_data
 from keepbench.views import draw_view, show
 
@@ -36,6 +36,18 @@ def test_a_subset_is_even_and_its_seed_is_kept(tree: Path) -> None:
     assert torch.equal(first.train.images, again.train.images)
     assert not torch.equal(first.train.images, other.train.images)
     assert len(first.test) == 12
+
+
+def test_a_subset_reads_itself_alone(tree: Path) -> None:
+    chosen = load_data("folder", str(tree), subset=6, test_subset=3)
+    kept = {image.numpy().tobytes() for image in (*chosen.train.images, *chosen.test.images)}
+    for path in tree.glob("*/*/*"):
+        if read_image(path).numpy().tobytes() not in kept:
+            path.write_bytes(b"no image")
+    again = load_data("folder", str(tree), subset=6, test_subset=3)
+    assert torch.equal(again.train.images, chosen.train.images)
+    with pytest.raises(ValueError, match="cannot read"):
+        load_data("folder", str(tree))
 
 
 @pytest.mark.parametrize("dataset", ["folder", "digits"])

@@ -202,6 +202,15 @@ def test_images_are_of_their_size_and_whole(ending: str, tmp_path: Path) -> None
         path.write_bytes(whole)
 
 
+def test_a_png_that_is_damaged_in_its_middle_is_named(tmp_path: Path) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(ValueError, match="a.png cannot be read: broken PNG"):
+        look(tmp_path, "a.png")
+
+
 def test_a_turned_image_has_the_size_that_is_shown(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from keepbench import loop
 from keepbench.leaving import INTERRUPTED, exit_with_message
-from keepbench.loop import LossWatch, Row, Training, fit, train_epoch, train_steps
+from keepbench.loop import LossWatch, Row, Training, check_start, fit, train_epoch, train_steps
 from keepbench.network import make_average
 from keepbench.order import EpochBatches
 from keepbench.processes import Processes, join_processes
@@ -199,6 +199,13 @@ def two_processes(folder: Path) -> None:
     """A whole run, one whose second process is asked to stop, and one whose second fails."""
     config = Config(epochs=4)
     with join_processes("cpu") as processes:
+        other = replace(config, lr=0.1 + processes.rank)
+        with pytest.raises(ValueError, match="lr: 0.1 in process 0, 1.1 in process 1"):
+            check_start("toy", other, folder / "other", processes, resume=False)
+        toy = Toy(config, processes)
+        toy.contents = lambda: [str(processes.rank)]  # type: ignore[method-assign]
+        with pytest.raises(ValueError, match="processes read different data"):
+            fit(toy, "toy", folder / "other")
         assert run(folder / "whole", config, processes=processes)
         before = {7: lambda: signal.raise_signal(signal.SIGTERM)} if processes.rank else {}
         assert not run(folder / "run", config, processes=processes, before=before)
@@ -216,6 +223,7 @@ def test_two_processes_stop_go_on_and_fail_together(tmp_path: Path) -> None:
     assert rows_of(tmp_path / "run") == rows_of(tmp_path / "whole")
     assert done.returncode and "RuntimeError: the second has had enough" in done.stderr
     assert saved(tmp_path / "failed")["epoch"] == 2
+    assert not (tmp_path / "other").exists()
 
 
 # Losses and values that are not finite

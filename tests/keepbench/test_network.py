@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from keepbench.network import Joined, check_logits, compiled, make_average, make_optimizer
+from keepbench.network import (
+    Joined,
+    check_logits,
+    compiled,
+    load_optimizer,
+    make_average,
+    make_optimizer,
+)
 
 
 def small() -> nn.Module:
@@ -87,3 +94,41 @@ def test_code_is_compiled_for_each_shape(monkeypatch: pytest.MonkeyPatch) -> Non
     for length in (5, 3, 5, 3, 4):
         assert torch.equal(function(torch.zeros(length)), torch.ones(length))
     assert made == [(5,), (3,), (4,)]
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw", "lamb", "muon", "adafactor", "novograd"])
+def test_an_optimisers_state_comes_back(kind: str) -> None:
+    def trained() -> torch.optim.Optimizer:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 4, 2))
+        optimizer = make_optimizer([model], kind=kind, lr=0.1, weight_decay=0.1)
+        model(torch.ones(2, 3, 4, 4)).sum().backward()
+        optimizer.step()
+        return optimizer
+
+    state, fresh = trained().state_dict(), trained()
+    load_optimizer(fresh, state)
+    assert str(fresh.state_dict()) == str(state)
+
+
+@pytest.mark.parametrize(
+    ("change", "wrong"),
+    [
+        ({0: {"momentum_buffer": torch.ones(3)}}, "momentum_buffer"),
+        ({0: {"momentum_buffer": None}}, "momentum_buffer"),
+        ({0: {"a": 1}}, "a, momentum_buffer"),
+        ({0: {}}, "momentum_buffer"),
+    ],
+)
+def test_an_optimisers_state_of_another_kind_is_refused(change: dict, wrong: str) -> None:
+    model = nn.Linear(2, 1)
+    optimizer = make_optimizer([model], lr=0.1, weight_decay=0.1)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    state = optimizer.state_dict()
+    for bad, names in (
+        ({**state, "state": state["state"] | change}, wrong),
+        ({**state, "param_groups": [g | {"lr": "x"} for g in state["param_groups"]]}, "lr"),
+    ):
+        with pytest.raises(ValueError, match=f"no usable {names}"):
+            load_optimizer(make_optimizer([model], lr=0.1, weight_decay=0.1), bad)

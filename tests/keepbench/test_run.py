@@ -82,6 +82,21 @@ def test_a_folder_has_one_writer(tmp_path: Path) -> None:
         pass
 
 
+def test_a_reader_that_outlives_its_run_does_not_keep_the_folder(tmp_path: Path) -> None:
+    """A process opens the run and starts another, as a loader does, and dies."""
+    before, after = os.pipe()
+    if not (child := os.fork()):
+        Run(tmp_path, "plain", Config(), CPU, resume=False)
+        if os.fork():
+            os._exit(0)
+        os.close(after)
+        os.read(before, 1)  # until the test is over
+        os._exit(0)
+    os.waitpid(child, 0)
+    Run(tmp_path, "plain", Config(), CPU, resume=True).close()
+    os.close(after)
+
+
 def test_resuming_drops_what_came_after_the_checkpoint(tmp_path: Path) -> None:
     run = Run(tmp_path, "plain", Config(), CPU, resume=False)
     assert run.load() is None

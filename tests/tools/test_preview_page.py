@@ -193,6 +193,26 @@ def test_figures_of_the_page_are_sums_of_the_map(page: Path) -> None:
 
 
 @needs_browser
+def test_what_may_not_be_cut_is_striped_and_the_page_says_when_it_draws(page: Path) -> None:
+    script = """
+      const grey = new Uint8ClampedArray(4 * pixels).fill(255);
+      const marks = new Float64Array(pixels);
+      const lights = (rgba) => [...new Set(rgba.filter((_, n) => n % 4 === 0))].length;
+      const shades = [lights(tint(grey, marks)), lights(tint(grey, marks.fill(1)))];
+      const status = document.getElementById("status"), before = status.textContent;
+      document.getElementById("draw").click();
+      const during = status.textContent;
+      while (status.textContent) await new Promise((go) => setTimeout(go, 20));
+      return [shades, before, during, document.querySelector(".keep figcaption").textContent];"""
+    shades, before, during, caption = said(opened(with_script(page, script)))
+    assert shades == [2, 1]  # red has dark stripes, green has none
+    assert (before, during) == ("", "drawing …")
+    assert re.search(r"\d+\s%\sof importance kept,\n\d+\s%\sof pixels changed", caption)
+    text = page.read_text()
+    assert text.index('id="images"') < text.index('id="fidelity"')
+
+
+@needs_browser
 def test_names_are_shown_as_text(page: Path) -> None:
     script = """return [document.querySelectorAll("article b[onclick]").length,
       [...document.querySelectorAll("article h2")].map((title) => title.textContent)];"""

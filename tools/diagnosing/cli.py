@@ -35,7 +35,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         description="Prove on your own model that maps leave no trace, and price every kind of map."
     )
     add = parser.add_argument
-    add("model", help="MODULE:FACTORY, FILE.py:FACTORY, or the name of a model (ours or timm's)")
+    add("model", help="MODULE:FACTORY, FILE.py:FACTORY, or a name of timm's or ours (resnet18 is "
+        "timm's, cifar_resnet18 ours)")  # fmt: skip
     add("--size", type=int, default=0, help="side of images in pixels; 32 or 224 if not given")
     add("--channels", type=int, default=3, help="of images")
     add("--classes", type=int, default=10, help="of a model by name")

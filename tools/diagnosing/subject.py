@@ -6,16 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from torch import Tensor, nn
 
-from classification.models import MODELS, create_model
+from classification.models import create_model
 from keepaugment.cutting import per_channel
 from keepaugment.no_trace import Forward, no_trace
 from keepbench.images import IMAGENET_MEAN, IMAGENET_STD
 from keepbench.own_network import is_function, make_network
 from keepbench.weights import load_weights, read_weights
 from previewing.images import SAMPLE, read_pictures
+from previewing.networks import SMALL
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Subject:
     @property
     def usual_size(self) -> int:
         """Side of its images if nothing else is said, in pixels."""
-        return 32 if self.model in MODELS else 224
+        return 32 if self.model in SMALL else 224
 
     def make(self) -> nn.Module:
         """The model in training mode, its random weights the same each time.
@@ -52,7 +54,8 @@ class Subject:
         if is_function(self.model):
             model = make_network(self.model)
         else:
-            model = create_model(self.model, self.classes, in_chans=self.channels)
+            make = timm.create_model if timm.is_model(self.model) else create_model
+            model = make(self.model, num_classes=self.classes, in_chans=self.channels)
         if self.weights:
             try:
                 load_weights(model, read_weights(self.weights))

@@ -19,7 +19,7 @@ from previewing.runs import read_run, trained
 
 EXAMPLES = """
 examples:
-  preview.py sample --model resnet50.tv_in1k --pretrained
+  preview.py sample --model resnet18 --pretrained
   preview.py photos/ --model runs/cifar10-resnet18-keep_cutout/seed-0 --data data
   preview.py cat.jpg --model weights.pt --arch resnet50 --tau 0.4 --label 281
   preview.py --affinity runs/cifar10-resnet18-none/seed-0 --method cutout --strengths 8 16 24
@@ -43,8 +43,9 @@ def make_parser() -> argparse.ArgumentParser:
 
     group = parser.add_argument_group("look at images")
     add = group.add_argument
-    add("--model", help="name, run folder, checkpoint, file of weights, or MODULE:FUNCTION")
-    add("--arch", help="the model that a state dict file belongs to")
+    add("--model", help="name of timm's or ours (resnet18 is timm's, cifar_resnet18 ours), run "
+        "folder, checkpoint, file of weights, or MODULE:FUNCTION")  # fmt: skip
+    add("--arch", help="the model that a state dict file belongs to, as training names it")
     add("--pretrained", action="store_true", help="fetch timm's weights")
     add("--image-size", type=int, help="side of the images in pixels; the network's own if not")
     add("--label", type=int, help="class that maps explain; each image's most likely if not")

@@ -26,6 +26,10 @@ RANDOM = (
 )
 
 
+SMALL = frozenset(name for name in MODELS if not timm.is_model(name))
+"""Our networks for 32-pixel images; a name that timm has too is timm's here, for photographs."""
+
+
 class Network(NamedTuple):
     """A network, and what it expects of images.
 
@@ -84,16 +88,16 @@ def _made(model: nn.Module, scale: float, about: str, warning: str = "", **known
     )
 
 
-_SMALL = {"mean": CIFAR_MEAN, "std": CIFAR_STD, "size": 32}
+_CIFAR = {"mean": CIFAR_MEAN, "std": CIFAR_STD, "size": 32}
 
 
 def _named(name: str, scale: float, pretrained: bool, device: torch.device) -> Network:
     """A model of ours, which has no pretrained weights, or of timm."""
-    if name in MODELS:
+    if name in SMALL:
         if pretrained:
             raise ValueError(f"{name} has no pretrained weights; give a run's folder")
         model = create_model(name, 10).to(device)
-        return _made(model, scale, f"{name} of classification.models", RANDOM, **_SMALL)
+        return _made(model, scale, f"{name} of classification.models", RANDOM, **_CIFAR)
     if not pretrained and ":" in name:
         raise ValueError(f"{name} lies elsewhere; --pretrained allows to fetch it")
     if not timm.is_model(name) and ":" not in name:
@@ -104,7 +108,8 @@ def _named(name: str, scale: float, pretrained: bool, device: torch.device) -> N
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{name} cannot be had: {reason}") from error
     weights = "with pretrained weights" if pretrained else "with random weights"
-    return _made(model, scale, f"timm's {name} {weights}", "" if pretrained else RANDOM)
+    about, known = f"timm's {name} {weights}", {} if pretrained else {"names": list[str]()}
+    return _made(model, scale, about, "" if pretrained else RANDOM, **known)
 
 
 def _from_file(path: Path, arch: str | None, scale: float, device: torch.device) -> Network:
@@ -121,7 +126,7 @@ def _from_file(path: Path, arch: str | None, scale: float, device: torch.device)
         load_weights(model, weights)
     except ValueError as error:
         raise ValueError(f"the weights in {path} do not fit {arch}: {error}") from None
-    known: dict[str, Any] = dict(_SMALL) if arch in MODELS else {}
+    known: dict[str, Any] = dict(_CIFAR) if arch in MODELS else {}
     if channels == 1:
         known |= {"mean": (0.5,), "std": (0.5,)}
     return _made(model.to(device), scale, f"{arch} with the {weights} in {path.name}", **known)

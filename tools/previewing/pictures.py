@@ -10,9 +10,14 @@ from torch import Tensor
 
 
 def tint(images: Tensor, allowed: Tensor) -> Tensor:
-    """Colour images (B, C, H, W) uint8 green where `allowed` (B, H, W), and red elsewhere."""
-    green, red = torch.tensor([0.0, 160.0, 70.0]), torch.tensor([200.0, 0.0, 60.0])
-    colour = torch.where(allowed[..., None], green, red).permute(0, 3, 1, 2)
+    """Colour images (B, C, H, W) uint8 green where `allowed` (B, H, W), else red with stripes."""
+    green, red, dark = torch.tensor([[0.0, 160.0, 70.0], [200.0, 0.0, 60.0], [30.0, 0.0, 10.0]])
+    height, width = images.shape[2:]
+    period = max(4, round(width / 16))
+    along = torch.arange(height)[:, None] + torch.arange(width)
+    striped = (along % period < period / 4)[..., None]
+    colour = torch.where(allowed[..., None], green, torch.where(striped, dark, red))
+    colour = colour.permute(0, 3, 1, 2)
     return (0.6 * images.float().expand(-1, 3, -1, -1) + 0.4 * colour).byte()
 
 

@@ -53,10 +53,15 @@ from stressing.zoo import ANY, LEFT_OUT, REFUSED, SAME, UNSAID, Animal
 
 LIMIT = 30.0  # seconds
 CPU = torch.device("cpu")
-_RUN = (
-    "digits-resnet8-keep_cutout_low_early --subset 16 --test-subset 8 --batch-size 8 --epochs 3 "
-    "--device cpu --out"
-)
+_SHORT = "--subset 16 --test-subset 8 --epochs 3 --device cpu"
+_RUN = f"digits-resnet8-keep_cutout_low_early {_SHORT} --batch-size 8 --out"
+_RUNS = {
+    "classification": f"digits-resnet8-keep_cutout_low_early {_SHORT} --batch-size 8 --ema 0.9",
+    "semisup_uda": f"digits-uda-keep_randaugment-20 {_SHORT} --labels 10 --batch-size 4 --ratio 2 "
+    "--steps 2",
+    "reid": "toy-resnet18-keep_erasing_low --data {people} --subset 3 --test-subset 3 --epochs 3 "
+    "--device cpu --num-ids 2 --num-instances 2 --eval-every 1 --sheet 0 --workers 0",
+}
 _DIFFERENT = "silently different"
 
 
@@ -172,7 +177,8 @@ def _names(root: Path) -> list[str]:
 
 
 def _resume(root: Path) -> list[str]:
-    main_of("classification")([*_RUN.split(), str(root), "--resume"])
+    task, *words = (root / "words").read_text().split()
+    main_of(task)([*words, "--out", str(root), "--resume"])
     return [repr(sorted(result(root).items()))]
 
 
@@ -182,7 +188,7 @@ def _report(root: Path) -> list[str]:
     return ["counted" if str(root / "good") in text or '"digits-resnet8' in text else "not counted"]
 
 
-def _two_epochs(root: Path) -> None:
+def _two_epochs(task: str, words: list[str]) -> None:
     """A run of three epochs that was stopped after the second was saved."""
     whole = Run.save
 
@@ -192,11 +198,17 @@ def _two_epochs(root: Path) -> None:
             sys.exit(0)
 
     Run.save = save  # type: ignore
-    main_of("classification")([*_RUN.split(), str(root)])
+    main_of(task)(words)
 
 
-def _stopped(root: Path, previous: bool = True) -> None:
-    called(partial(_two_epochs, root), root.with_name(root.name + ".log"), 60)
+def _stopped(root: Path, task: str = "classification", previous: bool = True) -> None:
+    data = root.with_name(f"{root.name}-people")
+    if task == "reid":
+        _write_people(data)
+    words = _RUNS[task].format(people=data)
+    arguments = [*words.split(), "--out", str(root)]
+    called(partial(_two_epochs, task, arguments), root.with_name(f"{root.name}.log"), 60)
+    (root / "words").write_text(f"{task} {words}")
     if not previous:
         (root / "previous.pt").unlink()
 
@@ -275,8 +287,11 @@ def readers() -> list[Reader]:
                frozenset((REFUSED,))),
         Reader("reid --weights", resnet18, "weights.pt", no_shapes, _reid_weights),
         Reader("--resume, last.pt", _stopped, "last.pt", zoo.states, **resumed),
-        Reader("--resume, last.pt alone", partial(_stopped, previous=False), "last.pt",
-               zoo.states, **resumed),
+        *(
+            Reader(f"--resume of {task}, last.pt alone",
+                   partial(_stopped, task=task, previous=False), "last.pt", zoo.states, **resumed)
+            for task in _RUNS
+        ),
         Reader("--resume, run.json", _stopped, "run.json", zoo.documents, **resumed),
         Reader("--resume, metrics.jsonl", _stopped, "metrics.jsonl", zoo.lines, **resumed),
         Reader("report, run.json", _finished, "odd/run.json", zoo.documents, _report,

@@ -273,17 +273,25 @@ def checkpoints(random: Random, healthy: bytes) -> Iterator[Animal]:
         yield _animal(f"weights: {name}", _stored(_with_weights(change)), REFUSED)
 
 
-def states(random: Random, healthy: bytes) -> Iterator[Animal]:
-    """Odd checkpoints of a run, beyond odd files of weights."""
+def states(random: Random, healthy: bytes, most: int = 250) -> Iterator[Animal]:
+    """Odd checkpoints of a run, beyond odd files of weights: any part gone or of another kind."""
     yield from checkpoints(random, healthy)
-    for key in ("epoch", "step", "sums", "model", "optimizer", "ranks", "run", "metrics"):
-        gone = _stored(lambda c, key=key: {k: v for k, v in c.items() if k != key})  # type: ignore[misc]
-        yield _animal(f"without {key}", gone, REFUSED, SAME)
-        for value in (None, -1, 10**9, "x", [1], {"a": 1}, float("nan")):
-            put = _stored(lambda c, key=key, value=value: c | {key: value})  # type: ignore[misc]
-            yield _animal(f"{key} is {value!r}", put, REFUSED, SAME)
+    for name, text in (("metrics", "[1]"), ("metrics", "{}"), ("metrics", '[{"epoch": "x"}]'),
+                       ("run", "[]"), ("run", "{}"), ("run", "[" * 10_000)):  # fmt: skip
+        put = _stored(lambda c, name=name, text=text: c | {name: text})  # type: ignore[misc]
+        yield _animal(f"{name} is {text[:20]!r}", put, REFUSED, SAME)
+    known = torch.load(io.BytesIO(healthy), weights_only=True)
+    values = (None, True, -1, 10**9, float("nan"), "x", [1], {"a": 1}, _GONE)
+    changes = [(place, new) for place in _paths(known) for new in values if place]
+    chosen = [change for change in changes if len(change[0]) == 1]
+    rest = [change for change in changes if len(change[0]) > 1]
+    for place, new in chosen + random.sample(rest, min(most, len(rest))):
+        put = _stored(lambda c, place=place, new=new: _put(c, place, new))  # type: ignore[misc]
+        unseen = {ANY} if place[:2] == ("optimizer", "state") and new is _GONE else set()
+        yield _animal(f"{'.'.join(map(str, place))} is {new!r}", put, REFUSED, SAME, *unseen)
 
 
+_GONE = "nothing at all"
 ODD = [None, True, -1, 0.5, 10**30, float("nan"), float("inf"), "", "x", "\x1b[2J", [], [1], {},
        {"a": 1}, "\ud800", _deep(50)]  # fmt: skip
 """Values that take the place of each value of a JSON file."""
@@ -299,11 +307,14 @@ def _paths(value: Any, here: tuple = ()) -> Iterator[tuple]:
 
 
 def _put(value: Any, place: tuple, new: Any) -> Any:
-    """A copy of JSON with one value replaced."""
+    """A copy of JSON, or of a checkpoint, with one value replaced or gone."""
     if not place:
         return new
     copy = value.copy()
-    copy[place[0]] = _put(value[place[0]], place[1:], new)
+    if place[1:] or new is not _GONE:
+        copy[place[0]] = _put(value[place[0]], place[1:], new)
+    else:
+        del copy[place[0]]
     return copy
 
 

@@ -3,18 +3,14 @@
 
 /* ---- pixels: every function returns a new RGBA array ---- */
 
-function colour(share) {
-  const place = Math.min(Math.max(share, 0), 1) * (data.colours.length - 1);
-  const low = Math.min(Math.floor(place), data.colours.length - 2), part = place - low;
-  return data.colours[low].map((c, n) => c + part * (data.colours[low + 1][n] - c));
-}
-
-/** A heat picture of values (side x side); NaN is left clear. */
+/** A heat picture of values (side x side), lightest from `high` on; NaN is left clear. */
 function heat(values, high) {
   const rgba = new Uint8ClampedArray(4 * pixels);
   for (let n = 0; n < pixels; n++) {
     if (Number.isNaN(values[n])) continue;
-    rgba.set([...colour(values[n] / high), 255], 4 * n);
+    const colour = COLOURS[Math.min(Math.round(255 * values[n] / high), 255)];
+    for (let c = 0; c < 3; c++) rgba[4 * n + c] = colour[c];
+    rgba[4 * n + 3] = 255;
   }
   return rgba;
 }
@@ -30,12 +26,13 @@ function centred(values, boxes, size, border) {
   return placed;
 }
 
-/** The image, green where a centre is allowed and red where not. */
+/** The image, green where a centre is allowed, red under dark stripes where not. */
 function tint(rgba, marks) {
   const out = rgba.slice();
   for (let n = 0; n < pixels; n++) {
     if (Number.isNaN(marks[n])) continue;
-    const over = marks[n] ? GREEN : RED;
+    const striped = (n % side + Math.floor(n / side)) % period < period / 4;
+    const over = marks[n] ? GREEN : striped ? STRIPE : RED;
     for (let c = 0; c < 3; c++) out[4 * n + c] = 0.6 * rgba[4 * n + c] + 0.4 * over[c];
   }
   return out;
@@ -135,9 +132,8 @@ function scorePanels(image, chosen) {
     allowedPanel("centres KeepCutout allows", image, chosen)];
 }
 
-function paste(image, number, name, level) {
-  const copies = image.copies[name];
-  const copy = copies[Math.min(level, copies.length - 1)][settings.draw % data.draws];
+function paste(image, number, name) {
+  const copy = copyOf(image, name);
   const draw = uniformNumbers(7919 * settings.draw + 104729 * number + 31);
   const size = [settings.size, settings.size];
   const chosen = choose(image, size, "inside", "high", draw());
@@ -175,7 +171,7 @@ function methods(image, number, images) {
     groups.push(cut(image, number, "CutMix", even, "clip", (n, c) => other.rgba[4 * n + c],
       (one, chosen) => [allowedPanel("centres allowed", one, chosen)]));
   }
-  groups.push(paste(image, number, "RandAugment", settings.magnitude));
-  groups.push(paste(image, number, "AutoAugment", 0));
+  groups.push(paste(image, number, "RandAugment"));
+  groups.push(paste(image, number, "AutoAugment"));
   return groups;
 }

@@ -3,8 +3,16 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const side = data.side, pixels = side * side;
-const GREEN = [0, 160, 70], RED = [200, 0, 60];
+const GREEN = [0, 160, 70], RED = [200, 0, 60], STRIPE = [30, 0, 10];
+const period = Math.max(4, Math.round(side / 16));  // of the stripes
 const settings = { tau: data.tau, size: data.length, magnitude: 2, draw: 0 };
+
+/** The colours of a heat picture in 256 steps. */
+const COLOURS = Array.from({ length: 256 }, (_, step) => {
+  const place = (step / 255) * (data.colours.length - 1);
+  const low = Math.min(Math.floor(place), data.colours.length - 2), part = place - low;
+  return data.colours[low].map((c, n) => c + part * (data.colours[low + 1][n] - c));
+});
 
 const percent = (share) => `${(100 * share).toFixed(0)}\u00a0%`;
 const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
@@ -20,7 +28,7 @@ async function decode(uri) {
   image.src = uri;
   await image.decode();
   const canvas = element("canvas", { width: side, height: side });
-  const context = canvas.getContext("2d");
+  const context = canvas.getContext("2d", { willReadFrequently: true });
   context.drawImage(image, 0, 0);
   return context.getImageData(0, 0, side, side).data;
 }
@@ -28,21 +36,26 @@ async function decode(uri) {
 async function load(image) {
   const raw = new DataView(bytes(image.map).buffer);
   const map = Float64Array.from({ length: pixels }, (_, n) => raw.getUint16(2 * n, true));
-  const copies = {};
-  for (const [policy, levels] of Object.entries(image.copies)) {
-    copies[policy] = await Promise.all(levels.map((draws) => Promise.all(draws.map(
-      async (one) => withSums(await decode(one.picture), unpackBits(one.changed), map)))));
-  }
   const total = map.reduce((a, b) => a + b, 0);
-  return { ...image, rgba: await decode(image.picture), map, total, copies,
+  return { ...image, rgba: await decode(image.picture), map, total,
     integral: integralImage(map, side, side) };
 }
 
-/** An augmented copy, with integral images of the pixels that it changes and of their importance. */
-function withSums(rgba, changed, map) {
-  const altered = Float64Array.from(changed, (one, n) => one * map[n]);
-  return { rgba, lost: integralImage(changed, side, side),
-    altered: integralImage(altered, side, side) };
+/** The augmented copy that the settings ask for. */
+function copyOf(image, policy) {
+  const levels = image.copies[policy];
+  return levels[Math.min(settings.magnitude, levels.length - 1)][settings.draw % data.draws];
+}
+
+/** Unpack those copies of an image, with integral images of what changes and of its importance. */
+async function unpackCopies(image) {
+  for (const copy of Object.keys(image.copies).map((policy) => copyOf(image, policy))) {
+    if (copy.rgba) continue;
+    const changed = unpackBits(copy.changed);
+    const altered = Float64Array.from(changed, (one, n) => one * image.map[n]);
+    Object.assign(copy, { rgba: await decode(copy.picture), lost: integralImage(changed, side, side),
+      altered: integralImage(altered, side, side) });
+  }
 }
 
 /* ---- the page ---- */
@@ -73,7 +86,7 @@ function show(place, panel, image) {
   const canvas = figure.firstChild, caption = figure.lastChild;
   canvas.getContext("2d").putImageData(new ImageData(panel.rgba, side, side), 0, 0);
   const figures = panel.kept === undefined ? panel.note || ""
-    : `importance ${percent(panel.kept)},\nchanged ${percent(panel.area)}`;
+    : `${percent(panel.kept)} of importance kept,\n${percent(panel.area)} of pixels changed`;
   caption.replaceChildren(element("b", {}, ...breakable(panel.title)), element("span", { class: "soft" }, figures));
   if (panel.kept !== undefined) {
     const fill = element("i", { style: `width:${100 * Math.max(0, panel.kept)}%` });
@@ -100,9 +113,20 @@ function section(article, name, columns) {
   return place.lastChild;
 }
 
-function update(images, articles) {
-  const rows = new Map();
-  images.forEach((image, number) => {
+const status = document.getElementById("status");
+let asked = 0;
+
+/** Draw every image for the present settings; a later call ends an earlier one. */
+async function update(images, articles) {
+  const mine = ++asked, rows = new Map();
+  status.textContent = "drawing \u2026";
+  document.getElementById("tau-shown").textContent = settings.tau.toFixed(2);
+  document.getElementById("size-shown").textContent = `${settings.size} px`;
+  document.getElementById("magnitude-shown").textContent = data.magnitudes[settings.magnitude];
+  for (const [number, image] of images.entries()) {
+    await unpackCopies(image);
+    await new Promise((go) => setTimeout(go, 0));  // the browser shows what is drawn
+    if (mine !== asked) return;
     for (const group of methods(image, number, images)) {
       const title = group.name === "RandAugment"
         ? `RandAugment ${data.magnitudes[settings.magnitude]}` : group.name;
@@ -111,16 +135,14 @@ function update(images, articles) {
       const place = section(articles[number], group.name, group.panels.length);
       for (const panel of group.panels) show(place, panel, image);
     }
-  });
+  }
   const average = (groups, arm, key) =>
     percent(groups.reduce((sum, group) => sum + group[arm][key], 0) / groups.length);
   document.querySelector("#fidelity tbody").replaceChildren(...[...rows].map(([title, groups]) =>
     element("tr", {}, element("th", { scope: "row" }, title),
       ...[["plain", "kept"], ["keep", "kept"], ["plain", "area"], ["keep", "area"]]
         .map(([arm, key]) => element("td", {}, average(groups, arm, key))))));
-  document.getElementById("tau-shown").textContent = settings.tau.toFixed(2);
-  document.getElementById("size-shown").textContent = `${settings.size} px`;
-  document.getElementById("magnitude-shown").textContent = data.magnitudes[settings.magnitude];
+  status.textContent = "";
 }
 
 /** Settings from the address, such as #tau=0.3&size=20&magnitude=12&draw=2. */
@@ -151,12 +173,7 @@ async function main() {
       note: "light above its 99 % quantile" }, image);
     return article;
   });
-  let waiting = false;
-  const refresh = () => {
-    if (waiting) return;
-    waiting = true;
-    setTimeout(() => { waiting = false; update(images, articles); }, 0);
-  };
+  const refresh = () => update(images, articles);
   for (const name of ["tau", "size", "magnitude"]) {
     document.getElementById(name).addEventListener("input", (event) => {
       settings[name] = Number(event.target.value);
@@ -169,7 +186,7 @@ async function main() {
   });
   addEventListener("hashchange", () => { readAddress(); refresh(); });
   readAddress();
-  update(images, articles);
+  await refresh();
   document.body.dataset.ready = "yes";
 }
 
