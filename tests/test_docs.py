@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
-PACKAGES = "keepaugment|keepbench|classification|semisup_uda|reid|detection"
+PACKAGES = "keepaugment|keeppolicies|keepbench|classification|semisup_uda|reid|detection"
 
 
 def words(page: Path) -> list[str]:
