@@ -52,8 +52,8 @@ def method(settings: Settings) -> str:
         return f"{_word('random' if kind in ('', 'none') else kind)} backbone{also}"
     keep = settings.get("keep", "")
     if "erase_p" in settings:
-        erasing = "KeepRandomErasing" if keep else "RandomErasing"
-        return erasing if settings["erase_p"] else "standard baseline"
+        name = "KeepRandomErasing" if keep else "RandomErasing"
+        return name if settings["erase_p"] else "standard baseline"
     if settings.get("method") == "supervised":
         return "labels only"
     used = [name for name in ("regulariser", "policy", "cut", "mix") if settings.get(name)]
