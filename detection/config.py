@@ -63,7 +63,7 @@ class Config:
         choices=["none", "plain", "keep"],
     )
     hidden_share: float = setting(
-        0.3, "most that --erasing keep may hide of a box's area", range="[0, 1]"
+        0.3, "most that --erasing keep may hide of a box's area; 0 = nothing", range="[0, 1]"
     )
 
     extra: str = setting("", "further Detectron2 settings, as 'KEY VALUE KEY VALUE'")

@@ -39,10 +39,10 @@ def draw_region(erasing: Erasing, image: Tensor, boxes: Tensor) -> Tensor:
 
 
 def hidden_shares(boxes: Tensor, region: Tensor) -> Tensor:
-    """The share of the pixels of each box (N, 4) xyxy that a region (1, H, W) hides: (N,)."""
+    """The share of the pixels of each box (N, 4) xyxy that a rectangle (1, H, W) hides: (N,)."""
     rows, columns = covered_pixels(boxes, (region.shape[1], region.shape[2]))
-    pixels = rows[:, :, None] & columns[:, None, :]
-    return (pixels & region).sum((1, 2)) / pixels.sum((1, 2)).clamp(min=1)
+    hidden = (rows & region.any(2)).sum(1) * (columns & region.any(1)).sum(1)
+    return hidden / (rows.sum(1) * columns.sum(1)).clamp(min=1)
 
 
 class ErasingMapper:

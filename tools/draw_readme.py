@@ -51,7 +51,7 @@ def main(path: str) -> None:
     """Draw the picture into a file, with seeds whose cuts and pastes show the difference well."""
     images = photographs()
     mean, std = (torch.tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
-    saliency = saliency_map(network(), (images / 255 - mean) / std, scale=0.5)
+    saliency = saliency_map(network(), (images / 255 - mean) / std)
     bright = saliency.flatten(1).quantile(0.99, dim=1)[:, None, None]
     shown = images.float()
     grey = (255 * mean)[None]
@@ -61,13 +61,13 @@ def main(path: str) -> None:
 
     cuts = [
         selective_cut(
-            shown, saliency, size=BOX, tau=tau, border="clip", fill=grey, generator=draws(181)
+            shown, saliency, size=BOX, tau=tau, border="clip", fill=grey, generator=draws(1363)
         ).byte()
         for tau in (1.0, 0.6)  # at tau 1 every box is allowed: plain Cutout
     ]
     allowed, _ = allowed_regions(saliency, shown, BOX, side="low", tau=0.6, border="clip")
-    augmented = RandAugment(3, 18, fill=128, generator=draws(5))(images)
-    pasted = selective_paste(shown, augmented.float(), saliency, size=BOX, generator=draws(36))
+    augmented = RandAugment(3, 18, fill=128, generator=draws(7))(images)
+    pasted = selective_paste(shown, augmented.float(), saliency, size=BOX, generator=draws(13))
     columns = {
         "image": images,
         "importance": torch.minimum(saliency, bright) / bright,

@@ -122,7 +122,11 @@ def early_stage(model: nn.Module, images: Tensor | None = None) -> Stage:
     """
     least, best, most = EARLY_SHARES
     found, modules = _seen_stages(model, images), dict(innermost(model).named_modules())
-    found = [stage for stage in found if stage.shape[2:] != (1, 1)]  # with places left
+    found = [
+        stage
+        for stage in found
+        if stage.shape[2:] != (1, 1) and next(modules[stage.name].parameters(), None) is not None
+    ]  # with places left, and no mere activation or pooling
     blocks = [stage for stage in found if _made_of_blocks(stage.name, modules[stage.name])]
     for group, limit in ((blocks, most), (blocks, AFTER_STEM), (found, most)):
         suitable = [stage for stage in group if least <= stage.share <= limit]

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from keepaugment.checks import Size, check_saliency, check_size, check_tau, whole_size
+from keepaugment.checks import Size, check_saliency, check_size, check_tau, readable, whole_size
 
 Border = Literal["inside", "clip"]
 Side = Literal["low", "high"]
@@ -181,6 +181,13 @@ def region_scores(saliency: Tensor, size: Size, *, border: Border = "inside") ->
     return _scaled(sums.float(), exponent).masked_fill_(~fits, torch.nan)
 
 
+def _of_rank(sums: Tensor, rank: Tensor) -> Tensor:
+    """The sum (B, 1) of `rank` (B, 1) among each image's sums (B, n)."""
+    if readable(rank) and len(rank) and bool((rank == rank[0]).all()):
+        return sums.kthvalue(int(rank[0]) + 1, dim=1, keepdim=True).values  # faster than sorting
+    return sums.sort(dim=1).values.gather(1, rank)
+
+
 def allowed_boxes(sums: Tensor, tau: float, side: Side) -> Tensor:
     """The boxes at or below ("low") or at or above ("high") the tau-quantile of their own image.
 
@@ -201,7 +208,7 @@ def allowed_boxes(sums: Tensor, tau: float, side: Side) -> Tensor:
     last = (candidate.flatten(1).sum(1, keepdim=True) - 1).clamp(min=0)
     millionths = last * round(tau * _MILLION)
     rank = millionths // _MILLION if side == "low" else -(-millionths // _MILLION)
-    limit = sums.flatten(1).sort(dim=1).values.gather(1, rank)[:, :, None]
+    limit = _of_rank(sums.flatten(1), rank)[:, :, None]
     return candidate & (sums <= limit if side == "low" else sums >= limit)
 
 

@@ -127,8 +127,10 @@ def saliency_map(
             back by nearest neighbours (section 3.1, "low resolution").
         objective: what is explained instead, of the model's output, whatever it is, and the
             targets, whatever they are: for segmentation
-            `lambda outputs, masks: -cross_entropy(outputs, masks)`. An image's number may depend
-            on that image alone.
+            `lambda outputs, masks: -cross_entropy(outputs, masks)`. A detector that takes its
+            targets with the images is called in here, with `lambda images: images` for a model:
+            `lambda images, targets: sum(detector(list(images), targets).values())`. What is
+            explained of an image must depend on that image alone.
 
     Returns:
         (B, H, W) float32, not negative.

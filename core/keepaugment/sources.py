@@ -62,6 +62,14 @@ def _outer_sum(rows: Tensor, columns: Tensor) -> Tensor:
         return rows.float().mT @ columns.float()
 
 
+def _xyxy(boxes: Tensor) -> Tensor:
+    """Boxes as (N, 4); torchvision's say what their numbers are."""
+    known = getattr(boxes, "format", None)
+    if known is not None and known.name != "XYXY":
+        raise ValueError(f"boxes must be XYXY, found {known.name}; convert them first")
+    return boxes.reshape(-1, 4)
+
+
 class BoxSaliency:
     """Ground-truth boxes: a region's score is the sum of the shares that it hides of each box.
 
@@ -79,7 +87,7 @@ class BoxSaliency:
 
     def __call__(self, images: Tensor, targets: Any) -> Tensor:
         """Map images (B, C, H, W) and boxes, B of (N, 4) xyxy, to saliency (B, H, W)."""
-        parts = _of_images(targets, "boxes", images, "(N, 4)", lambda each: each.reshape(-1, 4))
+        parts = _of_images(targets, "boxes", images, "(N, 4)", _xyxy)
         low, high = _padded(parts, images.new_zeros(0, 0, 4)).float().split(2, dim=2)
         grown = torch.cat((low - self.margin * (high - low), high + self.margin * (high - low)), 2)
         rows, columns = covered_pixels(grown, (images.shape[2], images.shape[3]))

@@ -245,10 +245,7 @@ def parse(
     arguments = _parser(description, [*budgets], shown).parse_args(argv)
     name, help_only = arguments.experiment, vars(arguments).pop("help")
     if arguments.list:
-        if note:
-            print(note)
-        for line in _listing(experiments, cost, arguments.device):
-            print(line, flush=True)
+        _print_as_made(_listing(experiments, cost, arguments.device, note))
         sys.exit(0)
     if name not in experiments and not (help_only and name is None):
         wrong = f" {name!r}{nearest(name, experiments)}" if name else " given"
@@ -270,14 +267,30 @@ def parse(
     return name, config, arguments
 
 
+def _print_as_made(lines: Iterator[str]) -> None:
+    """Print each line at once: some take seconds to make."""
+    try:
+        for line in lines:
+            print(line, flush=True)
+    except BrokenPipeError:  # --list | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
 def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _listing(
-    experiments: Mapping[str, Experiment], cost: Callable[[Any], float | str], device: str
+    experiments: Mapping[str, Experiment],
+    cost: Callable[[Any], float | str],
+    device: str,
+    note: str,
 ) -> Iterator[str]:
     """A line per experiment, by table; then the machine whose hours they are."""
+    if note:
+        yield note
     yield (
         f"{'experiment':52s} {'table':8s} {'paper':>6s} {'seeds':>5s} {'cost':>15s} {'hours':>8s}"
         "  settings"

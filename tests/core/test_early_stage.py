@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
+import torchvision
 from small import randn
 from torch import Tensor, nn
 
@@ -63,11 +64,17 @@ def test_the_outermost_layer_is_preferred() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arch", "expected"), [("resnet10t", "layer1"), ("mobilenetv3_small_050", "blocks.0")]
+    ("arch", "expected"),
+    [("resnet10t", "layer1"), ("mobilenetv3_small_050", "blocks.0"), ("levit_128s", "stages.0")],
 )
 def test_no_bare_stem_is_an_early_stage(arch: str, expected: str) -> None:
-    """It ends after 30 % and 23 % of these networks' operations."""
+    """It ends after 30 %, 23 % and 16 % of these networks' operations."""
     assert early_stage(timm.create_model(arch), torch.zeros(1, 3, 224, 224)).name == expected
+
+
+def test_nor_is_a_pooling() -> None:
+    """Of AlexNet at 64 pixels `features`, of one place, and `avgpool` end where they might."""
+    assert early_stage(torchvision.models.alexnet()).name == "features.6"
 
 
 def test_a_model_without_an_early_stage_is_refused() -> None:

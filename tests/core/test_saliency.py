@@ -325,3 +325,33 @@ def test_an_objective_of_similar_features() -> None:
 def test_a_wrong_objective_is_refused(objective: Callable, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         saliency_map(linear(1, 4, 5), randn(2, 1, 4, 5), objective=objective)
+
+
+def test_a_detector_may_be_called_in_the_objective() -> None:
+    """It takes its targets with the images; it is left as it was all the same."""
+
+    class Detector(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4))
+
+        def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict:
+            found = self.body(torch.stack(images)).mean((2, 3))
+            wanted = torch.stack([target["boxes"][0] for target in targets])
+            return {"boxes": ((found - wanted) ** 2).sum(), "objects": found.sum()}
+
+    torch.manual_seed(0)
+    detector, images = Detector(), randn(2, 3, 6, 6)
+    before = {name: value.clone() for name, value in detector.state_dict().items()}
+    targets = [{"boxes": randn(1, 4, seed=i)} for i in range(2)]
+    saliency = GradientSaliency(
+        lambda images: images, objective=lambda i, t: sum(detector(list(i), t).values())
+    )
+    found = saliency(images, targets)
+    leaf = images.clone().requires_grad_()
+    sum(detector.eval()(list(leaf), targets).values()).backward()
+    assert leaf.grad is not None
+    torch.testing.assert_close(found, leaf.grad.abs().amax(1))
+    assert all(torch.equal(value, before[name]) for name, value in detector.state_dict().items())
+    for i in range(2):
+        torch.testing.assert_close(saliency(images[i : i + 1], targets[i : i + 1])[0], found[i])

@@ -12,6 +12,7 @@ import torch
 from small import rand, randn, seeded
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torchvision import tv_tensors
 
 from keepaugment import (
     BoxSaliency,
@@ -133,6 +134,15 @@ def test_a_map_of_a_batch_is_that_of_its_images(saliency: Any) -> None:
 def test_wrong_targets_are_refused(saliency: Any, targets: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         saliency(IMAGES, targets)
+
+
+def test_boxes_of_torchvision_must_be_xyxy() -> None:
+    size = (12, 10)
+    given = [tv_tensors.BoundingBoxes(each, format="XYXY", canvas_size=size) for each in BOXES]
+    assert torch.equal(BoxSaliency()(IMAGES, given), BoxSaliency()(IMAGES, BOXES))
+    given[1] = tv_tensors.BoundingBoxes(torch.ones(1, 4), format="CXCYWH", canvas_size=size)
+    with pytest.raises(ValueError, match="boxes must be XYXY, found CXCYWH"):
+        BoxSaliency()(IMAGES, given)
 
 
 def test_wrong_settings_are_refused() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,22 @@ def test_a_wrong_setting_is_refused(words: list[str], capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit):
         parse(["plain", *words])
     assert words[0] in capsys.readouterr().err
+
+
+def test_list_has_hours_of_this_machine(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """3.6e18 operations at 10^12 a second take 1,000 hours."""
+    monkeypatch.setattr("keepbench.settings.flop_per_second", lambda device: 1e12)
+    words = ["--list", "--device", "cpu"]
+    with pytest.raises(SystemExit):
+        parse_words(EXPERIMENTS, "", words, budgets=BUDGETS, cost=lambda config: 3.6e18)
+    lines = capsys.readouterr().out.splitlines()
+    assert re.search(r" 3,600 PFLOP +1,000 ", lines[1])
+    assert lines[-1].startswith("hours: of one run on ") and "1,000 GFLOP/s" in lines[-1]
+    with pytest.raises(SystemExit, match="error: no device 'gone' here"):
+        words = ["--list", "--device", "gone"]
+        parse_words(EXPERIMENTS, "", words, budgets=BUDGETS, cost=lambda config: 1.0)
 
 
 def test_list_prints_every_experiment(capsys: pytest.CaptureFixture[str]) -> None:

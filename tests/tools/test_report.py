@@ -329,6 +329,17 @@ class _Checker(html.parser.HTMLParser):
             self.pictures.append(values.get("aria-label"))
 
 
+def test_settings_of_strangers_do_not_stop_the_report(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, KEEP, 95.0)
+    about = json.loads((folder / "run.json").read_text())
+    about["settings"] |= {"size": None, "subset": "x", "tau": [1], "scale": "half", "arch": "<b>"}
+    del about["settings"]["match_area"]
+    (folder / "run.json").write_text(json.dumps(about))
+    found = build([tmp_path], CATALOGUE)
+    assert [(run.name, run.place) for run in found.runs] == [("KeepCutout", "CIFAR-10, <b>")]
+    assert "<b>," not in page.html(found, tmp_path)
+
+
 def test_the_page_is_whole(report: Path) -> None:
     text = (report / "report.html").read_text()
     checker = _Checker()

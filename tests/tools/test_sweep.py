@@ -11,7 +11,7 @@ from torch import nn
 
 from runs import ROOT
 from sweeping import checks
-from sweeping.checks import COLUMNS, YES, examine, time_limit
+from sweeping.checks import COLUMNS, YES, OutOfTimeError, examine, time_limit
 from sweeping.cli import main, read_rows
 from sweeping.networks import Family, families, smallest
 from sweeping.page import page
@@ -67,7 +67,7 @@ def test_a_network_that_cannot_be_made_is_a_row_with_an_error() -> None:
 
 
 def test_a_limit_ends_what_takes_long() -> None:
-    with pytest.raises(TimeoutError, match="not done after 0 s"), time_limit(0.01):
+    with pytest.raises(OutOfTimeError, match="not done after 0 s"), time_limit(0.01):
         while True:
             pass
 

@@ -136,6 +136,18 @@ def test_runs_without_a_plan_are_refused(tmp_path: Path) -> None:
         fix_plan(planned(), tmp_path)
 
 
+def test_a_setting_that_a_run_is_too_old_to_know_is_at_its_default(tmp_path: Path) -> None:
+    plan = drawn(planned(), tmp_path)
+    job = run_job(plan, "plain", 0, tmp_path)
+    about = json.loads((job.out / "run.json").read_text())
+    del about["settings"]["objects"]
+    (job.out / "run.json").write_text(json.dumps(about))
+    assert job.finished()
+    del about["settings"]["cut"]
+    (job.out / "run.json").write_text(json.dumps(about))
+    assert not job.finished()
+
+
 def test_arms_of_a_seed_are_run_together_in_a_random_order(tmp_path: Path) -> None:
     (queue,) = stages(planned(arms=USUAL), tmp_path)
     orders = [[job.out.parent.name for job in queue[6 * n : 6 * n + 6]] for n in range(4)]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +27,20 @@ class Job:
         name: for readers.
         command: its words, without the device's.
         out: the run's folder, or the file that it writes.
-        settings: that the finished run must have; None for a file.
+        config: settings that the finished run must have; None for a file.
         takes_device: whether `--device` may be added.
     """
 
     name: str
     command: tuple[str, ...]
     out: Path
-    settings: dict[str, Any] | None = field(default=None, repr=False)
-    free: frozenset[str] = frozenset()
+    config: Any = field(default=None, repr=False)
 
     def progress(self) -> tuple[float, float]:
         """How far the job is and how far it goes; nothing is done if another run is there."""
-        if self.settings is None:
+        if self.config is None:
             return float(self.out.exists()), 1.0
-        total = float(self.settings.get("epochs") or self.settings.get("iterations") or 1)
+        total = float(getattr(self.config, "epochs", 0) or getattr(self.config, "iterations", 1))
         try:
             done, whole = progress(RunRecord.read(self.out))
         except ValueError:
@@ -52,13 +50,15 @@ class Job:
     def finished(self) -> bool:
         """Whether there is nothing left to do."""
         done, total = self.progress()
-        return done >= total and (self.settings is None or self._same(self.settings))
+        return done >= total and (self.config is None or self._same(self.config))
 
-    def _same(self, settings: dict[str, Any]) -> bool:
-        """Whether the run in the folder has these settings."""
+    def _same(self, config: Any) -> bool:
+        """Whether the run in the folder has these settings; a newer one is at its default there."""
         then = RunRecord.read(self.out).settings
         return all(
-            name in self.free or then.get(name) == plain(value) for name, value in settings.items()
+            each.metadata.get("may_change")
+            or then.get(each.name, plain(each.default)) == plain(getattr(config, each.name))
+            for each in fields(config)
         )
 
 
@@ -100,11 +100,9 @@ def _run_job(
     words = [name, "--budget", budget, "--seed", str(seed), *extra]
     config, default = config_of(package, words)
     out = root / default.relative_to("runs")
-    free = {each.name for each in fields(config) if each.metadata.get("may_change")}
     script = str(TOOLS / package.task.script)
     command = (sys.executable, script, *words, "--out", str(out), "--resume")
-    settings = json.loads(json.dumps(asdict(config)))
-    return Job(f"{name} {budget} seed {seed}", command, out, settings, frozenset(free))
+    return Job(f"{name} {budget} seed {seed}", command, out, config)
 
 
 def _cost_job(table: str, budget: str, root: Path) -> Job:

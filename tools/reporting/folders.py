@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +49,13 @@ class FinishedRun:
         record: its folder's.
         task: that has its experiment.
         group: of runs that it can be compared with.
+        settings: all that its experiment has, with the run's own values where they can be ones.
     """
 
     record: RunRecord
     task: str
     group: Group
+    settings: Mapping[str, Any]
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -153,6 +155,18 @@ def group_of(record: RunRecord, package: Package) -> Group:
     return Group(budget, tuple(sorted((name, str(value)) for name, value in other.items())))
 
 
+def usable(settings: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """A config's settings, replaced by a run's where it has some of the same type."""
+
+    def fits(name: str, own: Any) -> bool:
+        kinds = (float, int) if isinstance(own, float) else (type(own),)
+        return type(settings.get(name)) in kinds
+
+    return {
+        name: settings[name] if fits(name, own) else own for name, own in asdict(config).items()
+    }
+
+
 def finished(record: RunRecord, catalogue: Catalogue) -> FinishedRun:
     """A run whose figures count.
 
@@ -174,7 +188,8 @@ def finished(record: RunRecord, catalogue: Catalogue) -> FinishedRun:
     figure = number(record.rows[-1], package.task.metric)
     if figure is None or not 0 <= figure <= 100:
         raise ValueError(f"its last line has no {package.task.metric} in [0, 100]")
-    return FinishedRun(record, package.task.name, group_of(record, package))
+    group, config = group_of(record, package), package.experiments[record.experiment].config
+    return FinishedRun(record, package.task.name, group, usable(record.settings, config))
 
 
 def read_all(

@@ -47,11 +47,13 @@ def method(settings: Settings) -> str:
     """What is done to the images, as "KeepCutout" or "UDA + RandAugment"."""
     if "backbone" in settings:
         kind = PurePath(settings["backbone"]).stem.split("_", 1)[-1]
-        return f"{_word('random' if kind in ('', 'none') else kind)} backbone"
+        erasing = {"plain": " + RandomErasing", "keep": " + KeepRandomErasing"}
+        also = erasing.get(settings.get("erasing", ""), "")
+        return f"{_word('random' if kind in ('', 'none') else kind)} backbone{also}"
     keep = settings.get("keep", "")
     if "erase_p" in settings:
-        erasing = "KeepRandomErasing" if keep else "RandomErasing"
-        return erasing if settings["erase_p"] else "standard baseline"
+        name = "KeepRandomErasing" if keep else "RandomErasing"
+        return name if settings["erase_p"] else "standard baseline"
     if settings.get("method") == "supervised":
         return "labels only"
     used = [name for name in ("regulariser", "policy", "cut", "mix") if settings.get(name)]

@@ -18,7 +18,7 @@ from reporting.content import Report
 from reporting.evidence import RULE, Estimate, Verdict
 from reporting.results import CellView, decided
 from reporting.samples import strips
-from reporting.summary import KINDS, Comparison
+from reporting.summary import Comparison
 
 
 def mean(value: Estimate) -> str:
@@ -94,7 +94,7 @@ def _environment() -> Environment:
 
 
 def _shared(report: Report) -> dict[str, Any]:
-    return {"report": report, "rule": RULE, "kinds": KINDS, "task_titles": TASKS}
+    return {"report": report, "rule": RULE, "task_titles": TASKS}
 
 
 def html(report: Report, folder: Path) -> str:

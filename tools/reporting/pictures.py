@@ -57,7 +57,7 @@ def figure_plots(view: FigureView) -> list[Markup]:
 
 
 def _settings(runs: dict[int, FinishedRun]) -> naming.Settings:
-    return next(iter(runs.values())).record.settings
+    return next(iter(runs.values())).settings
 
 
 def _place(runs: dict[int, FinishedRun], group: Group) -> str:

@@ -229,7 +229,7 @@ def _measure(group: Group, runs: list[FinishedRun], metric: str) -> Measured | N
         hardware=_unique(each.hardware for each in records),
         commits=_unique(each.commit for each in records),
         commands=tuple(each.command for each in records),
-        settings=records[0].settings,
+        settings=pairs[0][0].settings,
         minutes=_mean(s / 60 for each, _ in pairs if (s := each.total_seconds())),
         changed=_mean(each.value("changed_area") for each, _ in pairs),
     )

@@ -11,10 +11,11 @@ from torch.nn.functional import pad
 
 from keepbench.machine import find_device
 from keepbench.processes import Processes
+from keepbench.settings import NO_GRADIENT
 from previewing.images import as_uri
 from previewing.runs import open_trainer, read_run
 from replaying.page import coloured
-from replaying.replay import CHECKPOINTS, batch_of_step, needs_weights
+from replaying.replay import CHECKPOINTS, batch_of_step
 from reporting import naming
 from reporting.folders import FinishedRun, Group
 
@@ -61,14 +62,11 @@ def _strips(run: FinishedRun) -> list[Strip]:
 
 def _drawable(run: FinishedRun) -> bool:
     """Whether a run's images are at hand, and the weights that its maps need."""
-    settings, folder = run.record.settings, run.record.folder
-    if run.task != "classification" or settings["dataset"] not in PACKAGED:
+    if run.task != "classification" or run.settings["dataset"] not in PACKAGED:
         return False
-    try:
-        config = read_run(folder).config
-    except ValueError:  # settings that are none as they now are
-        return False
-    return not needs_weights(config) or all((folder / name).is_file() for name in CHECKPOINTS)
+    if run.settings["keep"] and run.settings["saliency"] not in NO_GRADIENT:
+        return all((run.record.folder / name).is_file() for name in CHECKPOINTS)
+    return True
 
 
 def strips(runs: Iterable[FinishedRun]) -> list[Strip]:

@@ -19,8 +19,6 @@ from reporting.folders import Group
 from reporting.naming import Named, compared
 from reporting.results import Results
 
-KINDS = {"plain": "against the plain method", "control": "against a control"}
-
 
 @dataclass(frozen=True)
 class Comparison:
@@ -28,7 +26,7 @@ class Comparison:
 
     Attributes:
         task: of both.
-        kind: a key of `KINDS`.
+        kind: of the other arm, "plain" or "control".
         name: in words.
         budget: of the runs, in words.
         full: whether it is the paper's, at its full budget.
@@ -74,7 +72,7 @@ def contrasts(package: Package) -> list[tuple[str, Contrast]]:
 def _named(results: Results, task: str, contrast: Contrast, group: Group) -> Named:
     """By the settings of the runs."""
     runs = [results.groups(task, name)[group] for name, _ in contrast.weights]
-    first, second = (next(iter(each.values())).record.settings for each in runs)
+    first, second = (next(iter(each.values())).settings for each in runs)
     return compared(first, second)
 
 

@@ -6,6 +6,7 @@ written. What is one may train, or be refused in one sentence for what it contra
 
 from __future__ import annotations
 
+import os
 import sys
 import unicodedata
 from collections import Counter
@@ -186,11 +187,17 @@ def judge(ended: Ended, sense: bool | None, out: Path) -> tuple[str, str]:
 def try_words(
     task: str, base: str, words: list[str], sense: bool | None, data: Path, _: Random, folder: Path
 ) -> Outcome:
-    """Give words to a task and judge what comes of it."""
+    """Give words to a task, which works in `folder`, and judge what comes of it."""
+    data, folder = data.resolve(), folder.resolve()
     out = folder / "run"
     everything = [*base.format(folder=data).split(), "--out", str(out), *words]
     watched = (str(data), "digits.csv")
-    ended = called(_call(task, everything), folder / "log", LIMIT, watched)
+
+    def call() -> None:
+        os.chdir(folder)  # a path that a flag names lies there, not where the tool was called
+        _call(task, everything)()
+
+    ended = called(call, folder / "log", LIMIT, watched)
     verdict, fault = judge(ended, sense, out)
     counts = Counter([verdict, f"tried on {task}"])
     shown = " ".join(word if len(word) < 80 else f"{word[:60]}…({len(word)})" for word in words)

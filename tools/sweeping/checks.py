@@ -164,12 +164,16 @@ CHECKS: dict[str, Callable[[Subject], str]] = {
 """By column; the last changes the subject."""
 
 
+class OutOfTimeError(BaseException):
+    """Passes by whoever catches a network's errors."""
+
+
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError within, after so many seconds of the processor; in the main thread."""
+    """Raise OutOfTimeError within, after so many seconds of the processor; in the main thread."""
 
     def stop(signum: int, frame: Any) -> None:
-        raise TimeoutError(f"not done after {seconds:.0f} s")
+        raise OutOfTimeError(f"not done after {seconds:.0f} s")
 
     before = signal.signal(signal.SIGPROF, stop)
     signal.setitimer(signal.ITIMER_PROF, seconds)
@@ -183,8 +187,6 @@ def time_limit(seconds: float) -> Iterator[None]:
 def _verdict(check: Callable[[Subject], str], subject: Subject) -> str:
     try:
         return check(subject)
-    except TimeoutError:
-        raise
     except ValueError as error:  # the library's words
         return f"refused: {error}"
     except Exception as error:  # a network's, of any kind
@@ -194,7 +196,7 @@ def _verdict(check: Callable[[Subject], str], subject: Subject) -> str:
 def examine(library: str, name: str, seconds: float) -> Row:
     """A row of the table: what the network is, and each column's "yes" or reason.
 
-    A network that cannot be made or run has the reason as its "error" and no columns.
+    A network that cannot be made or run, or not in time, has the reason as its "error".
     """
     row: Row = {"library": library, "network": name}
     begun = time.process_time()
@@ -213,8 +215,9 @@ def examine(library: str, name: str, seconds: float) -> Row:
                 row[column] = _verdict(check, subject)
             if subject.stage:
                 row |= {"stage": subject.stage.name, "share": round(subject.stage.share, 3)}
-    except TimeoutError as error:
-        row |= {column: str(error) for column in COLUMNS if column not in row}
+    except OutOfTimeError as error:
+        undone = [column for column in COLUMNS if column not in row]
+        row |= dict.fromkeys(undone, str(error)) if "class" in row else {"error": str(error)}
     except Exception as error:  # a network's, of any kind
         row["error"] = reason_of(error)
     return row | {"seconds": round(time.process_time() - begun, 1)}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import timm
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 NUM_CLASSES = 10
 SIZES = (32, 64)  # sides of images in pixels, tried before a network's own
@@ -51,17 +54,44 @@ def make(library: str, name: str, **options: Any) -> nn.Module:
     return create(name, num_classes=NUM_CLASSES, **options).train()
 
 
+class _TooLarge(Exception):  # noqa: N818 - a signal, not an error
+    pass
+
+
+@contextmanager
+def _at_most(number: float) -> Iterator[None]:
+    """Stop making a network within, by `_TooLarge`, when it has more parameters."""
+    total = 0
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal total
+        total += 0 if parameter is None else parameter.numel()
+        if total > number:
+            raise _TooLarge
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 def smallest(family: Family) -> str:
     """The member with the fewest parameters; they are counted without memory for them."""
-
-    def parameters(name: str) -> int:
-        with torch.device("meta"):
-            network = make(family.library, name)
-        return sum(parameter.numel() for parameter in network.parameters())
-
+    best, fewest = family.members[0], math.inf
     if len(family.members) == 1:
-        return family.members[0]
-    return min(family.members, key=parameters)
+        return best
+    for name in family.members:
+        try:
+            # twice, for some networks replace layers
+            with torch.device("meta"), _at_most(2 * fewest):
+                network = make(family.library, name)
+        except _TooLarge:
+            continue
+        number = sum(parameter.numel() for parameter in network.parameters())
+        if number < fewest:
+            best, fewest = name, number
+    return best
 
 
 def own_size(network: nn.Module) -> int:

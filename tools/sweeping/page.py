@@ -68,8 +68,9 @@ def _table(rows: Sequence[Row], numbers: dict[tuple[str, str], int]) -> Iterator
 
 
 def _where(rows: Sequence[Row]) -> str:
-    said = {f"{row['machine']}, {row['versions']}, commit {row['commit']}" for row in rows}
-    return "; ".join(sorted(said))
+    places = {f"{row['machine']}, {row['versions']}" for row in rows}
+    commits = {row["commit"] for row in rows}
+    return f"{'; '.join(sorted(places))}; commit {', '.join(sorted(commits))}"
 
 
 def page(rows: Sequence[Row]) -> str:

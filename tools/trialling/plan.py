@@ -168,9 +168,7 @@ def run_job(plan: Plan, arm: str, seed: int, folder: Path) -> RunJob:
     config, out = plan.config(arm, seed), folder / arm / f"seed-{seed}"
     command = [sys.executable, str(TOOLS / TASKS["classification"].script), "trial"]
     command += [*_flags(config, EXPERIMENTS["trial"].config), "--out", str(out), "--resume"]
-    free = frozenset(each.name for each in fields(config) if each.metadata["may_change"])
-    settings = json.loads(json.dumps(asdict(config)))
-    return RunJob(f"{arm} seed {seed}", tuple(command), out, settings, free)
+    return RunJob(f"{arm} seed {seed}", tuple(command), out, config)
 
 
 def block(plan: Plan, arms: list[str], seed: int, folder: Path) -> list[RunJob]:

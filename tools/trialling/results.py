@@ -55,9 +55,10 @@ def _sentence(plan: Plan, found: Sequence[Finding]) -> str:
     else:
         text = f"{arm} {main.verdict} against {base} ({size})."
     plain = by.get(("plain", "none"))
-    if plain and plain.verdict != "helps":
+    if plain and plain is not main and plain.verdict != "helps":
         text += (
-            f" {base} itself does not show a gain here, so there is little that Keep could save."
+            f" {plan.name('plain')} itself does not show a gain here, so there is little that Keep "
+            "could save."
         )
     check = by.get(("random", "plain"))
     if check and check.p < 0.05:
