@@ -10,9 +10,9 @@ from sweeping.checks import BATCH, COLUMNS, YES, Row
 _TOP = """\
 # Networks
 
-The smallest network of each of {families} families of timm and of torchvision, with random weights, on
-{batch} images of the smallest size that it takes (and takes halved, if it can) out of 32, 64 and its
-own. Written by `python tools/run_sweep.py`; {where}.
+The smallest network of each of {families} families of timm and of torchvision, with random
+weights, on {batch} images of the smallest size that it takes (and takes halved, if it can) out of
+32, 64 and its own. Written by `python tools/run_sweep.py`; {where}.
 
 {tallies}
 
