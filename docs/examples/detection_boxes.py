@@ -1,7 +1,7 @@
 """A detector of torchvision, with boxes as importance: python detection_boxes.py.
 
 No box loses more than 30 % of its pixels. The line goes into a data set's v2 transforms as here,
-for instance in `references/detection/presets.py`, where workers may run it: it needs no model.
+for instance in references/detection/presets.py, where workers may run it: it needs no model.
 """
 
 import torch

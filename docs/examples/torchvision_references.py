@@ -1,4 +1,4 @@
-"""A loop in the form of torchvision's `references/classification/train.py`.
+"""A loop in the form of torchvision's references/classification/train.py.
 
     python torchvision_references.py
 

@@ -21,6 +21,11 @@ def read_rows(path: Path) -> list[Row]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def in_order(rows: list[Row]) -> list[Row]:
+    """Rows in the order of libraries and families, whatever order they were made in."""
+    return sorted(rows, key=lambda row: (row["library"], row["family"]))
+
+
 def _about(family: Family) -> Row:
     """Where a row comes from."""
     found = {name: version for name, version in versions().items() if name != "keepaugment"}
@@ -70,9 +75,7 @@ def main(argv: list[str] | None = None) -> None:
         )
     chosen = [family for family in found if not words.only or family.name in words.only]
     rows = sweep(chosen, words.rows, words.seconds)
-    order = {(family.library, family.name): number for number, family in enumerate(found)}
-    rows.sort(key=lambda row: order[row["library"], row["family"]])
     if words.page:
-        words.page.write_text(page(rows))
+        words.page.write_text(page(in_order(rows)))
     ran = sum("error" not in row for row in rows)
     print(f"{ran} networks, {len(rows) - ran} could not be run; rows in {words.rows}")

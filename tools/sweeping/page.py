@@ -10,9 +10,9 @@ from sweeping.checks import BATCH, COLUMNS, YES, Row
 _TOP = """\
 # Networks
 
-The smallest network of each family of timm and of torchvision, with random weights, on {batch}
-images of the smallest size that it takes (and takes halved, if it can) out of 32, 64 and its own.
-Written by `python tools/run_sweep.py`; {where}.
+The smallest network of each of {families} families of timm and of torchvision, with random
+weights, on {batch} images of the smallest size that it takes (and takes halved, if it can) out of
+32, 64 and its own. Written by `python tools/run_sweep.py`; {where}.
 
 {tallies}
 
@@ -77,7 +77,9 @@ def page(rows: Sequence[Row]) -> str:
     """The page (Markdown) of rows, those of networks that could not be run at its end."""
     ran = [row for row in rows if "error" not in row]
     numbers = _reasons(ran)
-    top = _TOP.format(batch=BATCH, where=_where(rows), tallies="\n".join(_tallies(ran)))
+    top = _TOP.format(
+        families=len(rows), batch=BATCH, where=_where(rows), tallies="\n".join(_tallies(ran))
+    )
     lines = [*_table(ran, numbers), _LEGEND.rstrip("\n"), ""]
     lines += [f"{number}. {column}: {words}" for (column, words), number in numbers.items()]
     failed = [row for row in rows if "error" in row]
