@@ -67,7 +67,7 @@ class EarlyHead(nn.Module):
     """Global average pooling and a linear layer on a stage of a model.
 
     The head is a module beside the model, not inside it: the model's state dict stays as it was.
-    Give the optimiser both. A hook on the stage keeps its first output in the latest training pass:
+    Give the optimiser both. A hook on the stage keeps the means of its first output in the latest training pass:
 
         head = EarlyHead(model, "layer1", num_classes=10)
         optimizer = SGD([*model.parameters(), *head.parameters()], lr=0.1)
@@ -133,7 +133,7 @@ class EarlyHead(nn.Module):
             raise _StageReached(output)
         wanted = self.owner[0].training and torch.is_grad_enabled() and not computing_map()
         if wanted and not self.ran and not _in_backward():
-            self.features, self.ran = output, True
+            self.features, self.ran = self._pooled(output), True  # what follows may work in place
 
     def _run_to_stage(self, images: Tensor) -> Tensor | None:
         """The stage's output; the layers after it do not run. None if the stage does not run."""
@@ -191,6 +191,10 @@ class EarlyHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits (B, K) from a stage's output: (B, C, h, w), (B, h, w, C), (B, N, C) or (B, C)."""
+        return self.classifier(self._pooled(features))
+
+    def _pooled(self, features: Tensor) -> Tensor:
+        """The means of a stage's channels (B, C)."""
         channels = self.classifier.in_features
         axis = self.channel_axis or (1 if features.shape[1] == channels else -1)
         axis = (-1 if features.ndim == 3 else axis) % features.ndim
@@ -199,7 +203,7 @@ class EarlyHead(nn.Module):
                 f"layer {self.layer!r} gives {tuple(features.shape)}, not {channels} channels"
             )
         pooled = [other for other in range(1, features.ndim) if other != axis]
-        return self.classifier(features.mean(pooled) if pooled else features)
+        return features.mean(pooled) if pooled else features.clone()
 
     def early_logits(self, images: Tensor) -> Tensor:
         """Logits (B, K) of images (B, C, H, W), running the model only up to the stage."""
@@ -226,7 +230,7 @@ class EarlyHead(nn.Module):
                 "no features yet: run the model in training mode and with gradients before "
                 "head.loss; checkpointing around the stage needs use_reentrant=False"
             )
-        logits, self.features, self.ran = self(self.features), None, False
+        logits, self.features, self.ran = self.classifier(self.features), None, False
         return self.weight * criterion(logits, targets)
 
     def __getstate__(self) -> dict[str, Any]:

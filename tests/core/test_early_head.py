@@ -573,3 +573,14 @@ def test_a_frozen_stage_still_trains_its_head() -> None:
     model(torch.randn(2, 3, 8, 8))
     head.loss(torch.tensor([0, 1])).backward()
     assert head.classifier.weight.grad is not None
+
+
+def test_a_stage_that_is_changed_in_place_trains_the_head_that_gives_the_map() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(144, 5)
+    )
+    head = EarlyHead(model, "0", num_classes=5)
+    images, labels = torch.randn(2, 3, 8, 8), torch.tensor([1, 3])
+    model(images)
+    expected = head.weight * F.cross_entropy(head.early_logits(images), labels)
+    assert torch.equal(head.loss(labels), expected)
