@@ -67,7 +67,8 @@ class EarlyHead(nn.Module):
     """Global average pooling and a linear layer on a stage of a model.
 
     The head is a module beside the model, not inside it: the model's state dict stays as it was.
-    Give the optimiser both. A hook on the stage keeps the means of its first output in the latest training pass:
+    Give the optimiser both. A hook on the stage keeps the means of its first output in the latest
+    training pass:
 
         head = EarlyHead(model, "layer1", num_classes=10)
         optimizer = SGD([*model.parameters(), *head.parameters()], lr=0.1)

@@ -113,7 +113,7 @@ def _early(subject: Subject) -> str:
     head = EarlyHead(subject.network, subject.stage.name, NUM_CLASSES)
     stages: list[Tensor] = []
     stage = subject.twin.get_submodule(head.layer)
-    hook = stage.register_forward_hook(lambda module, args, output: stages.append(output))
+    hook = stage.register_forward_hook(lambda module, args, output: stages.append(output.clone()))
 
     def logits(inputs: Tensor) -> Tensor:
         subject.twin(inputs)
