@@ -76,16 +76,24 @@ def _at_most(number: float) -> Iterator[None]:
         hook.remove()
 
 
+def _counted(library: str, name: str, fewest: float) -> nn.Module:
+    """A network to count, without memory unless it computes as it is made (RegNet's widths)."""
+    with _at_most(2 * fewest):  # twice, for some networks replace layers
+        try:
+            with torch.device("meta"):
+                return make(library, name)
+        except NotImplementedError:
+            return make(library, name)
+
+
 def smallest(family: Family) -> str:
-    """The member with the fewest parameters; they are counted without memory for them."""
+    """The member with the fewest parameters, counted without memory for them where that can be."""
     best, fewest = family.members[0], math.inf
     if len(family.members) == 1:
         return best
     for name in family.members:
         try:
-            # twice, for some networks replace layers
-            with torch.device("meta"), _at_most(2 * fewest):
-                network = make(family.library, name)
+            network = _counted(family.library, name, fewest)
         except _TooLarge:
             continue
         number = sum(parameter.numel() for parameter in network.parameters())
