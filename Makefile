@@ -41,7 +41,10 @@ detectron2: $(READY)  ## install Detectron2 and what detection needs
 	$(BIN)/python -m pip install --editable ".[detection]" "setuptools<81" wheel ninja
 	$(BIN)/python -m pip install --no-build-isolation "git+https://github.com/facebookresearch/detectron2.git"
 
+examples: $(READY)  ## install what docs/examples run in
+	$(BIN)/python -m pip install --editable ".[examples]"
+
 clean:  ## remove .venv, caches and the quickstart's runs
 	rm -rf .venv site runs/quickstart .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help quickstart test slow check docs install report reid detectron2 clean
+.PHONY: help quickstart test slow check docs install report reid detectron2 examples clean
