@@ -108,18 +108,22 @@ def test_code_trains(code: str) -> None:
     assert isinstance(loss, torch.Tensor) and loss.isfinite() and loss.requires_grad
 
 
+def anchors(text: str) -> set[str]:
+    """What links may name after a #."""
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
 def test_names_and_links_lead_somewhere() -> None:
     for name in re.findall(r"`(Keep\w+|\w+Saliency|Cutout|RandomErasing|CutMix)\(", README):
         assert hasattr(keepaugment, name), name
-    anchors = {
-        re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
-        for title in re.findall(r"^#+ (.*)$", README, re.MULTILINE)
-    }
     for target in re.findall(r"\]\(([^)]+)\)", README):
-        if target.startswith("#"):
-            assert target[1:] in anchors, target
-        elif "://" not in target:
-            assert (ROOT / target).exists(), target
+        if "://" in target:
+            continue
+        file, _, anchor = target.partition("#")
+        place = ROOT / file if file else ROOT / "README.md"
+        assert place.exists(), target
+        assert not anchor or anchor in anchors(place.read_text()), target
 
 
 def test_the_table_of_results_is_that_of_the_runs() -> None:
