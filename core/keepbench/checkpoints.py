@@ -47,8 +47,9 @@ def _check_state(state: dict[str, Any]) -> None:
     for name in ("model", "average"):
         check_finite(state.get(name, {}))
     parse_json(state.get("run", "{}"))
-    if not all(isinstance(row, dict) for row in parse_json(state.get("metrics", "[]"), list)):
-        raise ValueError("its metrics are no rows")
+    for row in parse_json(state.get("metrics", "[]"), list):
+        if not isinstance(row, dict) or type(row.get("epoch")) is not int:
+            raise ValueError("its metrics are no rows of epochs")
 
 
 def newest_state(folder: Path) -> tuple[dict[str, Any] | None, Path | None, dict[Path, str]]:

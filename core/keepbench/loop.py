@@ -20,7 +20,7 @@ from tqdm import tqdm
 from keepbench.clock import Clock
 from keepbench.files import FolderLock, digest
 from keepbench.leaving import Stop, resume_command
-from keepbench.network import load_optimizer
+from keepbench.network import load_optimizer, load_whole
 from keepbench.processes import Processes
 from keepbench.progress import progress_bar
 from keepbench.run import Identity, Run, check_folder
@@ -132,9 +132,9 @@ class Training(ABC):
         self.epoch, self.step = state["epoch"], state["step"]
         if self.processes.first:
             self.sums.copy_(state["sums"].view_as(self.sums))
-        self.model.load_state_dict(state["model"])
+        load_whole(self.model, state["model"])
         if self.tested is not self.model:
-            self.tested.load_state_dict(state["average"])
+            load_whole(self.tested, state["average"])
         load_optimizer(self.optimizer, state["optimizer"])
         ranks = state.get("ranks", [])
         if len(ranks) == self.processes.world_size:

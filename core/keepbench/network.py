@@ -139,6 +139,13 @@ def _misfits(optimizer: torch.optim.Optimizer) -> Iterator[Any]:
             yield "step"
 
 
+def load_whole(model: nn.Module, state: dict[str, Any]) -> None:
+    """Load a state dict that lacks nothing; torch takes one without BatchNorm's counts."""
+    if lacking := sorted(model.state_dict().keys() - state.keys()):
+        raise ValueError(f"its weights have no {', '.join(lacking[:5])}")
+    model.load_state_dict(state)
+
+
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Go on with an optimiser's state, whose kinds torch itself looks at in the next step only.
 
@@ -151,7 +158,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
     wrong = [*_misfits(optimizer)] if plain else []
     for group, known in zip(optimizer.param_groups, before, strict=True):
         for name, value in known.items():
-            now = group.get(name, value)
+            now = group.setdefault(name, value)  # an older torch may not have known it
             if plain and name not in ("params", "lr"):
                 fits = type(now) is type(value) and now == value
             else:

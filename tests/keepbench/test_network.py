@@ -9,6 +9,7 @@ from keepbench.network import (
     check_logits,
     compiled,
     load_optimizer,
+    load_whole,
     make_average,
     make_optimizer,
 )
@@ -133,3 +134,10 @@ def test_an_optimisers_state_of_another_kind_is_refused(change: dict, wrong: str
     ):
         with pytest.raises(ValueError, match=f"no usable {names}"):
             load_optimizer(make_optimizer([model], lr=0.1, weight_decay=0.1), bad)
+
+
+def test_weights_that_lack_a_count_are_refused() -> None:
+    model = small()
+    state = {name: value for name, value in model.state_dict().items() if "num" not in name}
+    with pytest.raises(ValueError, match="its weights have no 2.num_batches_tracked"):
+        load_whole(model, state)

@@ -329,6 +329,7 @@ WHOLE = {"epoch": 1, "step": 0, "sums": torch.zeros(2), "model": {"a": torch.one
         ({"run": "[" * 100_000}, "it is nested too deeply"),
         ({"metrics": "{}"}, "it is no JSON list"),
         ({"metrics": "[1]"}, "its metrics are no rows"),
+        ({"metrics": '[{"epoch": "x"}]'}, "its metrics are no rows"),
         ({"metrics": b"[]"}, "its metrics is a bytes"),
     ],
 )
