@@ -164,6 +164,9 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
             else:
                 fits = type(now) is type(value) or (_is_number(now) and _is_number(value))
             wrong += [] if fits else [name]
+        ordered = {name: group[name] for name in known} | group  # as checkpoints have them
+        group.clear()
+        group.update(ordered)
     if wrong:
         raise ValueError(f"its optimiser has no usable {', '.join(sorted(map(str, {*wrong})))}")
 

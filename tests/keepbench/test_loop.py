@@ -186,7 +186,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     for change, message in (
         ({"epoch": 3}, "from epoch 3, the run has 2"),
         ({"model": {}}, "its weights have no bias, weight"),
-        ({"optimizer": None}, "does not fit this run"),
+        ({"optimizer": {}}, "does not fit this run"),
     ):
         with Run(tmp_path, "toy", Config(), CPU.device, resume=True) as folder:
             folder.load()
