@@ -9,7 +9,7 @@ from torch import Tensor
 
 from classification.config import Config
 from keepaugment import Saliency, ScaledView, View, box_agreement
-from keepaugment.stored import StoredMaps, whole
+from keepaugment.stored import GivenMaps, StoredMaps, whole
 from keepbench.images import Batch
 
 PROBE = 64  # training images on which stored and fresh maps are compared
@@ -33,7 +33,7 @@ def compared_boxes(config: Config, length: int) -> dict[str, Any]:
     return {"size": size, "side": "low", "tau": config.tau}
 
 
-class OracleSaliency(StoredMaps):
+class OracleSaliency(GivenMaps):
     """Ground truth in place of a map: how much of each cell of an image objects cover.
 
     Args:
@@ -45,15 +45,6 @@ class OracleSaliency(StoredMaps):
     def __init__(self, objects: Tensor, image_size: tuple[int, int], device: torch.device) -> None:
         super().__init__(len(objects), image_size, size=objects.shape[1], device=device)
         self.maps.copy_(objects)
-
-    def at(self, index: Tensor, view: View | ScaledView | None = None) -> None:
-        """Go to the images numbered `index` (B,) in these views; None: whole."""
-        self._go_to(index, view)
-
-    def __call__(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The objects in the present views, images (B, C, H, W): (B, H, W) float32."""
-        index, view = self._present(len(images), "at(index, view)")
-        return self.read(index, view, (images.shape[2], images.shape[3]))
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: objects are data."""

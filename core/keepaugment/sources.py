@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from keepaugment.checks import check_images
-from keepaugment.stored import ScaledView, StoredMaps, View
+from keepaugment.stored import GivenMaps
 
 
 def _of_images(
@@ -152,7 +152,7 @@ class KeypointSaliency:
         return _outer_sum(rows * (points[:, :, 2:] > 0), columns)
 
 
-class SavedSaliency(StoredMaps):
+class SavedSaliency(GivenMaps):
     """Maps from a file that `StoredMaps.save` wrote, for methods that run where no model is.
 
     The file is mapped into memory, so that the workers of a loader share its pages. A data set says
@@ -184,13 +184,3 @@ class SavedSaliency(StoredMaps):
     def __reduce__(self) -> Any:
         """A copy in another process opens the file again."""
         return SavedSaliency, (self.path,)
-
-    def at(self, index: Tensor, view: View | ScaledView | None = None) -> None:
-        """Go to the images numbered `index` (B,), in these views; None: whole."""
-        self._go_to(index, view)
-
-    def __call__(self, images: Tensor, targets: Any = None) -> Tensor:
-        """The maps of images (B, C, H, W), the present views: (B, H, W) float32."""
-        check_images(images)
-        index, view = self._present(len(images), "at(index, view)")
-        return self.read(index, view, (images.shape[2], images.shape[3])).to(images.device)

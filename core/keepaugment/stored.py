@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from keepaugment.checks import check_images
+
 
 class View(NamedTuple):
     """Where the views of a batch lie in their images: a crop of the view's size, then a flip.
@@ -225,3 +227,17 @@ class StoredMaps:
                 f"{tuple(self.maps.shape)}"
             )
         self.maps.copy_(state["maps"])
+
+
+class GivenMaps(StoredMaps):
+    """Maps that were there before a run, and are only read: of objects, or from a file."""
+
+    def at(self, index: Tensor, view: View | ScaledView | None = None) -> None:
+        """Go to the images numbered `index` (B,), in these views; None: whole."""
+        self._go_to(index, view)
+
+    def __call__(self, images: Tensor, targets: Any = None) -> Tensor:
+        """The maps of images (B, C, H, W), the present views: (B, H, W) float32."""
+        check_images(images)
+        index, view = self._present(len(images), "at(index, view)")
+        return self.read(index, view, (images.shape[2], images.shape[3])).to(images.device)
