@@ -157,14 +157,14 @@ class _Erase(Cut):
         return torch.where(mask, self.filling(images), images)
 
 
-def usual_size(images: Tensor) -> int:
-    """The side of a box in images (B, C, H, W) for which none was given.
+def size_in(images: Tensor, size: Size | None) -> Size:
+    """The size of a box in images (B, C, H, W), the usual one if None is given.
 
     A straight line through what the paper takes (section 4): 16 of 32 pixels, 40 of 224; at most
     half the image.
     """
     side = min(images.shape[2:])
-    return min(side // 2, 12 + side // 8)
+    return min(side // 2, 12 + side // 8) if size is None else size
 
 
 class Cutout(_Erase):
@@ -172,7 +172,7 @@ class Cutout(_Erase):
 
     Args:
         size: of the box in pixels, an int or (h, w); None follows the image, 16 of 32 pixels and 40
-            of 224 (see `usual_size`).
+            of 224 (see `size_in`).
         p: probability that an image is cut.
         border: "clip", the original's: centred on any pixel, clipped at the border; or "inside".
         fill: what the box becomes; 0 is the mean colour of normalised images.
@@ -192,7 +192,7 @@ class Cutout(_Erase):
         self.size = size
 
     def _size(self, images: Tensor) -> Size:
-        return usual_size(images) if self.size is None else self.size
+        return size_in(images, self.size)
 
 
 class KeepCutout(Cutout):
@@ -338,8 +338,7 @@ class KeepPaste:
     def allowed(self, images: Tensor, targets: Any = None) -> Tensor:
         """Which regions may be pasted, by their top-left pixels: (B, H - h + 1, W - w + 1) bool."""
         check_images(images)
-        size = usual_size(images) if self.size is None else self.size
-        saliency = self.keep.map(images, targets)
+        size, saliency = size_in(images, self.size), self.keep.map(images, targets)
         return allowed_regions(saliency, images, size, side="high", tau=self.keep.tau)[0]
 
     def __call__(self, images: Tensor, augmented: Tensor, targets: Any = None) -> Tensor:
@@ -349,7 +348,7 @@ class KeepPaste:
             images,
             augmented,
             self.keep.map(images, targets),
-            size=usual_size(images) if self.size is None else self.size,
+            size=size_in(images, self.size),
             tau=self.keep.tau,
             generator=self.generator,
         )
