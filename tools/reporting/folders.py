@@ -49,7 +49,7 @@ class FinishedRun:
         record: its folder's.
         task: that has its experiment.
         group: of runs that it can be compared with.
-        settings: all that its experiment has, with the run's own values where they can be ones.
+        settings: all that its experiment has, those that the run does not know as they are there.
     """
 
     record: RunRecord
@@ -155,18 +155,6 @@ def group_of(record: RunRecord, package: Package) -> Group:
     return Group(budget, tuple(sorted((name, str(value)) for name, value in other.items())))
 
 
-def usable(settings: Mapping[str, Any], config: Any) -> dict[str, Any]:
-    """A config's settings, replaced by a run's where it has some of the same type."""
-
-    def fits(name: str, own: Any) -> bool:
-        kinds = (float, int) if isinstance(own, float) else (type(own),)
-        return type(settings.get(name)) in kinds
-
-    return {
-        name: settings[name] if fits(name, own) else own for name, own in asdict(config).items()
-    }
-
-
 def finished(record: RunRecord, catalogue: Catalogue) -> FinishedRun:
     """A run whose figures count.
 
@@ -176,7 +164,8 @@ def finished(record: RunRecord, catalogue: Catalogue) -> FinishedRun:
     package = catalogue.find(record.experiment, record.task)
     if package is None:
         raise ValueError(f"no installed task has an experiment {record.experiment!r}")
-    check_kinds(package.experiments[record.experiment].config, record.settings)
+    config = package.experiments[record.experiment].config
+    check_kinds(config, record.settings)
     if not record.rows:
         lines = f" ({record.damaged} damaged lines)" if record.damaged else ""
         raise ValueError(f"no epoch is finished{lines}")
@@ -188,8 +177,8 @@ def finished(record: RunRecord, catalogue: Catalogue) -> FinishedRun:
     figure = number(record.rows[-1], package.task.metric)
     if figure is None or not 0 <= figure <= 100:
         raise ValueError(f"its last line has no {package.task.metric} in [0, 100]")
-    group, config = group_of(record, package), package.experiments[record.experiment].config
-    return FinishedRun(record, package.task.name, group, usable(record.settings, config))
+    settings = {name: record.settings.get(name, own) for name, own in asdict(config).items()}
+    return FinishedRun(record, package.task.name, group_of(record, package), settings)
 
 
 def read_all(
