@@ -233,9 +233,9 @@ def train_process(
     if first:
         run = Run(folder, name, config, device, resume=resume, budget=budget, data=data)
     try:
-        if run and last_checkpoint(folder) is None:
-            run.load()  # sets aside what was measured before any checkpoint
         if run:
+            if last_checkpoint(folder) is None:
+                run.load()  # sets aside what was measured before any checkpoint
             for split in splits:
                 split.write()
             for note in sorted({split.note() for split in splits} - {""}):

@@ -157,16 +157,16 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
     plain = isinstance(optimizer, (torch.optim.SGD, torch.optim.Adam))  # of which all is known
     wrong = [*_misfits(optimizer)] if plain else []
     for group, known in zip(optimizer.param_groups, before, strict=True):
+        whole = known | group  # in its own order; an older torch may not have known all of it
+        group.clear()
+        group.update(whole)
         for name, value in known.items():
-            now = group.setdefault(name, value)  # an older torch may not have known it
+            now = group[name]
             if plain and name not in ("params", "lr"):
                 fits = type(now) is type(value) and now == value
             else:
                 fits = type(now) is type(value) or (_is_number(now) and _is_number(value))
             wrong += [] if fits else [name]
-        ordered = {name: group[name] for name in known} | group  # as checkpoints have them
-        group.clear()
-        group.update(ordered)
     if wrong:
         raise ValueError(f"its optimiser has no usable {', '.join(sorted(map(str, {*wrong})))}")
 

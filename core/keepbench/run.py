@@ -28,7 +28,9 @@ from keepbench.progress import say
 Config = TypeVar("Config")
 _TEXTS = ("task", "experiment", "budget", "command", "commit", "hardware", "data")
 _KINDS = dict.fromkeys(_TEXTS, str) | {"settings": dict, "versions": dict}
-_USUAL: dict[str, Any] = {"command": "", "hardware": "unknown", "commit": "unknown", "data": ""}
+_USUAL: dict[str, Any] = {
+    "command": "", "hardware": "unknown", "commit": "unknown", "data": "", "versions": {},
+}  # fmt: skip
 
 
 class Identity:
@@ -346,8 +348,7 @@ class RunRecord:
 
     @classmethod
     def _checked(cls, folder: Path, about: dict[str, Any]) -> RunRecord:
-        usual = _USUAL | {"versions": {}}
-        found = usual | {name: value for name, value in about.items() if value is not None}
+        found = _USUAL | {name: value for name, value in about.items() if value is not None}
         found["task"] = _task_of(found)
         wrong = [name for name, kind in _KINDS.items() if not isinstance(found.get(name), kind)]
         if not wrong and {*map(type, found["versions"].values())} - {str}:
