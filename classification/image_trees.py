@@ -25,7 +25,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2.functional import horizontal_flip
 
-from keepbench.ground_truth import MAX_CELLS, read_ground_truth
+from keepbench.ground_truth import find_objects
 from keepbench.images import IMAGENET_MEAN, IMAGENET_STD, Batch, read_or_error
 from keepbench.leaving import ignore_ctrl_c
 from keepbench.order import EpochBatches, check_split, mixed_seed
@@ -346,7 +346,5 @@ def load_folders(
         )
     train = list_tree(place / "train").subset(subset, seed)
     val = list_tree(place / part).subset(test_subset, 0)
-    found = None
-    if objects:
-        found = read_ground_truth(Path(objects).expanduser(), train, min(MAX_CELLS, size))
+    found = find_objects(objects, train, size)
     return TreeData(train, val, size, unreadable, test_size, test_resize, bicubic, objects=found)

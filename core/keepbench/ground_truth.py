@@ -65,6 +65,13 @@ def _scaled(mask: Image.Image, size: int) -> Tensor:
     return torch.frombuffer(bytearray(cells.tobytes()), dtype=torch.uint8).view(size, size)
 
 
+def find_objects(place: str, tree: ImageTree, side: int) -> Tensor | None:
+    """Objects as `read_ground_truth` gives them of images with `side` pixels; None of no place."""
+    return (
+        read_ground_truth(Path(place).expanduser(), tree, min(MAX_CELLS, side)) if place else None
+    )
+
+
 def read_ground_truth(place: Path, tree: ImageTree, size: int) -> Tensor:
     """How much of each cell of each image an object covers.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.transforms.functional import pil_to_tensor
 
-from keepbench.ground_truth import MAX_CELLS, read_ground_truth
+from keepbench.ground_truth import find_objects
 from keepbench.images import CIFAR_MEAN, CIFAR_STD, Batch, read_or_error
 from keepbench.order import EpochBatches, even_subset
 from keepbench.progress import progress_bar
@@ -144,10 +144,7 @@ def _folder(root: Path, part: str, subset: int, seed: int, objects: str = "") ->
     """A class-folder tree `root/part/<class>/*`."""
     tree = list_tree(root / part).subset(subset, seed)
     images = _stack(map(_read, tree.paths), len(tree.paths))
-    found = None
-    if objects:
-        side = min(MAX_CELLS, *images.shape[2:])
-        found = read_ground_truth(Path(objects).expanduser(), tree, side)
+    found = find_objects(objects, tree, min(images.shape[2:]))
     return ImageSet(images, torch.tensor(tree.labels), tree.classes, found)
 
 
