@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small import blocks, randn
 from torch import Tensor, nn
 
 from classification.auto_map import (
@@ -33,31 +34,7 @@ CPU = torch.device("cpu")
 BOXES = {"size": 8}
 
 
-def randn(*shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
-
-
 IMAGES, LABELS = randn(6, 3, 16, 16), torch.arange(6) % 5
-
-
-class Mean(nn.Module):
-    """The mean over all pixels and a linear layer."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.fc = nn.Linear(channels, 5)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.fc(features.mean((2, 3)))
-
-
-def blocks(number: int, channels: int = 3) -> nn.Module:
-    """Equal blocks in a row."""
-    torch.manual_seed(0)
-    parts = [
-        nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.Tanh()) for _ in range(number)
-    ]
-    return nn.Sequential(*parts, Mean(channels))
 
 
 def small() -> tuple[nn.Module, EarlyHead]:

@@ -339,3 +339,23 @@ def state(model: nn.Module) -> Iterator[object]:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         yield name, id(tensor), tensor.requires_grad, tensor.tolist()
         yield None if tensor.grad is None else (id(tensor.grad), tensor.grad.tolist())
+
+
+class Mean(nn.Module):
+    """The mean over all pixels and a linear layer."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(channels, 5)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.fc(features.mean((2, 3)))
+
+
+def blocks(number: int, channels: int = 3) -> nn.Module:
+    """Equal blocks in a row."""
+    torch.manual_seed(0)
+    parts = [
+        nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.Tanh()) for _ in range(number)
+    ]
+    return nn.Sequential(*parts, Mean(channels))

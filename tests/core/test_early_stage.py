@@ -6,33 +6,13 @@ import pytest
 import timm
 import torch
 import torchvision
-from small import randn
-from torch import Tensor, nn
+from small import Mean, blocks, randn
+from torch import nn
 
 from keepaugment import EarlyHead, early_stage
 from keepaugment.early_stage import stages
 
 IMAGES = randn(6, 3, 16, 16)
-
-
-class Mean(nn.Module):
-    """The mean over all pixels and a linear layer."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.fc = nn.Linear(channels, 5)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.fc(features.mean((2, 3)))
-
-
-def blocks(number: int, channels: int = 3) -> nn.Module:
-    """Equal blocks in a row."""
-    torch.manual_seed(0)
-    parts = [
-        nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.Tanh()) for _ in range(number)
-    ]
-    return nn.Sequential(*parts, Mean(channels))
 
 
 def test_stages_of_equal_blocks() -> None:
