@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import json
 import multiprocessing
@@ -16,6 +17,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from keepbench.leaving import INTERRUPTED
 
@@ -144,6 +147,8 @@ class Fork:
         os.environ |= environment
         _limit_memory()
         sys.addaudithook(watch)
+        faulthandler.enable(file=2)
+        torch.set_num_threads(1)  # the threads of the process before the fork are not here
         try:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKING)
         except KeyboardInterrupt:
@@ -174,6 +179,8 @@ class Fork:
         self.process.join(limit)
         code = self.process.exitcode
         if code is None:
+            self.send(signal.SIGABRT)  # says where it hangs
+            self.process.join(5)
             self.send(signal.SIGKILL, group=True)
             self.process.join()
         written = self.log.read_bytes()[self.since :] if self.log.exists() else b""
