@@ -17,7 +17,7 @@ from keepbench.run import Run
 from queueing import local
 from queueing.jobs import Job
 from queueing.local import Outcome
-from trialling.analysis import findings, fit, going_on, half_width, holm
+from trialling.analysis import findings, fit, going_on, half_width
 from trialling.arms import METHODS, USUAL, Contrast, arm_settings, check_arms, contrasts
 from trialling.cli import main
 from trialling.page import as_json, page
@@ -170,18 +170,14 @@ def test_a_look_stops_arms_that_are_decided(tmp_path: Path) -> None:
     assert {job.out.name for job in going} == {f"seed-{n}" for n in range(4, 8)}
 
 
-def test_holm_against_a_worked_example() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-
-
 def test_arms_that_were_stopped_are_fitted_with_the_seeds_that_they_have() -> None:
     """Seeds 2 and 3 are 10 points easier, so b's mean alone would be far off."""
     noise = [0.1, -0.1, 0.1, -0.1]
     a = {n: 80 + 10 * (n > 1) + noise[n] for n in range(4)}
     c = {n: 82 + 10 * (n > 1) - noise[n] for n in range(4)}
     model = fit({"a": a, "b": {2: 90.0, 3: 90.0}, "c": c})
-    assert model.difference("b", "a")[0] == pytest.approx(0.0, abs=0.2)
-    assert model.difference("c", "a")[0] == pytest.approx(2.0)
+    assert model.test("b", "a").effect.item() == pytest.approx(0.0, abs=0.2)
+    assert model.test("c", "a").effect.item() == pytest.approx(2.0)
     assert model.df == 10 - 6 and model.p < 0.001
 
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
+from statsmodels.regression.linear_model import OLS, RegressionResults
+from statsmodels.stats.contrast import ContrastResults
+from statsmodels.stats.multitest import multipletests
 
 from trialling.arms import Contrast
 
 ALPHA = 0.05
 EARLY = 0.001
 """p below which an arm is stopped at a look: so small that it costs the last look nothing."""
+LEAST_SD = 1e-9
+"""Of a residual, in points; below it the arms were equal."""
 MOST_SEEDS = 1000
 HELPS, HURTS, CANNOT = "helps", "hurts", "cannot tell"
 
@@ -36,34 +41,32 @@ class Fit:
     """Accuracy = arm + seed + residual, by least squares.
 
     Attributes:
-        arms: in the order of the effects.
-        effects: of the arms.
-        inverse: of the arms' part of X'X.
-        sd: of the residual; NaN without degrees of freedom.
-        df: degrees of freedom of the residual.
+        model: as statsmodels fitted it; its first coefficients are the arms'.
+        arms: in their order.
         f: of the arms, whether any differs from any other; NaN if unknown.
         p: of f.
     """
 
+    model: RegressionResults
     arms: tuple[str, ...]
-    effects: np.ndarray
-    inverse: np.ndarray
-    sd: float
-    df: int
     f: float
     p: float
 
-    def difference(self, arm: str, base: str) -> tuple[float, float]:
-        """Of two arms' effects, and its standard error."""
-        weights = np.array([(name == arm) - (name == base) for name in self.arms], float)
-        variance = weights @ self.inverse @ weights
-        return float(weights @ self.effects), self.sd * math.sqrt(max(0.0, variance))
+    @property
+    def df(self) -> int:
+        """Degrees of freedom of the residual."""
+        return int(self.model.df_resid)
 
+    @property
+    def sd(self) -> float:
+        """Standard deviation of the residual; NaN without degrees of freedom."""
+        return math.sqrt(self.model.mse_resid) if self.df else math.nan
 
-def _rest(design: np.ndarray, values: np.ndarray) -> float:
-    """The residual sum of squares."""
-    solution = np.linalg.lstsq(design, values, rcond=None)[0]
-    return float(((values - design @ solution) ** 2).sum())
+    def test(self, arm: str, base: str) -> ContrastResults:
+        """Of the difference of two arms' effects against 0."""
+        weights = np.zeros(len(self.model.params))
+        weights[[self.arms.index(arm), self.arms.index(base)]] = 1, -1
+        return self.model.t_test(weights)
 
 
 def fit(accuracies: Accuracies) -> Fit:
@@ -72,20 +75,15 @@ def fit(accuracies: Accuracies) -> Fit:
     seeds = sorted({seed for arm in arms for seed in accuracies[arm]})
     cells = [(arm, seed, value) for arm in arms for seed, value in accuracies[arm].items()]
     by_arm = np.array([[arm == name for name in arms] for arm, _, _ in cells], float)
-    by_seed = np.array([[seed == each for each in seeds] for _, seed, _ in cells], float)
-    values = np.array([value for _, _, value in cells])
-    design = np.hstack((by_arm, by_seed[:, 1:]))
-    rank = int(np.linalg.matrix_rank(design))
-    effects = np.linalg.lstsq(design, values, rcond=None)[0][: len(arms)]
-    inverse = np.linalg.pinv(design.T @ design)[: len(arms), : len(arms)]
-    df, rest = len(cells) - rank, _rest(design, values)
-    if df < 1:
-        return Fit(arms, effects, inverse, math.nan, df, math.nan, math.nan)
-    sd, between = math.sqrt(rest / df), rank - len(seeds)
-    if sd < 1e-9 or not between:
-        return Fit(arms, effects, inverse, sd, df, math.nan, math.nan)
-    f = (_rest(by_seed, values) - rest) / between / sd**2
-    return Fit(arms, effects, inverse, sd, df, f, float(stats.f.sf(f, between, df)))
+    by_seed = np.array([[seed == each for each in seeds[1:]] for _, seed, _ in cells], float)
+    model = OLS([value for _, _, value in cells], np.hstack((by_arm, by_seed))).fit()
+    found = Fit(model, arms, math.nan, math.nan)
+    if not found.sd > LEAST_SD or len(arms) < 2:
+        return found
+    differ = np.eye(len(arms) - 1, len(model.params), 1)
+    differ[:, 0] = -1
+    test = model.f_test(differ)
+    return replace(found, f=float(test.fvalue), p=float(test.pvalue))
 
 
 @dataclass(frozen=True)
@@ -123,15 +121,6 @@ class Finding:
             return ""
         most = "more than " if self.more >= MOST_SEEDS else ""
         return f"{most}{self.more} more seed{'s' * (self.more > 1)} would"
-
-
-def holm(ps: Sequence[float]) -> list[float]:
-    """Holm's step-down correction of p-values."""
-    adjusted, largest = [0.0] * len(ps), 0.0
-    for rank, index in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
-        largest = max(largest, min(1.0, (len(ps) - rank) * ps[index]))
-        adjusted[index] = largest
-    return adjusted
 
 
 def half_width(sd: float, num_arms: int, seeds: int, confidence: float = 0.95) -> float:
@@ -172,26 +161,27 @@ def findings(asked: Sequence[Contrast], accuracies: Accuracies, margin: float) -
     if not asked:
         return []
     model = fit(accuracies)
-    if not model.sd > 1e-9:
+    if not model.sd > LEAST_SD:
         return []
-    raw = []
-    for each in asked:
-        difference, se = model.difference(each.arm, each.base)
-        p = 2 * float(stats.t.sf(abs(difference) / se, model.df))
-        within = float(stats.t.sf((margin - abs(difference)) / se, model.df))
-        raw.append((each, difference, se, p, within))
-    family = [p for each, _, _, p, _ in raw if each.kind != "check"]
-    corrected = iter(holm(family))
-    critical = float(stats.t.ppf(1 - ALPHA / 2, model.df))
+    tests = [model.test(each.arm, each.base) for each in asked]
+    family = [
+        test.pvalue.item() for each, test in zip(asked, tests, strict=True) if each.kind != "check"
+    ]
+    corrected = iter(multipletests(family, ALPHA, "holm")[1] if family else ())
     found = []
-    for each, difference, se, p, within in raw:
-        p_holm = p if each.kind == "check" else next(corrected)
+    for each, test in zip(asked, tests, strict=True):
+        difference, se, p = (float(value.item()) for value in (test.effect, test.sd, test.pvalue))
+        low, high = test.conf_int(ALPHA).ravel()
+        within = float(stats.t.sf((margin - abs(difference)) / se, model.df))
+        p_holm = p if each.kind == "check" else float(next(corrected))
         word, n = _word(each, difference, p_holm, within, margin), len(common[each])
         more = None
         if word == CANNOT:
             strict = 1 if each.kind == "check" else len(family)
             more = _more(difference, model.sd, len(model.arms), n, margin, strict)
-        found.append(Finding(each, n, difference, se, critical * se, p, p_holm, within, word, more))
+        found.append(
+            Finding(each, n, difference, se, float(high - low) / 2, p, p_holm, within, word, more)
+        )
     return found
 
 
