@@ -154,7 +154,7 @@ class Config:
     )
 
     epochs: int = setting(300, "passes over the training set", range="[1, 1e6]")
-    batch_size: int = setting(128, "images per step, over all processes", range="[1, 65536]")
+    batch_size: int = setting(128, "images per step", range="[1, 65536]", shared=True)
     optimizer: str = setting("sgd", "sgd (Nesterov), or any of timm's; momentum = plain SGD")
     lr: float = setting(0.1, "peak learning rate; 0 = learn nothing", range="[0, 1e10]")
     momentum: float = setting(0.9, "SGD momentum", range="[0, 1)")

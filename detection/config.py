@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from detection.detectron import DETECTORS
 from detection.names import BLOCKS
-from keepbench.settings import check, setting
+from keepbench.settings import check, check_shared, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Config:
         3.0, "passes over the data; 1 = 90,000 steps of 16 COCO images", range="(0, 1000]"
     )
     iterations: int = setting(0, "steps, replaces --schedule; 0 = use it", range="[0, 1e9]")
-    batch_size: int = setting(16, "images per step, over all processes", range="[1, 65536]")
+    batch_size: int = setting(16, "images per step", range="[1, 65536]", shared=True)
     lr: float = setting(
         0.0, "peak learning rate; 0 = the zoo's, scaled with the batch", range="[0, 1e10]"
     )
@@ -90,5 +90,4 @@ class Config:
             raise ValueError(f"smooth_l1_beta is RetinaNet's; {self.detector} has another loss")
         if self.detector == "faster_rcnn_c4" and self.depth < 50:
             raise ValueError(f"Detectron2 has no C4 head for ResNet-{self.depth}; 50 is the least")
-        if self.batch_size % self.gpus:
-            raise ValueError(f"batch_size {self.batch_size} does not divide among {self.gpus} GPUs")
+        check_shared(self, self.gpus)

@@ -77,7 +77,7 @@ class Config:
         role="map",
     )
 
-    num_ids: int = setting(16, "identities per batch (P), over all processes", range="[2, 4096]")
+    num_ids: int = setting(16, "identities per batch (P)", range="[2, 4096]", shared=True)
     num_instances: int = setting(4, "images per identity (K)", range="[2, 4096]")
     epochs: int = setting(120, "passes over the identities", range="[1, 1e6]")
     lr: float = setting(

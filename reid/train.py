@@ -83,11 +83,6 @@ class Trainer(Training):
     """
 
     def __init__(self, config: Config, data: Data, processes: Processes) -> None:
-        if config.num_ids % processes.world_size:
-            raise ValueError(
-                f"{config.num_ids} identities of a batch do not divide by {processes.world_size} "
-                "processes; change --num-ids"
-            )
         super().__init__(config, processes, figures=len(LOSSES) + 3)
         self.data, device = data, self.device
         layout = torch.channels_last if config.channels_last else torch.contiguous_format

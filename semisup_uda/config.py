@@ -83,9 +83,7 @@ class Config:
 
     epochs: int = setting(500, "tests of the model, evenly over the run", range="[1, 1e6]")
     steps: int = setting(1000, "steps between tests", range="[1, 1e6]")
-    batch_size: int = setting(
-        64, "labelled images per step, over all processes", range="[1, 65536]"
-    )
+    batch_size: int = setting(64, "labelled images per step", range="[1, 65536]", shared=True)
     lr: float = setting(0.03, "peak learning rate; 0 = learn nothing", range="[0, 1e10]")
     momentum: float = setting(0.9, "SGD momentum (Nesterov)", range="[0, 1)")
     weight_decay: float = setting(5e-4, "weight decay", range="[0, 1]")

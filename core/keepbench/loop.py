@@ -24,6 +24,7 @@ from keepbench.network import load_optimizer, load_whole
 from keepbench.processes import Processes
 from keepbench.progress import progress_bar
 from keepbench.run import Identity, Run, check_folder
+from keepbench.settings import check_shared
 
 SAVE_BEFORE_TEST = 20.0  # seconds since the last checkpoint that are worth one before a test
 CHECK_EVERY = 500  # steps between looks at the loss, which wait for the device
@@ -270,10 +271,11 @@ def check_start(
     """Refuse, before data are read, what they do not bear on; all processes must call.
 
     Raises:
-        ValueError: Processes have different settings, the folder holds another run or no usable
-            checkpoint of this one, or a process is at work in it.
+        ValueError: Processes have different settings or a batch that they cannot share, the folder
+            holds another run or no usable checkpoint of this one, or a process is at work in it.
     """
     processes.check_same(config)
+    check_shared(config, processes.world_size)
     check_folder(folder, Identity(name, config), resume=resume)
     if processes.first and folder.exists():
         FolderLock(folder).close()

@@ -59,6 +59,7 @@ def setting(
     range: str = "",
     role: str = "",
     may_change: bool = False,
+    shared: bool = False,
 ) -> Any:
     """A field of a config dataclass: its default and what `--help`, `check` and reports need.
 
@@ -70,11 +71,13 @@ def setting(
         role: one of `ROLES`.
         may_change: it changes no result, so it may differ when a run is resumed; such a setting is
             neutral.
+        shared: a number of all processes together, each of which takes an equal share.
     """
+    help += ", over all processes" if shared else ""
     role = "neutral" if may_change else role
     assert role in ROLES, role
     about = {"help": help, "choices": choices, "range": range, "role": role}
-    return field(default=default, metadata={**about, "may_change": may_change})
+    return field(default=default, metadata={**about, "may_change": may_change, "shared": shared})
 
 
 def with_role(config: Any, *roles: str) -> set[str]:
@@ -110,6 +113,16 @@ def check(config: Any) -> None:
         else:
             continue
         raise ValueError(f"{each.name} must be {possible}, found {value!r}")
+
+
+def check_shared(config: Any, processes: int) -> None:
+    """Raise ValueError for a setting that cannot be shared out equally among processes."""
+    for each in fields(config):
+        value = getattr(config, each.name)
+        if each.metadata["shared"] and value % processes:
+            raise ValueError(
+                f"{each.name}={value} does not divide by {processes} processes; take a multiple"
+            )
 
 
 def check_kinds(config: Any, settings: Mapping[str, Any]) -> None:

@@ -84,7 +84,7 @@ def test_the_list_tells_of_the_errata(capsys: pytest.CaptureFixture[str]) -> Non
         ({"min_size": 1334}, "min_size 1334 is above max_size 1333"),
         ({"smooth_l1_beta": 0.1}, "smooth_l1_beta is RetinaNet's"),
         ({"detector": "faster_rcnn_c4", "depth": 18}, "no C4 head for ResNet-18"),
-        ({"gpus": 3}, "does not divide among 3 GPUs"),
+        ({"gpus": 3}, "batch_size=16 does not divide by 3 processes"),
     ],
 )
 def test_contradicting_settings_are_refused(change: dict[str, Any], message: str) -> None:

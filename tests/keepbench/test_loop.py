@@ -25,15 +25,17 @@ from keepbench.network import make_average
 from keepbench.order import EpochBatches
 from keepbench.processes import Processes, join_processes
 from keepbench.run import Run
+from keepbench.settings import setting
 from runs import CPU, assert_resumes, rows_of, same, saved, torchrun
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    epochs: int = 2
-    lr: float = 0.1
-    bf16: bool = False
-    tensorboard: bool = False
+    epochs: int = setting(2, "passes")
+    batch_size: int = setting(4, "images per step", shared=True)
+    lr: float = setting(0.1, "learning rate")
+    bf16: bool = setting(False, "bfloat16")
+    tensorboard: bool = setting(False, "write events")
 
 
 class Toy(Training):
@@ -202,6 +204,9 @@ def two_processes(folder: Path) -> None:
         other = replace(config, lr=0.1 + processes.rank)
         with pytest.raises(ValueError, match="lr: 0.1 in process 0, 1.1 in process 1"):
             check_start("toy", other, folder / "other", processes, resume=False)
+        odd = replace(config, batch_size=5)
+        with pytest.raises(ValueError, match="batch_size=5 does not divide by 2 processes"):
+            check_start("toy", odd, folder / "other", processes, resume=False)
         toy = Toy(config, processes)
         toy.contents = lambda: [str(processes.rank)]  # type: ignore[method-assign]
         with pytest.raises(ValueError, match="processes read different data"):
