@@ -17,6 +17,10 @@ from keepbench.run import Run
 from queueing import local
 from queueing.jobs import Job
 from queueing.local import Outcome
+from reporting.catalogue import load
+from reporting.content import build
+from reporting.page import html as page_of_report
+from reporting.page import markdown
 from trialling.analysis import findings, fit, going_on, half_width
 from trialling.arms import METHODS, USUAL, Contrast, arm_settings, check_arms, contrasts
 from trialling.cli import main
@@ -74,6 +78,19 @@ def test_a_planted_effect_is_found_and_an_a_a_is_not(tmp_path: Path) -> None:
     assert trial.finished and trial.count == 16
     assert "KeepCutout helps against Cutout" in page(trial)
     assert json.loads(json.dumps(as_json(trial)))["contrasts"][1]["verdict"] == "helps"
+
+
+def test_the_report_leads_with_trials_that_keep(tmp_path: Path) -> None:
+    drawn(planned(), tmp_path / "keep", keep=0.83)
+    drawn(planned(arms=("none", "plain")), tmp_path / "plain")
+    report = build([tmp_path], load({}))
+    assert report.headline.startswith("KeepCutout helps against Cutout (+")
+    assert "Cutout helps against crop and flip" not in report.headline
+    html = page_of_report(report, tmp_path)
+    assert html.count('<svg class="row yes"') == 3 and html.count('<svg class="row open"') == 1
+    (row,) = (line for line in markdown(report).splitlines() if line.startswith("| KeepCutout − C"))
+    found = report.findings[1].estimate
+    assert f"| {found.mean:+.2f} | {found.low:+.2f} to {found.high:+.2f} | 4 |" in row
 
 
 def test_a_planted_loss_hurts_and_a_method_without_gain_is_said(tmp_path: Path) -> None:

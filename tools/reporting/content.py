@@ -16,6 +16,7 @@ from reporting.folders import Skipped, read_all
 from reporting.results import CellView, ClaimView, Measured, Results
 from reporting.summary import Comparison, headline, summarise
 from reporting.trials import TrialView, read_trials
+from trialling.analysis import Finding
 
 Rows = tuple[tuple[str, tuple[CellView | None, ...]], ...]
 
@@ -130,9 +131,15 @@ class Report:
     errata: tuple[Erratum, ...]
 
     @property
+    def findings(self) -> list[Finding]:
+        """The contrasts of all trials."""
+        return [each for trial in self.trials for each in trial.findings]
+
+    @property
     def headline(self) -> str:
         """The answer in a sentence and numbers."""
-        return headline(list(self.comparisons))
+        trials = [each.sentence for each in self.trials if each.keeps]
+        return " ".join([*trials, headline(list(self.comparisons))])
 
     @property
     def numbered(self) -> list[tuple[Section, TableView | CostView]]:

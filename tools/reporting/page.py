@@ -19,6 +19,7 @@ from reporting.evidence import RULE, Estimate, Verdict
 from reporting.results import CellView, decided
 from reporting.samples import strips
 from reporting.summary import Comparison
+from trialling.analysis import Finding
 
 
 def mean(value: Estimate) -> str:
@@ -100,9 +101,13 @@ def _shared(report: Report) -> dict[str, Any]:
 def html(report: Report, folder: Path) -> str:
     """The page, whose links to trials start in `folder`."""
     results, made = report.results, _environment()
-    axis = forest.axis_of(each.difference for each in report.comparisons)
+    differences = [each.difference for each in report.comparisons]
+    axis = forest.axis_of([*differences, *(each.estimate for each in report.findings)])
 
-    def forest_row(each: Comparison) -> Markup:
+    def forest_row(each: Comparison | Finding) -> Markup:
+        if isinstance(each, Finding):
+            said = f"{each.contrast.name}: {each.verdict}"
+            return forest.row(each.estimate, axis, claimed=None, said=said)
         said = f"{each.name.arms}: {difference(each.verdict)}"
         claimed = each.contrast.claimed if each.full else None
         return forest.row(each.difference, axis, claimed=claimed, said=said)

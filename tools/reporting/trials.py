@@ -8,8 +8,12 @@ from pathlib import Path
 
 from reporting.folders import Skipped, find_trials
 from reporting.naming import place
+from trialling.analysis import Finding
 from trialling.plan import read_plan
 from trialling.results import read_trial
+
+BASES = ("none", "plain")
+"""Arms that keep nothing."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,7 @@ class TrialView:
         data: as `run_trial.py` is told it.
         place: data and network, in words.
         sentence: the verdict.
+        findings: of its contrasts.
         runs: that are finished.
         finished: whether all are.
     """
@@ -29,8 +34,14 @@ class TrialView:
     data: str
     place: str
     sentence: str
+    findings: tuple[Finding, ...]
     runs: int
     finished: bool
+
+    @property
+    def keeps(self) -> bool:
+        """Whether it has an arm of Keep."""
+        return any(each.contrast.arm not in BASES for each in self.findings)
 
     @property
     def page(self) -> Path | None:
@@ -55,6 +66,10 @@ def read_trials(roots: Iterable[Path]) -> tuple[list[TrialView], list[Skipped]]:
             continue
         base = trial.plan.base
         data = base["data"] if base["dataset"] in ("folder", "images") else base["dataset"]
-        where, said = ", ".join(place(base)), trial.sentence
-        found.append(TrialView(folder, data, where, said, trial.count, trial.finished))
+        found.append(
+            TrialView(
+                folder, data, ", ".join(place(base)), trial.sentence, tuple(trial.findings),
+                trial.count, trial.finished,
+            )
+        )  # fmt: skip
     return found, skipped

@@ -12,6 +12,7 @@ from statsmodels.regression.linear_model import OLS, RegressionResults
 from statsmodels.stats.contrast import ContrastResults
 from statsmodels.stats.multitest import multipletests
 
+from reporting.evidence import Estimate
 from trialling.arms import Contrast
 
 ALPHA = 0.05
@@ -113,6 +114,12 @@ class Finding:
     p_within: float
     verdict: str
     more: int | None = None
+
+    @property
+    def estimate(self) -> Estimate:
+        """The difference with its interval."""
+        low, high = self.difference - self.half, self.difference + self.half
+        return Estimate(self.n, self.difference, None, low, high)
 
     @property
     def wish(self) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import reporting
 from keepbench.settings import differences
 from previewing.pages import environment
-from reporting.evidence import Estimate, estimate
+from reporting.evidence import estimate
 from reporting.plots import Bar, forest, training
 from reporting.svg import KEEP, PLAIN
 from trialling.analysis import CANNOT, HELPS, HURTS, RULE, Finding
@@ -24,12 +24,10 @@ CHIPS = {HELPS: "yes", HURTS: "no"}
 
 
 def _bar(each: Finding) -> Bar:
-    low, high = each.difference - each.half, each.difference + each.half
     colour = (
         KEEP if each.contrast.arm in ("keep", "paper", "full", "low_early", "cached") else PLAIN
     )
-    value = Estimate(each.n, each.difference, None, low, high)
-    return Bar(each.contrast.name, value, colour, each.verdict != CANNOT)
+    return Bar(each.contrast.name, each.estimate, colour, each.verdict != CANNOT)
 
 
 def _curves(trial: Trial, figure: str) -> Iterator[tuple[str, list[tuple[float, float]]]]:
