@@ -132,6 +132,24 @@ def test_a_subset_follows_from_its_seed(toy: Path) -> None:
     assert {box["image_id"] for box in split.content["annotations"]} <= set(ids(subset=2))
 
 
+@pytest.mark.parametrize("kind", ["a box", "an image", "a class"])
+def test_what_a_set_holds_tells_that_it_changed(kind: str, toy: Path) -> None:
+    def rename(content: dict[str, Any]) -> None:
+        content["categories"][0]["name"] = "star"
+
+    def move(content: dict[str, Any]) -> None:
+        content["annotations"][0]["bbox"][0] += 1
+
+    before = [*open_train(toy).contents()]
+    assert [*open_train(toy).contents()] == before
+    if kind == "an image":
+        path = next((toy / "train2017").iterdir())
+        Image.open(path).rotate(90).save(path)
+    else:
+        changed(toy, {"a box": move, "a class": rename}[kind])
+    assert [*open_train(toy).contents()] != before
+
+
 def test_an_image_outside_the_subset_may_be_missing(toy: Path) -> None:
     kept = {image["id"] for image in open_train(toy, subset=5).content["images"]}
     (gone,) = {1, 2, 3, 4, 5, 6} - kept

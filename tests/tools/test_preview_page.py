@@ -222,6 +222,20 @@ def test_names_are_shown_as_text(page: Path) -> None:
     ]
 
 
+@needs_browser
+def test_no_page_may_load_anything(page: Path) -> None:
+    """The policy stands before all else in the one base of every page, and the browser obeys it."""
+    pages = {each.name: each for each in TEMPLATES.parents[1].glob("*/templates/*.html")}
+    for name in pages.keys() - {"base.html", "parts.html"}:
+        assert pages[name].read_text().startswith('{% extends "base.html" %}'), name
+    script = (
+        "return await new Promise((go) => {"
+        " document.addEventListener('securitypolicyviolation', (e) => go(e.effectiveDirective));"
+        " document.body.append(Object.assign(new Image(), {src: 'http://127.0.0.1:9/a.png'})); })"
+    )
+    assert said(opened(with_script(page, script))) == "img-src"
+
+
 def test_a_page_loads_nothing_and_warns_of_random_weights(page: Path) -> None:
     text = page.read_text()
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", text)
