@@ -17,6 +17,8 @@ import keepaugment
 from classification.models import create_model
 from reporting.catalogue import TASKS, load
 from runs import ROOT
+from trialling.plan import read_plan
+from trialling.results import read_trial
 
 README = (ROOT / "README.md").read_text()
 FENCES = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
@@ -139,3 +141,15 @@ def test_the_table_of_results_is_that_of_the_runs() -> None:
             all(abs(float(a) - b) < 0.11 for a, b in zip(row, other, strict=True))
             for other in known
         ), row
+
+
+@pytest.mark.parametrize("folder", sorted((ROOT / "results").glob("trial-*")), ids=lambda f: f.name)
+def test_trials_in_the_docs_are_computed_from_their_bits(folder: Path) -> None:
+    text = (ROOT / "docs" / "results.md").read_text()
+    findings = read_trial(read_plan(folder), folder).findings
+    assert findings
+    for each in findings:
+        low, high = each.estimate.low, each.estimate.high
+        p = "< 0.001" if each.p_holm < 0.001 else f"{each.p_holm:.3f}"
+        said = f"[{low:+.2f}, {high:+.2f}] | {each.n} | {p} | {each.verdict}"
+        assert f"{each.contrast.name} | {each.difference:+.2f} {said}" in text
