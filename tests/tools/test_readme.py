@@ -16,6 +16,7 @@ from torch.optim import SGD
 import keepaugment
 from classification.models import create_model
 from reporting.catalogue import TASKS, load
+from reporting.evidence import p_value
 from runs import ROOT
 from trialling.plan import read_plan
 from trialling.results import read_trial
@@ -150,6 +151,5 @@ def test_trials_in_the_docs_are_computed_from_their_bits(folder: Path) -> None:
     assert findings
     for each in findings:
         low, high = each.estimate.low, each.estimate.high
-        p = "< 0.001" if each.p_holm < 0.001 else f"{each.p_holm:.3f}"
-        said = f"[{low:+.2f}, {high:+.2f}] | {each.n} | {p} | {each.verdict}"
+        said = f"[{low:+.2f}, {high:+.2f}] | {each.n} | {p_value(each.p_holm)} | {each.verdict}"
         assert f"{each.contrast.name} | {each.difference:+.2f} {said}" in text

@@ -30,6 +30,13 @@ RULE = (
 )
 
 
+def p_value(p: float | None) -> str:
+    """In words."""
+    if p is None:
+        return "–"
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A mean over seeds.

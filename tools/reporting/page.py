@@ -15,7 +15,7 @@ from previewing.pages import environment
 from reporting import forest, pictures
 from reporting.catalogue import TASKS
 from reporting.content import Report
-from reporting.evidence import RULE, Estimate, Verdict
+from reporting.evidence import RULE, Estimate, Verdict, p_value
 from reporting.results import CellView, decided
 from reporting.samples import strips
 from reporting.summary import Comparison
@@ -89,7 +89,7 @@ def _environment() -> Environment:
     made.filters |= {
         "mean": mean, "interval": interval, "difference": difference, "prose": prose,
         "signed": signed, "shorten": shorten, "seeds": seeds, "decided": decided,
-        "in_cell": in_cell,
+        "in_cell": in_cell, "p_value": p_value,
     }  # fmt: skip
     return made
 

@@ -11,7 +11,7 @@ from typing import Any
 import reporting
 from keepbench.settings import differences
 from previewing.pages import environment
-from reporting.evidence import estimate
+from reporting.evidence import estimate, p_value
 from reporting.plots import Bar, forest, training
 from reporting.svg import KEEP, PLAIN
 from trialling.analysis import CANNOT, HELPS, HURTS, RULE, Finding
@@ -88,11 +88,6 @@ def fixed(trial: Trial) -> dict[str, str]:
     }
 
 
-def small(p: float) -> str:
-    """A p-value in words."""
-    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
-
-
 def page(trial: Trial) -> str:
     """The page."""
     plots = []
@@ -120,7 +115,7 @@ def page(trial: Trial) -> str:
             fixed=fixed(trial),
             rule=RULE,
             chips=CHIPS,
-            small=small,
+            p_value=p_value,
         )  # fmt: skip
     )
 
