@@ -16,10 +16,11 @@ EDGE = 8  # left and right of the axis
 
 @dataclass(frozen=True)
 class Axis:
-    """Points from -limit to limit, with a line every `step`."""
+    """Points from -limit to limit: a line every `step`, dotted ones at ±margin."""
 
     limit: float
     step: float
+    margin: float = 0.0
 
     def x(self, value: float) -> float:
         """Where a difference stands in a row."""
@@ -33,7 +34,7 @@ class Axis:
         return [count * self.step for count in range(-number, number + 1)]
 
 
-def axis_of(values: Iterable[Estimate]) -> Axis:
+def axis_of(values: Iterable[Estimate], margin: float = 0.0) -> Axis:
     """An axis for all intervals; those of fewer seeds than a verdict needs may leave it."""
     found = list(values)
     ends = [
@@ -42,16 +43,18 @@ def axis_of(values: Iterable[Estimate]) -> Axis:
         for end in (each.low, each.high)
         if end is not None and each.n >= MIN_PAIRS
     ]
-    limit = max([*ends, *(abs(each.mean) for each in found), 0.1])
+    limit = max([*ends, *(abs(each.mean) for each in found), margin, 0.1])
     scale = 10 ** math.floor(math.log10(limit))
     step = next(scale * part for part in (0.2, 0.5, 1, 2, 5) if limit / (scale * part) <= 4.5)
-    return Axis(limit * 1.03, step)
+    return Axis(limit * 1.03, step, margin)
 
 
 def _lines(axis: Axis) -> Markup:
     one = Markup('<line class="{}" x1="{}" x2="{}" y1="0" y2="{}"/>')
-    ticks = ((one, axis.x(tick), "zero" if abs(tick) < 1e-9 else "tick") for tick in axis.ticks)
-    return Markup("").join(mark.format(kind, x, x, HEIGHT) for mark, x, kind in ticks)
+    lines = [(tick, "zero" if abs(tick) < 1e-9 else "tick") for tick in axis.ticks]
+    lines += [(side, "margin") for side in (-axis.margin, axis.margin) if side]
+    places = ((axis.x(value), kind) for value, kind in lines)
+    return Markup("").join(one.format(kind, x, x, HEIGHT) for x, kind in places)
 
 
 def ruler(axis: Axis) -> Markup:

@@ -10,9 +10,8 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from reporting.evidence import Estimate
 from reporting.results import CellView, Measured
-from reporting.svg import COLOURS, INK, KEEP, PAPER, PLAIN, SOFT, drawing, to_svg
+from reporting.svg import COLOURS, KEEP, PAPER, PLAIN, drawing, to_svg
 
 MOST_NAMES = 10
 FULL, SHORT = "o", "s"  # markers; those of short budgets are hollow
@@ -149,42 +148,6 @@ def _curve(axes: Axes, series: Series, colour: str, *, full: bool) -> None:
         xs, ys = [x for x, _ in points], [each.value.mean for _, each in points]
         label = series.name if full else f"{series.name} ({budget})"
         axes.plot(xs, ys, color=colour, linestyle="-" if full else ":", label=label)
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A line of a forest plot."""
-
-    name: str
-    value: Estimate
-    colour: str
-    full: bool
-    claimed: float | None = None
-
-
-def forest(
-    name: str, title: str, label: str, bars: Sequence[Bar], *, margin: float = 0.0
-) -> Markup:
-    """Differences with their intervals around 0, and the paper's as diamonds.
-
-    Dotted lines at ±`margin` bound what counts as no difference.
-    """
-    with drawing(5.2, 0.6 + 0.36 * len(bars)) as (figure, axes):
-        axes.axvline(0, color=INK, linewidth=1)
-        for side in (-margin, margin) if margin else ():
-            axes.axvline(side, color=SOFT, linewidth=1, linestyle=":")
-        for y, bar in enumerate(bars):
-            half = bar.value.half
-            axes.errorbar(
-                [bar.value.mean], [y], xerr=half, fmt=FULL if bar.full else SHORT,
-                color=bar.colour, markerfacecolor=bar.colour if bar.full else "none", capsize=3,
-            )  # fmt: skip
-            if bar.claimed is not None:
-                axes.plot(bar.claimed, y, "D", color=PAPER, markerfacecolor="none", markersize=6)
-        _name_rows(axes, [bar.name for bar in bars])
-        axes.set_xlabel(label)
-        words = [f"{bar.name}: {bar.value.mean:+.2f}, n = {bar.value.n}" for bar in bars]
-        return to_svg(figure, name, f"{title}. {'; '.join(words)}")
 
 
 Timed = tuple[str, float, Measured, bool]

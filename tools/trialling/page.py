@@ -8,26 +8,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 import reporting
 from keepbench.settings import differences
 from previewing.pages import environment
+from reporting import forest
 from reporting.evidence import estimate, p_value
-from reporting.plots import Bar, forest, training
-from reporting.svg import KEEP, PLAIN
-from trialling.analysis import CANNOT, HELPS, HURTS, RULE, Finding
+from reporting.plots import training
+from trialling.analysis import HELPS, HURTS, RULE, Finding
 from trialling.plan import LIMIT_SD
 from trialling.results import Trial
 from trialling.timing import in_words
 
 TEMPLATES = (Path(__file__).parent / "templates", Path(reporting.__file__).parent / "templates")
 CHIPS = {HELPS: "yes", HURTS: "no"}
-
-
-def _bar(each: Finding) -> Bar:
-    colour = (
-        KEEP if each.contrast.arm in ("keep", "paper", "full", "low_early", "cached") else PLAIN
-    )
-    return Bar(each.contrast.name, each.estimate, colour, each.verdict != CANNOT)
 
 
 def _curves(trial: Trial, figure: str) -> Iterator[tuple[str, list[tuple[float, float]]]]:
@@ -90,11 +85,12 @@ def fixed(trial: Trial) -> dict[str, str]:
 
 def page(trial: Trial) -> str:
     """The page."""
-    plots = []
-    if trial.findings:
-        bars = [_bar(each) for each in trial.findings]
-        plots.append(forest("contrasts", "All contrasts", "difference in accuracy, points", bars,
-                            margin=trial.plan.margin))  # fmt: skip
+    axis = forest.axis_of((each.estimate for each in trial.findings), trial.plan.margin)
+
+    def row(each: Finding) -> Markup:
+        said = f"{each.contrast.name}: {each.difference:+.2f} points, {each.verdict}"
+        return forest.row(each.estimate, axis, claimed=None, said=said)
+
     curves = [
         training(f"curve-{figure}", title, label, lines)
         for figure, title, label in (
@@ -108,7 +104,8 @@ def page(trial: Trial) -> str:
         .get_template("trial.html")
         .render(
             trial=trial,
-            plots=plots,
+            ruler=forest.ruler(axis),
+            row=row,
             curves=curves,
             arms=arm_rows(trial),
             cost=cost(trial),
