@@ -96,7 +96,7 @@ def test_the_report_leads_with_trials_that_keep(tmp_path: Path) -> None:
 def test_a_planted_loss_hurts_and_a_method_without_gain_is_said(tmp_path: Path) -> None:
     trial = read_trial(drawn(planned(), tmp_path, keep=0.77, none=0.8), tmp_path)
     assert verdicts(trial)["keep", "plain"] == "hurts"
-    assert "Cutout itself does not show a gain here" in trial.sentence
+    assert "Cutout itself does not show a gain here" in trial.remark
 
 
 def test_what_cannot_be_told_needs_so_many_more_seeds(tmp_path: Path) -> None:

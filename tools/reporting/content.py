@@ -137,9 +137,14 @@ class Report:
 
     @property
     def headline(self) -> str:
-        """The answer in a sentence and numbers."""
+        """The answer in a sentence and numbers: that of trials, if there are any with Keep."""
         trials = [each.sentence for each in self.trials if each.keeps]
-        return " ".join([*trials, headline(list(self.comparisons))])
+        return " ".join(trials) or self.counts
+
+    @property
+    def counts(self) -> str:
+        """How many comparisons there are beside trials, and how many are decided."""
+        return headline(list(self.comparisons))
 
     @property
     def numbered(self) -> list[tuple[Section, TableView | CostView]]:

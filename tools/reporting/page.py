@@ -101,13 +101,13 @@ def _shared(report: Report) -> dict[str, Any]:
 def html(report: Report, folder: Path) -> str:
     """The page, whose links to trials start in `folder`."""
     results, made = report.results, _environment()
-    differences = [each.difference for each in report.comparisons]
-    axis = forest.axis_of([*differences, *(each.estimate for each in report.findings)])
+    axis = forest.axis_of(each.difference for each in report.comparisons)
+    trial_axis = forest.axis_of(each.estimate for each in report.findings)
 
     def forest_row(each: Comparison | Finding) -> Markup:
         if isinstance(each, Finding):
             said = f"{each.contrast.name}: {each.verdict}"
-            return forest.row(each.estimate, axis, claimed=None, said=said)
+            return forest.row(each.estimate, trial_axis, claimed=None, said=said)
         said = f"{each.name.arms}: {difference(each.verdict)}"
         claimed = each.contrast.claimed if each.full else None
         return forest.row(each.difference, axis, claimed=claimed, said=said)
@@ -118,6 +118,7 @@ def html(report: Report, folder: Path) -> str:
     made.filters |= {"forest_row": forest_row, "link": link}
     drawn = {
         "ruler": forest.ruler(axis),
+        "trial_ruler": forest.ruler(trial_axis),
         "tables": {v.section.name: pictures.table_plots(v, results) for v in report.tables},
         "figures": {v.section.name: pictures.figure_plots(v) for v in report.figures},
         "curves": pictures.curves_and_times(results),

@@ -25,6 +25,7 @@ class TrialView:
         data: as `run_trial.py` is told it.
         place: data and network, in words.
         sentence: the verdict.
+        remark: what weakens it.
         findings: of its contrasts.
         runs: that are finished.
         finished: whether all are.
@@ -34,6 +35,7 @@ class TrialView:
     data: str
     place: str
     sentence: str
+    remark: str
     findings: tuple[Finding, ...]
     runs: int
     finished: bool
@@ -68,8 +70,8 @@ def read_trials(roots: Iterable[Path]) -> tuple[list[TrialView], list[Skipped]]:
         data = base["data"] if base["dataset"] in ("folder", "images") else base["dataset"]
         found.append(
             TrialView(
-                folder, data, ", ".join(place(base)), trial.sentence, tuple(trial.findings),
-                trial.count, trial.finished,
+                folder, data, ", ".join(place(base)), trial.sentence, trial.remark,
+                tuple(trial.findings), trial.count, trial.finished,
             )
         )  # fmt: skip
     return found, skipped

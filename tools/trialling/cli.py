@@ -153,7 +153,7 @@ def _carry_out(plan: Plan, devices: list[str], out: Path) -> bool:
 
 
 def _show(trial: Trial, out: Path, file: Path | None) -> None:
-    print(trial.sentence)
+    print(trial.sentence, trial.remark)
     for each in trial.findings:
         more = each.wish and f": {each.wish}"
         print(

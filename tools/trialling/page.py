@@ -126,6 +126,7 @@ def as_json(trial: Trial) -> dict[str, Any]:
     model = trial.model
     return {
         "verdict": trial.sentence,
+        "remark": trial.remark,
         "finished": trial.finished,
         "contrasts": [asdict(each) for each in trial.findings],
         "accuracies": {

@@ -22,6 +22,7 @@ class Trial:
         model: arm and seed, fitted; None before two arms have two seeds.
         findings: of the contrasts.
         sentence: the verdict.
+        remark: what weakens it; "" if nothing does.
         finished: whether no run is left that the plan asks for.
     """
 
@@ -31,6 +32,7 @@ class Trial:
     model: Fit | None
     findings: list[Finding]
     sentence: str
+    remark: str
     finished: bool
 
     @property
@@ -54,16 +56,23 @@ def _sentence(plan: Plan, found: Sequence[Finding]) -> str:
         text = f"{arm} is {main.verdict} points of {base} ({size})."
     else:
         text = f"{arm} {main.verdict} against {base} ({size})."
+    return text
+
+
+def _remark(plan: Plan, found: Sequence[Finding]) -> str:
+    """What weakens the verdict."""
+    by = {(each.contrast.arm, each.contrast.base): each for each in found}
+    words = []
     plain = by.get(("plain", "none"))
-    if plain and plain is not main and plain.verdict != "helps":
-        text += (
-            f" {plan.name('plain')} itself does not show a gain here, so there is little that Keep "
+    if plain and len(found) > 1 and plain.verdict != "helps":
+        words.append(
+            f"{plan.name('plain')} itself does not show a gain here, so there is little that Keep "
             "could save."
         )
     check = by.get(("random", "plain"))
     if check and check.p < 0.05:
-        text += " But the A/A differs, which one trial in 20 has by chance: run it anew first."
-    return text
+        words.append("The A/A differs, which one trial in 20 has by chance: run it anew first.")
+    return " ".join(words)
 
 
 def read_trial(plan: Plan, folder: Path) -> Trial:
@@ -76,4 +85,6 @@ def read_trial(plan: Plan, folder: Path) -> Trial:
     found = findings(plan.contrasts, values, plan.margin)
     model = fit(values) if found else None
     left = any(not job.finished() for asked in stages(plan, folder) for job in asked)
-    return Trial(plan, records, values, model, found, _sentence(plan, found), not left)
+    return Trial(
+        plan, records, values, model, found, _sentence(plan, found), _remark(plan, found), not left
+    )
