@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import importlib
 import json
 import multiprocessing
@@ -147,7 +146,6 @@ class Fork:
         os.environ |= environment
         _limit_memory()
         sys.addaudithook(watch)
-        faulthandler.enable(file=2)
         torch.set_num_threads(1)  # the threads of the process before the fork are not here
         try:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKING)
@@ -179,8 +177,6 @@ class Fork:
         self.process.join(limit)
         code = self.process.exitcode
         if code is None:
-            self.send(signal.SIGABRT)  # says where it hangs
-            self.process.join(5)
             self.send(signal.SIGKILL, group=True)
             self.process.join()
         written = self.log.read_bytes()[self.since :] if self.log.exists() else b""
