@@ -7,7 +7,6 @@ from pathlib import Path
 from random import Random
 
 import pytest
-import torch
 from stressing import cli, files, flags, kills, zoo
 from stressing.cases import Case, Outcome, run_case
 from stressing.forks import called, preload
@@ -130,13 +129,6 @@ def test_a_hang_is_noticed(tmp_path: Path) -> None:
     import time
 
     assert called(lambda: time.sleep(60), tmp_path / "log", 0.2).code is None
-
-
-def test_threads_of_the_process_before_the_fork_are_not_waited_for(tmp_path: Path) -> None:
-    torch.set_num_threads(2)
-    many = torch.ones(200_000)  # more than one thread would take
-    assert many.isfinite().all()
-    assert called(lambda: many.isfinite().all(), tmp_path / "log").code == 0
 
 
 def test_the_command_counts_and_fails_if_anything_was_lost(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,13 @@ from trialling.results import Trial, read_trial
 IMAGES = 20_000
 BASE = dict(none=0.75, plain=0.80, keep=0.80, random=0.80, inverted=0.80, centre=0.80)
 ARMS = ("none", "plain", "keep", "random")
+
+
+@pytest.fixture(autouse=True)
+def _one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials in this process take one thread: forks of other tests cannot have more."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0}, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 def planned(*, seeds: int = 4, arms: Sequence[str] = ARMS, margin: float = 1.5) -> Plan:

@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from keepbench.leaving import INTERRUPTED
 
 _ASKING = {signal.SIGINT, signal.SIGTERM}
@@ -146,7 +144,6 @@ class Fork:
         os.environ |= environment
         _limit_memory()
         sys.addaudithook(watch)
-        torch.set_num_threads(1)  # the threads of the process before the fork are not here
         try:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKING)
         except KeyboardInterrupt:
