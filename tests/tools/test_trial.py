@@ -195,6 +195,15 @@ def test_a_look_stops_arms_that_are_decided(tmp_path: Path) -> None:
     assert {job.out.name for job in going} == {f"seed-{n}" for n in range(4, 8)}
 
 
+def test_p_is_corrected_by_holm_over_all_but_the_check(tmp_path: Path) -> None:
+    check, *family = read_trial(drawn(planned(arms=USUAL), tmp_path), tmp_path).findings
+    assert check.contrast.kind == "check" and check.p_holm == check.p
+    largest = 0.0
+    for left, each in enumerate(sorted(family, key=lambda each: each.p)):
+        largest = max(largest, min(1.0, (len(family) - left) * each.p))
+        assert each.p_holm == pytest.approx(largest)
+
+
 def test_arms_that_were_stopped_are_fitted_with_the_seeds_that_they_have() -> None:
     """Seeds 2 and 3 are 10 points easier, so b's mean alone would be far off."""
     noise = [0.1, -0.1, 0.1, -0.1]

@@ -137,9 +137,13 @@ class Report:
 
     @property
     def headline(self) -> str:
-        """The answer in a sentence and numbers: that of trials, if there are any with Keep."""
-        trials = [each.sentence for each in self.trials if each.keeps]
-        return " ".join(trials) or self.counts
+        """The answer in a sentence and numbers: that of trials with Keep, if there are any."""
+        return " ".join(self.answers) or self.counts
+
+    @property
+    def answers(self) -> list[str]:
+        """What trials with Keep say."""
+        return [each.sentence for each in self.trials if each.keeps]
 
     @property
     def counts(self) -> str:

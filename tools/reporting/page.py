@@ -84,8 +84,9 @@ def _without_tags(value: Any) -> Any:
     return value.replace("<", "&lt;") if isinstance(value, str) else value
 
 
-def _environment() -> Environment:
-    made = environment(Path(__file__).parent / "templates")
+def worded(*folders: Path) -> Environment:
+    """Templates in `folders` and of the report, with its words for figures as filters."""
+    made = environment(*folders, Path(__file__).parent / "templates")
     made.filters |= {
         "mean": mean, "interval": interval, "difference": difference, "prose": prose,
         "signed": signed, "shorten": shorten, "seeds": seeds, "decided": decided,
@@ -100,14 +101,14 @@ def _shared(report: Report) -> dict[str, Any]:
 
 def html(report: Report, folder: Path) -> str:
     """The page, whose links to trials start in `folder`."""
-    results, made = report.results, _environment()
+    results, made = report.results, worded()
     axis = forest.axis_of(each.difference for each in report.comparisons)
     trial_axis = forest.axis_of(each.estimate for each in report.findings)
 
-    def forest_row(each: Comparison | Finding) -> Markup:
-        if isinstance(each, Finding):
-            said = f"{each.contrast.name}: {each.verdict}"
-            return forest.row(each.estimate, trial_axis, claimed=None, said=said)
+    def trial_row(each: Finding) -> Markup:
+        return forest.row(each.estimate, trial_axis, claimed=None, said=each.said)
+
+    def forest_row(each: Comparison) -> Markup:
         said = f"{each.name.arms}: {difference(each.verdict)}"
         claimed = each.contrast.claimed if each.full else None
         return forest.row(each.difference, axis, claimed=claimed, said=said)
@@ -115,7 +116,7 @@ def html(report: Report, folder: Path) -> str:
     def link(path: Path) -> str:
         return quote(Path(os.path.relpath(path, folder.resolve())).as_posix())
 
-    made.filters |= {"forest_row": forest_row, "link": link}
+    made.filters |= {"forest_row": forest_row, "trial_row": trial_row, "link": link}
     drawn = {
         "ruler": forest.ruler(axis),
         "trial_ruler": forest.ruler(trial_axis),
@@ -129,5 +130,5 @@ def html(report: Report, folder: Path) -> str:
 
 def markdown(report: Report) -> str:
     """The same without pictures, for a README."""
-    made = _environment().overlay(autoescape=False, finalize=_without_tags)
+    made = worded().overlay(autoescape=False, finalize=_without_tags)
     return made.get_template("report.md").render(**_shared(report))

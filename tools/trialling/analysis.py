@@ -122,6 +122,11 @@ class Finding:
         return Estimate(self.n, self.difference, None, low, high)
 
     @property
+    def said(self) -> str:
+        """The finding in a line."""
+        return f"{self.contrast.name}: {self.difference:+.2f} points, {self.verdict}"
+
+    @property
     def wish(self) -> str:
         """How many more seeds would tell, in words; "" if it is told."""
         if self.more is None:

@@ -10,18 +10,16 @@ from typing import Any
 
 from markupsafe import Markup
 
-import reporting
 from keepbench.settings import differences
-from previewing.pages import environment
 from reporting import forest
-from reporting.evidence import estimate, p_value
+from reporting.evidence import estimate
+from reporting.page import worded
 from reporting.plots import training
 from trialling.analysis import HELPS, HURTS, RULE, Finding
 from trialling.plan import LIMIT_SD
 from trialling.results import Trial
 from trialling.timing import in_words
 
-TEMPLATES = (Path(__file__).parent / "templates", Path(reporting.__file__).parent / "templates")
 CHIPS = {HELPS: "yes", HURTS: "no"}
 
 
@@ -88,8 +86,10 @@ def page(trial: Trial) -> str:
     axis = forest.axis_of((each.estimate for each in trial.findings), trial.plan.margin)
 
     def row(each: Finding) -> Markup:
-        said = f"{each.contrast.name}: {each.difference:+.2f} points, {each.verdict}"
-        return forest.row(each.estimate, axis, claimed=None, said=said)
+        return forest.row(each.estimate, axis, claimed=None, said=each.said)
+
+    made = worded(Path(__file__).parent / "templates")
+    made.filters["trial_row"] = row
 
     curves = [
         training(f"curve-{figure}", title, label, lines)
@@ -99,22 +99,10 @@ def page(trial: Trial) -> str:
         )
         if (lines := [*_curves(trial, figure)])
     ]
-    return (
-        environment(*TEMPLATES)
-        .get_template("trial.html")
-        .render(
-            trial=trial,
-            ruler=forest.ruler(axis),
-            row=row,
-            curves=curves,
-            arms=arm_rows(trial),
-            cost=cost(trial),
-            fixed=fixed(trial),
-            rule=RULE,
-            chips=CHIPS,
-            p_value=p_value,
-        )  # fmt: skip
-    )
+    return made.get_template("trial.html").render(
+        trial=trial, ruler=forest.ruler(axis), curves=curves, arms=arm_rows(trial),
+        cost=cost(trial), fixed=fixed(trial), rule=RULE, chips=CHIPS,
+    )  # fmt: skip
 
 
 def _known(value: float) -> float | None:

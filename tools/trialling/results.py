@@ -41,35 +41,39 @@ class Trial:
         return sum(map(len, self.records.values()))
 
 
+def _find(found: Sequence[Finding], arm: str, base: str) -> Finding | None:
+    return next((f for f in found if (f.contrast.arm, f.contrast.base) == (arm, base)), None)
+
+
+def _main(found: Sequence[Finding]) -> Finding | None:
+    """Keep against the plain method, or what was asked first."""
+    return _find(found, "keep", "plain") or next(iter(found), None)
+
+
 def _sentence(plan: Plan, found: Sequence[Finding]) -> str:
     """What the runs say of Keep against the plain method."""
-    by = {(each.contrast.arm, each.contrast.base): each for each in found}
-    main = by.get(("keep", "plain")) or next(iter(found), None)
+    main = _main(found)
     if main is None:
         return "Too few runs are finished to say anything."
     size = f"{main.difference:+.2f} ± {main.half:.2f} points, {main.n} seeds"
     arm, base = plan.name(main.contrast.arm), plan.name(main.contrast.base)
     if main.verdict == CANNOT:
-        text = f"It cannot be told whether {arm} differs from {base} ({size}): about "
-        text += f"{main.wish} tell."
-    elif main.verdict.startswith("within"):
-        text = f"{arm} is {main.verdict} points of {base} ({size})."
-    else:
-        text = f"{arm} {main.verdict} against {base} ({size})."
-    return text
+        text = f"It cannot be told whether {arm} differs from {base} ({size})"
+        return f"{text}: about {main.wish} tell."
+    if main.verdict.startswith("within"):
+        return f"{arm} is {main.verdict} points of {base} ({size})."
+    return f"{arm} {main.verdict} against {base} ({size})."
 
 
 def _remark(plan: Plan, found: Sequence[Finding]) -> str:
     """What weakens the verdict."""
-    by = {(each.contrast.arm, each.contrast.base): each for each in found}
-    words = []
-    plain = by.get(("plain", "none"))
-    if plain and len(found) > 1 and plain.verdict != "helps":
+    words, plain = [], _find(found, "plain", "none")
+    if plain and plain is not _main(found) and plain.verdict != "helps":
         words.append(
             f"{plan.name('plain')} itself does not show a gain here, so there is little that Keep "
             "could save."
         )
-    check = by.get(("random", "plain"))
+    check = _find(found, "random", "plain")
     if check and check.p < 0.05:
         words.append("The A/A differs, which one trial in 20 has by chance: run it anew first.")
     return " ".join(words)
