@@ -37,9 +37,10 @@ def _leave(number: int, frame: Any) -> None:
 class Stop:
     """Whether a signal asked the run to stop.
 
-    SIGTERM and SIGUSR1 ask, as SLURM does before it takes the machine away, and so does the first
-    Ctrl-C; the second leaves at once. Several processes stop after the same step: they tell one
-    another after each, and look at what was told a step later, so that none waits.
+    SIGTERM, SIGUSR1 and SIGUSR2 (submitit's) ask, as SLURM does before it takes the machine away,
+    and so does the first Ctrl-C; the second leaves at once. Several processes stop after the same
+    step: they tell one another after each, and look at what was told a step later, so that none
+    waits.
     """
 
     def __init__(self, processes: Processes) -> None:
@@ -78,7 +79,8 @@ class Stop:
                 print("stopping after this step; Ctrl-C again leaves at once", file=sys.stderr)
             self.asked = True
 
-        numbers = [getattr(signal, name, None) for name in ("SIGTERM", "SIGUSR1", "SIGINT")]
+        names = ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT")
+        numbers = [getattr(signal, name, None) for name in names]
         before = {number: signal.signal(number, ask) for number in numbers if number}
         try:
             yield

@@ -62,11 +62,7 @@ class EpochBatches:
 
     def __post_init__(self) -> None:
         check_split(self.batch_size, self.rank, self.world_size)
-        if self.batch_size % self.world_size:
-            raise ValueError(
-                f"a batch of {self.batch_size} images does not divide by {self.world_size} "
-                f"processes; take a multiple of {self.world_size}"
-            )
+        _check_divides(self.batch_size, self.world_size)
         if not self.steps:
             raise ValueError(
                 f"{self.num_images} images are too few for a step of {self.batch_size} on "
@@ -106,6 +102,14 @@ def check_split(batch_size: int, rank: int, world_size: int) -> None:
         raise ValueError(f"batch_size must be at least 1, found {batch_size}")
     if not 0 <= rank < world_size:
         raise ValueError(f"rank must be in [0, {world_size}), the processes, found {rank}")
+
+
+def _check_divides(batch_size: int, world_size: int) -> None:
+    if batch_size % world_size:
+        raise ValueError(
+            f"a batch of {batch_size} images does not divide by {world_size} processes; "
+            f"take a multiple of {world_size}"
+        )
 
 
 CHUNK = 256  # steps whose numbers go to the device at once
@@ -150,11 +154,7 @@ class Stream:
     def __post_init__(self) -> None:
         if self.num_images < 1:
             raise ValueError("there are no images to train on")
-        if self.batch_size % self.world_size:
-            raise ValueError(
-                f"a batch of {self.batch_size} images does not divide by {self.world_size} "
-                f"processes; take a multiple of {self.world_size}"
-            )
+        _check_divides(self.batch_size, self.world_size)
 
     def numbers(self, start: int, stop: int) -> Tensor:
         """Numbers of the images at positions start to stop - 1: (stop - start,) int64."""

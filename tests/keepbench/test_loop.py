@@ -107,7 +107,7 @@ def test_a_run_stopped_after_any_step_goes_on_there(step: int, tmp_path: Path) -
     assert_resumes(lambda: Toy(Config()), step, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGUSR2"])
 @pytest.mark.parametrize("step", [2, 3, 4])  # 3 steps make an epoch
 def test_a_run_that_a_signal_stopped_is_saved_and_goes_on(
     name: str, step: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]

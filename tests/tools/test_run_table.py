@@ -203,9 +203,58 @@ def test_parameters_of_the_cluster() -> None:
 
 def test_submitit_runs_jobs_as_processes(three: list[Job], tmp_path: Path) -> None:
     pytest.importorskip("submitit", reason="submitit is not installed")
-    ended = cluster.run_all(three[:4], "local", {"timeout_min": 5}, tmp_path)
-    assert [each.word for each in ended] == ["done", "failed", "failed", "done"]
+    queue = [*three[:4], fake(tmp_path, "speaks", "raise SystemExit('error: no data')")]
+    ended = cluster.run_all(queue, "local", {"timeout_min": 5}, tmp_path)
+    assert [each.word for each in ended] == ["done", "failed", "failed", "done", "failed"]
+    assert ended[4].last.endswith("error: no data")
     assert ended[0].log and ended[0].log.parent == tmp_path / "logs" / "submitit"
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """SLURM's commands as far as submitit looks: its folder; `alive` holds the jobs of squeue."""
+    folder = tmp_path / "slurm"
+    folder.mkdir()
+    (folder / "alive").write_text("")
+    for name, does in {
+        "sbatch": f"echo $$ >> {folder}/submitted; echo Submitted batch job $$",
+        "squeue": f"cat {folder}/alive",
+        "srun": "true",
+    }.items():
+        (folder / name).write_text(f"#!/bin/sh\n{does}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    return folder
+
+
+def test_a_job_that_was_left_with_slurm_is_not_submitted_again(
+    three: list[Job], slurm: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("submitit", reason="submitit is not installed")
+
+    def submit(number: int) -> list[str]:
+        return [each.job_id for each in cluster.submit(three[:number], "slurm", {}, tmp_path)]
+
+    (first,) = submit(1)
+    (slurm / "alive").write_text(first)
+    assert submit(1) == [first]
+    found = submit(2)
+    assert found[0] == first and len({*found}) == 2
+    (slurm / "alive").write_text("")
+    assert submit(1) != [first]
+    assert len((slurm / "submitted").read_text().split()) == 3
+
+
+def test_a_job_whose_time_is_over_is_queued_again(
+    three: list[Job], slurm: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("submitit", reason="submitit is not installed")
+    (handle,) = cluster.submit(three[:1], "slurm", {}, tmp_path)
+    submitted = handle.submission()
+    again = submitted._checkpoint_function()  # what submitit does at its signal
+    assert again is not None and again.function is submitted.function
+    (script,) = (tmp_path / "logs" / "submitit").glob("*_submission.sh")
+    assert "--signal=USR2@90" in script.read_text()  # which a run takes as SIGTERM
 
 
 @pytest.mark.skipif(bool(shutil.which("sbatch")), reason="SLURM is here")
