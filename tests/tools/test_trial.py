@@ -4,6 +4,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,14 @@ def test_a_look_stops_arms_that_are_decided(tmp_path: Path) -> None:
     going = next(asked)
     assert {job.out.parent.name for job in going} == {"plain", "keep"}
     assert {job.out.name for job in going} == {f"seed-{n}" for n in range(4, 8)}
+
+    for arm, right in {
+        "plain": False,
+        "keep": True,
+    }.items():  # they would unsettle it, but come after the look
+        store(plan, tmp_path, arm, 4, torch.full((IMAGES,), right))
+    _, again = islice(stages(plan, tmp_path), 2)
+    assert [job.command for job in again] == [job.command for job in going]
 
 
 def test_p_is_corrected_by_holm_over_all_but_the_check(tmp_path: Path) -> None:

@@ -202,14 +202,20 @@ def accuracies(plan: Plan, folder: Path) -> Accuracies:
 
 
 def stages(plan: Plan, folder: Path) -> Iterator[list[RunJob]]:
-    """The runs up to each look, one look after the other; each is asked for when all are done."""
+    """The runs up to each look, one look after the other; each is asked for when all are done.
+
+    A look sees the seeds before it alone, so that it decides the same when a trial goes on.
+    """
     arms, begin = list(plan.arms), 0
     for look in plan.looks:
         numbers = plan.numbers(begin, look)
         yield [job for seed in numbers for job in block(plan, arms, seed, folder)]
-        arms = going_on(arms, findings(plan.contrasts, accuracies(plan, folder), plan.margin),
-                        plan.margin)  # fmt: skip
+        seen = {
+            arm: {seed: value for seed, value in found.items() if seed < numbers.stop}
+            for arm, found in accuracies(plan, folder).items()
+        }
+        arms = going_on(arms, findings(plan.contrasts, seen, plan.margin), plan.margin)
         begin = look
-    if arms and plan.most > plan.seeds and fit(accuracies(plan, folder)).sd > LIMIT_SD:
+    if arms and plan.most > plan.seeds and fit(seen).sd > LIMIT_SD:
         more = plan.numbers(plan.seeds, plan.most)
         yield [job for seed in more for job in block(plan, arms, seed, folder)]
