@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from keepaugment.no_trace import no_trace
 
 with warnings.catch_warnings():  # fvcore compiles its focal loss when it is imported
-    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated")
     from fvcore.nn import FlopCountAnalysis, flop_count_table
     from fvcore.nn.jit_handles import get_shape
 

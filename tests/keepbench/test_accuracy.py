@@ -116,7 +116,7 @@ def test_sums_add_up_over_processes(tmp_path):
     whole = EvaluationSums.zeros(6, "cpu")
     whole.update(logits, torch.zeros(5, dtype=torch.long))
     expected = str({name: round(value, 6) for name, value in whole.result().items()})
-    assert [text.strip() for text in printed] == [expected] * 2
+    assert [text.splitlines()[-1] for text in printed] == [expected] * 2  # Gloo may say hello
     assert whole.result()["accuracy"] == 40
 
 
