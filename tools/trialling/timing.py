@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, pairwise
+from statistics import median
 
 import torch
 
@@ -30,8 +31,8 @@ def _seconds(plan: Plan, arm: str, data: Data, processes: Processes) -> float:
     for batch in islice(trainer.batches(), WARM + TIMED):
         trainer.train_step(batch)[0].item()
         marks.append(time.perf_counter())
-    first = min(WARM, len(marks) - 2)
-    step = (marks[-1] - marks[first]) / (len(marks) - 1 - first)
+    steps = [after - before for before, after in pairwise(marks)]
+    step = median(steps[WARM:] or steps)
     test = 0.0
     if isinstance(data, StoredData):
         begun = time.perf_counter()
