@@ -16,8 +16,13 @@ hypothesis.settings.load_profile("no deadline")
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
-    """Tensors here are tiny: more threads would only wait for each other."""
+    """Tensors here are tiny: more threads would only wait for each other.
+
+    Autograd starts a thread for each device that it knows at its first backward pass, which is this
+    one: fake tensors make it know a GPU, and what a process with such threads forks cannot train.
+    """
     torch.set_num_threads(1)
+    torch.ones(1, requires_grad=True).sum().backward()
 
 
 @pytest.fixture(autouse=True)
