@@ -89,7 +89,9 @@ class SampleDraws:
             start, index = self.samples
             self.keys = mix(mix(start) + (index + 1) * _GOLDEN) * _INVERSE
         self.calls += 1
-        each = torch.arange(1, math.prod(shape[1:]) + 1, device=device) + (self.calls << 32)
-        # Not key + each * _GOLDEN: Inductor works that product out, and finds it too large.
-        bits = mix((self.keys.to(device)[:, None] + each) * _GOLDEN)
+        # Not each * _GOLDEN, nor each + (calls << 32): Inductor works out what is done to `each`
+        # alone, on a GPU in 32 bits, and finds it too large.
+        each = torch.arange(1, math.prod(shape[1:]) + 1, device=device)
+        keys = self.keys.to(device) + (self.calls << 32)
+        bits = mix((keys[:, None] + each) * _GOLDEN)
         return (((bits >> 40) & (2**24 - 1)).float() * 2.0**-24).view(shape)
