@@ -470,6 +470,7 @@ def test_values_that_cannot_be_looked_at_are_not() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_nothing_waits_for_a_gpu() -> None:
     model = make("batch norm").cuda()
     images, classes = randn(4, 3, 8, 8).cuda(), labels(4).cuda()
