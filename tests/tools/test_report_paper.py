@@ -92,3 +92,10 @@ def test_overheads_stand_beside_the_papers(tmp_path: Path) -> None:
     assert [round(row.overhead, 6) for row in cell.ours] == [22.0]
     assert view.cheap == "1 of 1 measured overheads are at most the paper's 26.3 %"
     assert [each.folder.name for each in skipped] == ["cost7.json"]
+
+
+def test_times_of_other_settings_are_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "cost.json"
+    path.write_text(json.dumps([COST, COST | {"batch_size": 64, "bf16": True, "compile": False}]))
+    found = costs.view("6", costs.read(path))
+    assert found.devices == ("a CPU", "a CPU, batch 64, bfloat16")

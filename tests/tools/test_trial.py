@@ -195,10 +195,8 @@ def test_a_look_stops_arms_that_are_decided(tmp_path: Path) -> None:
     assert {job.out.parent.name for job in going} == {"plain", "keep"}
     assert {job.out.name for job in going} == {f"seed-{n}" for n in range(4, 8)}
 
-    for arm, right in {
-        "plain": False,
-        "keep": True,
-    }.items():  # they would unsettle it, but come after the look
+    later = {"plain": False, "keep": True}  # they would unsettle the look, but come after it
+    for arm, right in later.items():
         store(plan, tmp_path, arm, 4, torch.full((IMAGES,), right))
     _, again = islice(stages(plan, tmp_path), 2)
     assert [job.command for job in again] == [job.command for job in going]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,17 @@ from reporting.folders import Skipped, number
 FIELDS = ("map_ms", "boxes_ms", "step_ms", "total_ms", "ratio", "ratio_low", "ratio_high")
 CHEAP = ("low", "early")
 """The approximations that cost "about 20 %"."""
+BATCH_SIZE = 128
+"""Of Table 6, and of `benchmark_cost.py` where nothing else is asked for."""
+SWITCHES = {"bf16": "bfloat16", "compile": "compiled"}
 
 
 @dataclass(frozen=True)
 class CostRow:
     """A method on a model: milliseconds of a step, and their ratio to the plain method's.
 
-    `ratio_low` and `ratio_high` are its quartiles over turns.
+    `ratio_low` and `ratio_high` are its quartiles over turns. `device` names those settings, too,
+    that are not `benchmark_cost.py`'s own.
     """
 
     file: Path
@@ -78,12 +82,19 @@ def _row(path: Path, row: Any) -> CostRow:
         file=path,
         model=row["model"],
         method=row["method"],
-        device=row["device"],
+        device=", ".join([row["device"], *_settings(row)]),
         peak_mib=number(row, "peak_mib"),
         batch_size=int(number(row, "batch_size") or 0),
         image_size=int(number(row, "image_size") or 0),
         **values,
     )
+
+
+def _settings(row: dict[str, Any]) -> Iterator[str]:
+    batch_size = number(row, "batch_size")
+    if batch_size and batch_size != BATCH_SIZE:
+        yield f"batch {batch_size:g}"
+    yield from (word for name, word in SWITCHES.items() if row.get(name))
 
 
 def read_all(paths: Iterable[Path]) -> tuple[list[CostRow], list[Skipped]]:
