@@ -216,6 +216,20 @@ def _parser(description: str, budgets: Sequence[str], shown: Any) -> argparse.Ar
     return parser
 
 
+def words_of(config: Any, budgets: Sequence[str], argv: Sequence[str]) -> dict[str, Any]:
+    """What words of a task's command line set, unchecked, by name; exits on a wrong word.
+
+    Args:
+        config: of the task, of any values.
+        budgets: their names.
+        argv: the words.
+    """
+    parser = _parser("", budgets, config)
+    usual = vars(parser.parse_args([]))
+    given = vars(parser.parse_args([*argv]))
+    return {n: v for n, v in given.items() if n not in usual or v != usual[n]}
+
+
 def _check_place(folder: Path) -> None:
     """Raise ValueError if no run can be written into a folder: before data are read."""
     if not _is_a(str(folder), str):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -24,9 +25,10 @@ from reporting.content import build
 from reporting.page import html as page_of_report
 from reporting.page import markdown
 from trialling.analysis import findings, fit, going_on, half_width
-from trialling.arms import METHODS, USUAL, Contrast, arm_settings, check_arms, contrasts
-from trialling.cli import main
-from trialling.page import as_json, page
+from trialling.arms import METHODS, USUAL, arm_settings, check_arms
+from trialling.cli import _settings, main
+from trialling.contrasts import Contrast, contrasts
+from trialling.page import arm_rows, as_json, page
 from trialling.plan import Plan, accuracies, fix_plan, make_plan, read_plan, run_job, stages
 from trialling.results import Trial, read_trial
 
@@ -217,9 +219,45 @@ def test_arms_that_were_stopped_are_fitted_with_the_seeds_that_they_have() -> No
     a = {n: 80 + 10 * (n > 1) + noise[n] for n in range(4)}
     c = {n: 82 + 10 * (n > 1) - noise[n] for n in range(4)}
     model = fit({"a": a, "b": {2: 90.0, 3: 90.0}, "c": c})
-    assert model.test("b", "a").effect.item() == pytest.approx(0.0, abs=0.2)
-    assert model.test("c", "a").effect.item() == pytest.approx(2.0)
+    assert model.test({"b": 1, "a": -1}).effect.item() == pytest.approx(0.0, abs=0.2)
+    assert model.test({"c": 1, "a": -1}).effect.item() == pytest.approx(2.0)
     assert model.df == 10 - 6 and model.p < 0.001
+
+
+def test_equal_arms_are_said(tmp_path: Path) -> None:
+    plan = planned(arms=("plain", "keep"))
+    fix_plan(plan, tmp_path)
+    assert read_trial(plan, tmp_path).sentence.startswith("Too few runs")
+    for seed in range(4):
+        for arm in plan.arms:
+            store(plan, tmp_path, arm, seed, torch.arange(100) < 80 + seed)
+    assert read_trial(plan, tmp_path).sentence.startswith("The arms differ by the same in every")
+
+
+def test_runs_of_several_machines_are_flagged(tmp_path: Path) -> None:
+    plan = drawn(planned(), tmp_path)
+    assert read_trial(plan, tmp_path).remark == ""
+    path = run_job(plan, "keep", 2, tmp_path).out / "run.json"
+    about = json.loads(path.read_text())
+    about["versions"]["torch"] = "1.0"
+    path.write_text(json.dumps({**about, "commit": "f00", "hardware": "a 486"}))
+    remark = read_trial(plan, tmp_path).remark
+    assert re.search("2 commits: .*f00", remark) and re.search("2 processors: .*486", remark)
+    assert re.search("2 versions: .*torch 1.0", remark)
+
+
+def test_the_area_is_the_mean_over_training(tmp_path: Path) -> None:
+    plan = planned(arms=("plain", "keep"))
+    fix_plan(plan, tmp_path)
+    out = run_job(plan, "plain", 0, tmp_path).out
+    config = plan.config("plain", 0)
+    right = torch.arange(100) < 80
+    with Run(out, "trial", config, torch.device("cpu"), resume=False) as run:
+        for epoch, area in ((59, 0.1), (60, 0.3)):
+            run.log(epoch=epoch, changed_area=area, train_seconds=1.0, test_accuracy=80.0,
+                    train_loss=0.5, train_accuracy=90.0)  # fmt: skip
+    write_right(out, right, config.epochs)
+    assert arm_rows(read_trial(plan, tmp_path))[0]["changed"] == pytest.approx(0.2)
 
 
 def test_equal_values_say_nothing() -> None:
@@ -232,9 +270,10 @@ def test_equal_values_say_nothing() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_arms_differ_from_the_plain_one_in_keeping_only(method: str) -> None:
     check_arms(method, USUAL)
-    plain = arm_settings(METHODS[method], "plain")
+    own = METHODS[method].settings
+    plain = arm_settings(METHODS[method], "plain", own)
     for arm in USUAL[2:]:
-        settings = arm_settings(METHODS[method], arm)
+        settings = arm_settings(METHODS[method], arm, own)
         assert plain.items() <= settings.items()
         assert settings["match_area"] == (METHODS[method].keep != "paste")
     asked = contrasts(METHODS[method], USUAL)
@@ -247,11 +286,30 @@ def test_arms_differ_from_the_plain_one_in_keeping_only(method: str) -> None:
         (["digits", "--method", "cutot"], "no method 'cutot'; did you mean cutout"),
         (["digits", "--arms", "keep", "plan"], "no arm 'plan'; did you mean plain"),
         (["digits", "--arms", "keep", "none"], "arms without a contrast: keep, none"),
-        (["digits", "--seeds", "2"], "needs 3 seeds or more"),
+        (["digits", "--seeds", "2"], "this trial needs 3 seeds or more"),
         (["digits", "--first-seed", "-1"], "from 0 on"),
         (["digits", "--arms", "plain", "oracle"], "saliency=oracle needs --objects"),
         (["digits", "--", "--cut", "cutout"], "the method is given by --method"),
         (["digits", "--", "--seed", "3"], "seed, resume, budget and device are set"),
+        (["digits", "--", "--seed=3"], "seed, resume, budget and device are set"),
+        (["digits", "--", "--dev=cpu"], "device: out, seed"),
+        (["digits", "--", "--dataset=cifar10"], "dataset=digits is what the trial is of"),
+        (["digits", "--", "--saliency", "random"], "saliency: arms own this"),
+        (["digits", "--", "--early-head=layer1", "--tau=0.5"], "early_head: arms own this"),
+        (["digits", "--", "--scale=1.0"], "scale: arms own this"),
+        (["digits", "--", "--match-area"], "match_area: arms own this"),
+        (["digits", "--arms", "plain", "none", "--", "--tau=0.5"], "tau: arms own this, or none"),
+        (["digits", "--", "--paste-size=8"], "paste_size: arms own this, or none"),
+        (["digits", "--", "--num-ops=4"], "num_ops: no setting of Cutout"),
+        (["digits", "--dose", "size=8,16"], "give 3 different doses or more"),
+        (["digits", "--dose", "size=8,16,16"], "give 3 different doses or more"),
+        (["digits", "--dose", "size=4,5,6", "cut_p=1,1"], "as many values of each"),
+        (["digits", "--dose", "sise=4,5,6"], "'sise' is no number that Cutout has; did you mean"),
+        (["digits", "--dose", "size=4,5,6x"], "'4,5,6x' are not all numbers of size"),
+        (["digits", "--dose", "size=4,5,6", "--", "--size=7"], "by --dose and for all arms"),
+        (["digits", "--dose", "size=4,5,6", "--seeds=3"], "this trial needs 4 seeds"),
+        (["digits", "--dose", "size=4,5,6", "--arms", "plain"], "arms plain and keep"),
+        (["digits", "--dose", "size=4,5,6000"], "size must be in"),
         (["digits", "--", "--epoch", "3x"], "does not take"),
         (["digits", "--read"], "plan.json cannot be used"),
     ],
@@ -261,6 +319,41 @@ def test_wrong_words_are_refused(words: list[str], message: str, tmp_path: Path)
     with pytest.raises(SystemExit, match=message):
         main(words)
     assert not (tmp_path / "trial").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "words", "expected"),
+    [
+        ("randaugment", [], {"num_ops": 2}),
+        ("randaugment", ["--num-ops", "4"], {"num_ops": 4}),
+        ("randaugment", ["--num-ops=3"], {"num_ops": 3}),  # the class's default, not the method's
+        ("cutmix", ["--mix-p=1"], {"mix_p": 1.0}),
+        ("random_erasing", ["--cut-p", "0.25"], {"cut_p": 0.25}),
+        ("cutout", ["--size", "24"], {"size": 24}),
+    ],
+)
+def test_a_users_setting_stands_above_a_methods_default(
+    method: str, words: list[str], expected: dict[str, Any]
+) -> None:
+    base, settings = _settings("cifar10", "", METHODS[method], ("plain", "keep"), (), words)
+    plan = make_plan(
+        base, method, ("plain", "keep"), seeds=3, budget="", margin=0.5, settings=settings
+    )
+    for arm in plan.arms:
+        config = plan.config(arm)
+        assert {name: getattr(config, name) for name in expected} == expected
+
+
+def test_users_threads_stand_and_busy_cores_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(8), raising=False)
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert local.find_devices(["cpu"]) == ["cpu"] and os.environ["OMP_NUM_THREADS"] == "3"
+    for busy, threads in ((0.1, "4"), (3.9, "2"), (7.8, "1")):
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        monkeypatch.setattr(os, "getloadavg", lambda busy=busy: (busy, 0.0, 0.0))
+        local.find_devices(["cpu", "cpu"])
+        assert os.environ["OMP_NUM_THREADS"] == threads
 
 
 def test_a_trial_runs_and_resumes(

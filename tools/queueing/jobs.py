@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from keepbench.paper import COSTS
 from keepbench.run import RunRecord
-from keepbench.settings import nearest, parse
+from keepbench.settings import nearest, parse, words_of
 from reporting.catalogue import Catalogue, Package, plain, tables
 from reporting.folders import progress
 
@@ -50,16 +50,18 @@ class Job:
     def finished(self) -> bool:
         """Whether there is nothing left to do."""
         done, total = self.progress()
-        return done >= total and (self.config is None or self._same(self.config))
-
-    def _same(self, config: Any) -> bool:
-        """Whether the run in the folder has these settings; a newer one is at its default there."""
-        then = RunRecord.read(self.out).settings
-        return all(
-            each.metadata.get("may_change")
-            or then.get(each.name, plain(each.default)) == plain(getattr(config, each.name))
-            for each in fields(config)
+        return done >= total and (
+            self.config is None or same_settings(RunRecord.read(self.out), self.config)
         )
+
+
+def same_settings(record: RunRecord, config: Any) -> bool:
+    """Whether a run has a config's settings; one that is newer than the run had its default."""
+    return all(
+        each.metadata.get("may_change")
+        or record.settings.get(each.name, plain(each.default)) == plain(getattr(config, each.name))
+        for each in fields(config)
+    )
 
 
 def known(catalogue: Catalogue) -> list[str]:
@@ -73,10 +75,8 @@ def known(catalogue: Catalogue) -> list[str]:
     return sorted(names | {*COSTS}, key=lambda name: (len(name.strip("ab")), name))
 
 
-def config_of(
-    package: Package, words: Sequence[str]
-) -> tuple[Any, Path]:  # fmt: skip
-    """What a task's own command line makes of words: the config, and the run's folder.
+def _as_error(package: Package, words: Sequence[str], parser: Callable[[], Any]) -> Any:
+    """What a task's own command line makes of words.
 
     Raises:
         ValueError: It does not take them.
@@ -84,19 +84,48 @@ def config_of(
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            _, config, arguments = parse(
-                package.experiments, "", [*words], budgets=package.budgets, cost=lambda _: ""
-            )
+            return parser()
     except SystemExit as error:
         text = said.getvalue().strip().splitlines() or [str(error.code)]
         script = package.task.script
         raise ValueError(f"tools/{script} does not take {' '.join(words)}: {text[-1]}") from None
+
+
+def config_of(package: Package, words: Sequence[str]) -> tuple[Any, Path]:
+    """The config, and the run's folder, by a task's own command line.
+
+    Raises:
+        ValueError: It does not take the words.
+    """
+    _, config, arguments = _as_error(
+        package, words,
+        lambda: parse(
+            package.experiments, "", [*words], budgets=package.budgets, cost=lambda _: ""
+        ),
+    )  # fmt: skip
     return config, arguments.out
+
+
+def given_settings(package: Package, words: Sequence[str]) -> set[str]:
+    """The names of the settings that a user's words set for all runs of a queue.
+
+    Raises:
+        ValueError: They are not taken, or set what is set for each run.
+    """
+    config = next(iter(package.experiments.values())).config
+    given = _as_error(package, words, lambda: words_of(config, [*package.budgets], words))
+    if strange := given.keys() - {each.name for each in fields(config)} | {"seed"} & {*given}:
+        raise ValueError(
+            f"{', '.join(sorted(strange))}: out, seed, resume, budget and device are set for each "
+            "run; leave them out"
+        )
+    return {*given}
 
 
 def _run_job(
     package: Package, name: str, budget: str, seed: int, extra: list[str], root: Path
 ) -> Job:
+    given_settings(package, extra)
     words = [name, "--budget", budget, "--seed", str(seed), *extra]
     config, default = config_of(package, words)
     out = root / default.relative_to("runs")
@@ -149,8 +178,6 @@ def jobs(
             f"no experiment belongs to {table!r}{nearest(table, names)}; there are "
             f"{'; '.join([', '.join(names), *absent])}"
         )
-    if {"--out", "--seed", "--budget", "--device"} & {*extra}:
-        raise ValueError("out, seed, budget and device are set for each run; leave them out")
     kept = {name: each for name, each in found.items() if only in name}
     if not kept:
         raise ValueError(f"no experiment of {table} has {only!r} in its name")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import subprocess
 import sys
@@ -16,8 +17,9 @@ from pathlib import Path
 from queue import Queue
 from typing import Any
 
-from tqdm import tqdm
+import torch
 
+from keepbench.progress import progress_bar
 from queueing.jobs import Job
 
 POLL_SECONDS = 1.0
@@ -42,6 +44,23 @@ def _end_with_parent() -> None:
     """Ask the system to stop this run, which then saves, if the queue dies without a word."""
     assert _LIBC
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def find_devices(given: Sequence[str] | None) -> list[str]:
+    """Devices for a run at a time on each: by default every GPU, or the CPU once for each core.
+
+    Runs on a CPU share the cores that nothing else keeps busy, for threads without one of their own
+    spin at each other's barriers. A user's OMP_NUM_THREADS stands.
+    """
+    found = [f"cuda:{n}" for n in range(torch.cuda.device_count())]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    devices = list(given or found or ["cpu"] * min(8, cores or 1))
+    if (on_cpu := devices.count("cpu")) and "OMP_NUM_THREADS" not in os.environ:
+        busy = round(os.getloadavg()[0]) if hasattr(os, "getloadavg") else 0
+        threads = max(1, ((cores or 1) - busy) // on_cpu)
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        torch.set_num_threads(threads)
+    return devices
 
 
 def log_path(job: Job, root: Path) -> Path:
@@ -96,12 +115,13 @@ def follow(
     The bar counts each job as one, by its share of epochs; the time left takes them for equal.
     """
     start = sum(_share(job) for job in queue)
-    with tqdm(total=len(queue), initial=start, unit="run", bar_format=_BAR) as bar:
+    with progress_bar(
+        total=len(queue), initial=start, unit="run", bar_format=_BAR, miniters=0
+    ) as bar:
         while True:
             waiting = pending()
-            bar.n = sum(_share(job) for job in queue)
-            bar.set_postfix_str(f"{finished()} of {len(queue)} ended")
-            bar.refresh()
+            bar.set_postfix_str(f"{finished()} of {len(queue)} ended", refresh=False)
+            bar.update(sum(_share(job) for job in queue) - bar.n)
             if not waiting:
                 return
             time.sleep(POLL_SECONDS)

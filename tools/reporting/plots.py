@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from reporting.results import CellView, Measured
-from reporting.svg import COLOURS, KEEP, PAPER, PLAIN, drawing, to_svg
+from reporting.svg import COLOURS, KEEP, PAPER, PLAIN, SOFT, drawing, to_svg
 
 MOST_NAMES = 10
 FULL, SHORT = "o", "s"  # markers; those of short budgets are hollow
@@ -201,4 +201,53 @@ def training(name: str, title: str, label: str, lines: Lines) -> Markup:
         axes.set_title(fill(title, 60))
         axes.legend(fontsize=7)
         words = [f"{text} ends at {points[-1][1]:.2f}" for text, points in lines]
+        return to_svg(figure, name, f"{title}. {'; '.join(words)}")
+
+
+@dataclass(frozen=True)
+class Doses:
+    """Accuracy over doses of an augmentation, a line an arm.
+
+    Attributes:
+        setting: that makes the doses.
+        ticks: their names, from mild to strong.
+        lines: an arm's name, and its places among the doses with mean and half an interval.
+        level: what all of it stands beside: its name, mean and half an interval; or None.
+    """
+
+    setting: str
+    ticks: tuple[str, ...]
+    lines: tuple[tuple[str, tuple[tuple[int, float, float], ...]], ...]
+    level: tuple[str, float, float] | None
+
+
+def draw_doses(axes: Axes, found: Doses, colours: Sequence[str], soft: str) -> None:
+    """A line an arm, each point with its interval; a band for what they stand beside."""
+    if found.level:
+        text, mean, half = found.level
+        axes.axhspan(mean - half, mean + half, color=soft, alpha=0.2, linewidth=0)
+        axes.axhline(mean, color=soft, linestyle="--", linewidth=1.2, label=text)
+    for number, (text, points) in enumerate(found.lines):
+        places, means, halves = zip(*points, strict=True)
+        shift = 0.06 * (number - (len(found.lines) - 1) / 2)  # intervals stand side by side
+        axes.errorbar(
+            [place + shift for place in places], means, yerr=halves, fmt="o-",
+            color=colours[number % len(colours)], markersize=5, capsize=3, linewidth=1.4,
+            label=text,
+        )  # fmt: skip
+    axes.set_xticks(range(len(found.ticks)), found.ticks)
+    axes.set(xlabel=found.setting, ylabel="test accuracy, %")
+    axes.legend(fontsize=7)
+
+
+def doses(name: str, title: str, found: Doses) -> Markup:
+    """Dose and response."""
+    with drawing(5.2, 3.4) as (figure, axes):
+        draw_doses(axes, found, (PLAIN, KEEP, *COLOURS[3:]), SOFT)
+        axes.set_title(fill(title, 60))
+        words = [
+            f"{text}: {', '.join(f'{found.ticks[place]}: {mean:.2f}' for place, mean, _ in points)}"
+            for text, points in found.lines
+        ]
+        words += [f"{found.level[0]}: {found.level[1]:.2f}"] if found.level else []
         return to_svg(figure, name, f"{title}. {'; '.join(words)}")

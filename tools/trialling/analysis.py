@@ -13,7 +13,7 @@ from statsmodels.stats.contrast import ContrastResults
 from statsmodels.stats.multitest import multipletests
 
 from reporting.evidence import Estimate
-from trialling.arms import Contrast
+from trialling.contrasts import Contrast
 
 ALPHA = 0.05
 EARLY = 0.001
@@ -22,6 +22,7 @@ LEAST_SD = 1e-9
 """Of a residual, in points; below it the arms were equal."""
 MOST_SEEDS = 1000
 HELPS, HURTS, CANNOT = "helps", "hurts", "cannot tell"
+GROWS, FALLS = "grows with the dose", "falls with the dose"
 
 RULE = (
     "Accuracies are explained by arm and seed without interaction; the residual of all arms gives "
@@ -32,18 +33,27 @@ RULE = (
     "the trial cannot tell. At an early look an arm stops once each of its contrasts has p < 0.001 "
     "or a 95 % interval within ±x."
 )
+DOSE_RULE = (
+    "With doses an arm at a dose is a cell of the same model, so that a contrast is a weighted sum "
+    "of cells. The slope of Keep − plain over the doses, which count as equally spaced, is in "
+    "points a step. Controls are run at the three strongest doses and compared over all of them. "
+    "Holm's correction is over doses, over controls, and over the comparisons of chosen doses. The "
+    "best dose of Keep and that of the plain method are chosen by their mean over the first half "
+    "of the seeds; they are compared with each other and with crop and flip on the other half and "
+    "on as many seeds more, by a model of these seeds alone."
+)
 
 Accuracies = Mapping[str, Mapping[int, float]]
-"""In %, by arm and seed."""
+"""In %, by cell and seed; without doses an arm is a cell."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Accuracy = arm + seed + residual, by least squares.
+    """Accuracy = cell + seed + residual, by least squares.
 
     Attributes:
-        model: as statsmodels fitted it; its first coefficients are the arms'.
-        arms: in their order.
+        model: as statsmodels fitted it; its first coefficients are the cells'.
+        arms: these, in their order.
         f: of the arms, whether any differs from any other; NaN if unknown.
         p: of f.
     """
@@ -63,11 +73,25 @@ class Fit:
         """Standard deviation of the residual; NaN without degrees of freedom."""
         return math.sqrt(self.model.mse_resid) if self.df else math.nan
 
-    def test(self, arm: str, base: str) -> ContrastResults:
-        """Of the difference of two arms' effects against 0."""
-        weights = np.zeros(len(self.model.params))
-        weights[[self.arms.index(arm), self.arms.index(base)]] = 1, -1
-        return self.model.t_test(weights)
+    def test(self, weights: Mapping[str, float]) -> ContrastResults:
+        """Of a weighted sum of cells' effects against 0."""
+        vector = np.zeros(len(self.model.params))
+        for arm, weight in weights.items():
+            vector[self.arms.index(arm)] = weight
+        return self.model.t_test(vector)
+
+    def mean(self, arm: str) -> tuple[float, float]:
+        """A cell's mean over all seeds, and half its 95 % interval by the residual alone.
+
+        Seeds are the same for all cells, so what they differ in is left out.
+        """
+        seeds = len(self.model.params) - len(self.arms) + 1
+        vector = np.zeros(len(self.model.params))
+        vector[self.arms.index(arm)] = 1
+        vector[len(self.arms) :] = 1 / seeds
+        n = self.model.model.exog[:, self.arms.index(arm)].sum()
+        half = float(stats.t.ppf(1 - ALPHA / 2, self.df)) * self.sd / math.sqrt(n)
+        return float(vector @ self.model.params), half
 
 
 def fit(accuracies: Accuracies) -> Fit:
@@ -93,7 +117,7 @@ class Finding:
 
     Attributes:
         contrast: that was asked.
-        n: seeds that both arms have.
+        n: seeds that all its arms have.
         difference: in points.
         se: its standard error.
         half: half its 95 % interval.
@@ -135,29 +159,43 @@ class Finding:
         return f"{most}{self.more} more seed{'s' * (self.more > 1)} would"
 
 
-def half_width(sd: float, num_arms: int, seeds: int, confidence: float = 0.95) -> float:
-    """Half the interval of a difference between two of some arms that all have some seeds."""
+def half_width(
+    sd: float, num_arms: int, seeds: int, confidence: float = 0.95, squares: float = 2.0
+) -> float:
+    """Half the interval of a contrast between some arms that all have some seeds.
+
+    Args:
+        sd: of the residual.
+        num_arms: of the trial, or cells.
+        seeds: of each.
+        confidence: of the interval.
+        squares: sum of the contrast's squared weights; 2 for a difference of two arms.
+    """
     df = (num_arms - 1) * (seeds - 1)
     if df < 1:
         return math.inf
-    return float(stats.t.ppf((1 + confidence) / 2, df)) * sd * math.sqrt(2 / seeds)
+    return float(stats.t.ppf((1 + confidence) / 2, df)) * sd * math.sqrt(squares / seeds)
 
 
-def _more(difference: float, sd: float, num_arms: int, n: int, margin: float, family: int) -> int:
+def _more(
+    difference: float, sd: float, num_arms: int, n: int, margin: float, family: int, squares: float
+) -> int:
     """Seeds that are missing for a verdict if difference and residual stay as they are.
 
     Holm's correction is taken at its strictest, for the smallest p of the family.
     """
     size = abs(difference)
     for seeds in range(n + 1, MOST_SEEDS):
-        if size > half_width(sd, num_arms, seeds, 1 - ALPHA / family):
+        if size > half_width(sd, num_arms, seeds, 1 - ALPHA / family, squares):
             return seeds - n
-        if size + half_width(sd, num_arms, seeds, 1 - 2 * ALPHA) < margin:
+        if size + half_width(sd, num_arms, seeds, 1 - 2 * ALPHA, squares) < margin:
             return seeds - n
     return MOST_SEEDS
 
 
 def _word(contrast: Contrast, difference: float, p: float, p_within: float, margin: float) -> str:
+    if contrast.kind == "slope":
+        return CANNOT if p >= ALPHA else GROWS if difference > 0 else FALLS
     within = p_within < ALPHA
     if within and contrast.kind == "equivalence":
         return f"within ±{margin:g}"
@@ -166,31 +204,49 @@ def _word(contrast: Contrast, difference: float, p: float, p_within: float, marg
     return f"within ±{margin:g}" if within else CANNOT
 
 
+def _corrected(asked: Sequence[Contrast], values: Sequence[float]) -> list[float]:
+    """Correct p by Holm's rule within each family; that of a check stays."""
+    corrected = list(values)
+    for family in {each.family for each in asked}:
+        places = [
+            place
+            for place, each in enumerate(asked)
+            if each.family == family and each.kind != "check"
+        ]
+        if len(places) > 1:
+            found = multipletests([values[place] for place in places], ALPHA, "holm")[1]
+            for place, p in zip(places, found, strict=True):
+                corrected[place] = float(p)
+    return corrected
+
+
+def _common(each: Contrast, accuracies: Accuracies) -> set[int]:
+    """The seeds that all cells of a contrast have."""
+    return set.intersection(*({*accuracies.get(cell, ())} for cell in each.weights))
+
+
 def findings(asked: Sequence[Contrast], accuracies: Accuracies, margin: float) -> list[Finding]:
     """What is found of each contrast whose arms have two common seeds; [] if nothing can be."""
-    common = {each: accuracies[each.arm].keys() & accuracies[each.base].keys() for each in asked}
-    asked = [each for each in asked if len(common[each]) > 1]
+    asked = [each for each in asked if len(_common(each, accuracies)) > 1]
     if not asked:
         return []
     model = fit(accuracies)
     if not model.sd > LEAST_SD:
         return []
-    tests = [model.test(each.arm, each.base) for each in asked]
-    family = [
-        test.pvalue.item() for each, test in zip(asked, tests, strict=True) if each.kind != "check"
-    ]
-    corrected = iter(multipletests(family, ALPHA, "holm")[1] if family else ())
+    tests = [model.test(each.weights) for each in asked]
+    corrected = _corrected(asked, [test.pvalue.item() for test in tests])
     found = []
-    for each, test in zip(asked, tests, strict=True):
+    for each, test, p_holm in zip(asked, tests, corrected, strict=True):
         difference, se, p = (float(value.item()) for value in (test.effect, test.sd, test.pvalue))
         low, high = test.conf_int(ALPHA).ravel()
         within = float(stats.t.sf((margin - abs(difference)) / se, model.df))
-        p_holm = p if each.kind == "check" else float(next(corrected))
-        word, n = _word(each, difference, p_holm, within, margin), len(common[each])
+        word, n = _word(each, difference, p_holm, within, margin), len(_common(each, accuracies))
         more = None
-        if word == CANNOT:
-            strict = 1 if each.kind == "check" else len(family)
-            more = _more(difference, model.sd, len(model.arms), n, margin, strict)
+        if word == CANNOT and each.kind != "slope":
+            family = sum(e.family == each.family and e.kind != "check" for e in asked)
+            squares = sum(weight**2 for weight in each.weights.values())
+            strict = 1 if each.kind == "check" else family
+            more = _more(difference, model.sd, len(model.arms), n, margin, strict, squares)
         found.append(
             Finding(each, n, difference, se, float(high - low) / 2, p, p_holm, within, word, more)
         )

@@ -1,21 +1,29 @@
-"""The arms of a trial, and the contrasts between them."""
+"""The arms of a trial: what each sets, and what all of them share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from keepbench.settings import nearest
+from classification.config import Config
+from keepbench.settings import nearest, with_role
 
 
 class Method(NamedTuple):
-    """A plain method, and what its Keep arm is called and does."""
+    """A plain method, and what its Keep arm is called and does.
+
+    Its settings are its own name, and defaults that suit a trial.
+    """
 
     name: str
     keep_name: str
     settings: dict[str, Any]
     keep: str
+
+    @property
+    def role(self) -> str:
+        """Of its settings, see `keepbench.settings.ROLES`."""
+        return "policy" if self.keep == "paste" else self.keep
 
 
 METHODS = {
@@ -66,14 +74,47 @@ _MAPS: dict[str, dict[str, Any]] = {
 }
 
 
-def arm_settings(method: Method, arm: str) -> dict[str, Any]:
-    """What an arm sets beside what all arms share."""
+def arm_settings(method: Method, arm: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """What an arm sets beside what all arms share.
+
+    Args:
+        method: that is tried.
+        arm: a key of `ARMS`.
+        found: the method's settings, its own defaults or the user's.
+    """
     if arm == "none":
         return {}
     if arm == "plain":
-        return dict(method.settings)
+        return dict(found)
     equal = method.keep != "paste" and arm != "paper"
-    return {**method.settings, "keep": method.keep, "match_area": equal, **_MAPS[arm]}
+    return {**found, "keep": method.keep, "match_area": equal, **_MAPS[arm]}
+
+
+def check_given(method: Method, arms: Collection[str], given: Collection[str]) -> None:
+    """Raise ValueError for settings that cannot be all arms': those in which they differ.
+
+    Settings of other methods, and of a Keep that no arm has, would be of no effect.
+
+    Args:
+        method: that is tried.
+        arms: keys of `ARMS`.
+        given: the names of settings that the user gave.
+    """
+    heads = any("early_head" in _MAPS.get(arm, {}) for arm in arms)
+    keeps = {*arms} - {"none", "plain"}
+    free = {"tau": bool(keeps), "paste_size": bool(keeps) and method.keep == "paste",
+            "early_weight": heads}  # fmt: skip
+    owned = with_role(Config(), "keep", "map") - {name for name, is_free in free.items() if is_free}
+    if wrong := sorted(owned & {*given}):
+        raise ValueError(
+            f"{', '.join(wrong)}: arms own this, or none of them uses it; leave it out, and choose "
+            "by --arms"
+        )
+    others = with_role(Config(), "policy", "cut", "mix") - with_role(Config(), method.role)
+    if wrong := sorted(others & {*given}):
+        raise ValueError(
+            f"{', '.join(wrong)}: no setting of {method.name}; the method is given by --method"
+        )
 
 
 def arm_name(method: Method, arm: str) -> str:
@@ -94,59 +135,12 @@ def arm_name(method: Method, arm: str) -> str:
     return simple.get(arm) or f"{method.keep_name}, {further[arm]}"
 
 
-@dataclass(frozen=True)
-class Contrast:
-    """A difference that was decided on before the runs.
-
-    Attributes:
-        arm: whose accuracy counts as positive.
-        base: whose counts as negative.
-        kind: "check" of the machinery (A/A), "difference", or "equivalence".
-        name: in words.
-    """
-
-    arm: str
-    base: str
-    kind: str
-    name: str
-
-
-def contrasts(method: Method, arms: Sequence[str]) -> list[Contrast]:
-    """The contrasts between some arms, the A/A first."""
-    cuts = method.keep != "paste"  # a pasted region of a random place is no plain policy
-    wanted = [("random", "plain", "check")] if cuts else [("keep", "random", "difference")]
-    wanted += [
-        ("keep", "plain", "difference"),
-        ("keep", "inverted", "difference"),
-        ("keep", "centre", "difference"),
-        ("oracle", "plain", "difference"),
-        ("oracle", "inverted_oracle", "difference"),
-        ("keep", "oracle", "difference"),
-        ("paper", "plain", "difference"),
-        ("plain", "none", "difference"),
-        ("keep", "full", "equivalence"),
-        ("low_early", "full", "equivalence"),
-        ("cached", "full", "equivalence"),
-        ("recycled", "full", "equivalence"),
-    ]
-    return [
-        Contrast(arm, base, kind, f"{arm_name(method, arm)} − {arm_name(method, base)}")
-        for arm, base, kind in wanted
-        if arm in arms and base in arms
-    ]
-
-
 def check_arms(method: str, arms: Sequence[str]) -> None:
-    """Raise ValueError unless a method and arms are known, and make a trial."""
+    """Raise ValueError unless a method and arms are known."""
     if method not in METHODS:
         raise ValueError(f"no method {method!r}{nearest(method, METHODS)}")
     for arm in arms:
         if arm not in ARMS:
             raise ValueError(f"no arm {arm!r}{nearest(arm, ARMS)}")
-        if arm == "paper" and not arm_settings(METHODS[method], "keep")["match_area"]:
+        if arm == "paper" and METHODS[method].keep == "paste":
             raise ValueError(f"{method} has no cut area that the paper's arm could change")
-    alone = {*arms} - {
-        name for each in contrasts(METHODS[method], arms) for name in (each.arm, each.base)
-    }
-    if alone or not arms:
-        raise ValueError(f"arms without a contrast: {', '.join(sorted(alone)) or 'none given'}")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,14 +17,17 @@ from keepbench.leaving import PREEMPTED
 from previewing.pages import write
 from queueing import local
 from queueing.cli import summary
-from queueing.jobs import config_of
+from queueing.jobs import config_of, given_settings
 from reporting.catalogue import TASKS, load
+from reporting.evidence import p_value
 from trialling.analysis import half_width
-from trialling.arms import ARMS, METHODS, USUAL, check_arms
+from trialling.arms import ARMS, METHODS, USUAL, Method, check_arms, check_given
+from trialling.doses import Dose, parse_doses
 from trialling.page import as_json, page
 from trialling.plan import PLAN, Plan, fix_plan, make_plan, read_plan, stages
 from trialling.results import Trial, read_trial
-from trialling.timing import announcement, in_words, seconds_of_runs
+from trialling.taking import take
+from trialling.timing import announcement, in_words, seconds_of_runs, whole_seconds
 
 EPILOG = """\
 Words after -- are settings of tools/run_classification.py for all arms:
@@ -33,7 +36,7 @@ python tools/run_trial.py cifar10 --method cutout -- --data data --subset 4000 -
 arms:
 """ + "\n".join(f"  {name:10s} {what}" for name, what in ARMS.items())
 KNOWN = ("digits", "cifar10", "cifar100")
-FEWEST = 3  # seeds
+FEWEST, FEWEST_DOSED = 3, 4  # seeds; of a trial with doses half of them choose
 SDS = (0.3, 0.5, 0.8)
 """Residual deviations, in points, that small image sets have."""
 
@@ -52,6 +55,11 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--network", default="", help="one of classification.models, timm's, or FILE.py:FUNCTION"
     )
+    parser.add_argument(
+        "--dose", nargs="+", default=[], metavar="NAME=V,V,...",
+        help="try the method at each of these values, from mild to strong: size=8,16,24, or "
+        "num_ops=2,2,4 magnitude=5,15,25 side by side",
+    )  # fmt: skip
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--seeds", type=int, default=8, help="of each arm (default 8)")
     budget.add_argument("--minutes", type=float, help="as many seeds as this time allows")
@@ -64,56 +72,82 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--devices", nargs="+", help="a run at a time on each: cuda:0 cuda:1, cpu cpu"
     )
+    parser.add_argument(
+        "--take",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FOLDER",
+        help="copy finished runs of the same settings from there instead of running them",
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be run and stop")
     parser.add_argument("--read", action="store_true", help="run nothing; recompute from the bits")
     parser.add_argument("--json", type=Path, help="write the results to this file, too")
     return parser.parse_args(argv)
 
 
-def _base(data: str, network: str, extra: Sequence[str]) -> Config:
-    """The settings that all arms share."""
-    words = ["trial"]
-    if data in KNOWN:
-        words.append(f"--dataset={data}")
-    else:
-        large = any(word.startswith("--image-size") for word in extra)
-        words += [f"--dataset={'images' if large else 'folder'}", f"--data={data}"]
-        words += ["--no-test-rest"] if large else []
+def _settings(
+    data: str,
+    network: str,
+    method: Method,
+    arms: Collection[str],
+    doses: Sequence[Dose],
+    extra: Sequence[str],
+) -> tuple[Config, dict[str, Any]]:
+    """The settings that all arms share, and the method's own: its defaults, or the user's."""
+    package = load({"classification": TASKS["classification"]}).packages["classification"]
+    given = given_settings(package, extra)
+    kind = data if data in KNOWN else "images" if "image_size" in given else "folder"
+    known = {"dataset": kind} if data in KNOWN else {"dataset": kind, "data": data}
+    known |= {"arch": network} if network else {}
+    words = ["trial", *(f"--{name}={value}" for name, value in known.items())]
+    words += ["--no-test-rest"] if kind == "images" else []
     words += ["--no-flip", "--no-flip-test"] if data == "digits" else []
-    words += [f"--arch={network}"] if network else []
-    if {"--seed", "--out", "--resume", "--budget", "--device"} & {*extra}:
-        raise ValueError("out, seed, resume, budget and device are set for each run")
-    config, _ = config_of(load({"classification": TASKS["classification"]})
-                          .packages["classification"], [*words, *extra])  # fmt: skip
-    return replace(config, record=True)
+    usual = [f"--{name.replace('_', '-')}={value}" for name, value in method.settings.items()]
+    config, _ = config_of(package, [*words, *usual, *extra])
+    if "record" in given:
+        raise ValueError("record is set for each run; leave it out")
+    if method.role in given:
+        raise ValueError("the method is given by --method; leave policy, cut, mix and keep out")
+    for name, value in known.items():
+        if name in given and getattr(config, name) != value:
+            raise ValueError(f"{name}={value} is what the trial is of; leave --{name} out")
+    for name in given & {name for dose in doses for name in dose}:
+        raise ValueError(f"{name} is given by --dose and for all arms; leave one out")
+    check_given(method, arms, given)
+    bare, _ = config_of(package, ["trial"])
+    shared = {name: getattr(bare, name) for name in method.settings}
+    settings = {name: getattr(config, name) for name in method.settings}
+    return replace(config, record=True, **shared), settings
 
 
-def _devices(given: Sequence[str] | None) -> list[str]:
-    """A GPU each, or a CPU core each, with one thread for each of the runs on a CPU."""
-    found = [f"cuda:{n}" for n in range(torch.cuda.device_count())]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    devices = list(given or found or ["cpu"] * min(8, cores or 1))
-    if on_cpu := devices.count("cpu"):
-        threads = max(1, (cores or 1) // on_cpu)
-        os.environ["OMP_NUM_THREADS"] = str(threads)
-        torch.set_num_threads(threads)
-    return devices
-
-
-def _widths(num_arms: int, seeds: int) -> str:
-    words = [f"±{half_width(sd, num_arms, seeds):.2f}" for sd in SDS]
+def _widths(num_cells: int, seeds: int) -> str:
+    words = [f"±{half_width(sd, num_cells, seeds):.2f}" for sd in SDS]
     given = ", ".join(map(str, SDS))
     return f"{', '.join(words)} points if the residual deviation is {given}"
 
 
-def _planned(arguments: argparse.Namespace, base: Config, devices: list[str], out: Path) -> Plan:
+def _fewest(arguments: argparse.Namespace) -> int:
+    """Seeds that a trial must have."""
+    return FEWEST_DOSED if arguments.dose else FEWEST
+
+
+def _planned(
+    arguments: argparse.Namespace, extra: Sequence[str], devices: list[str], out: Path
+) -> Plan:
     """The plan, which is said and fixed."""
+    method = METHODS[arguments.method]
+    doses = parse_doses(method, arguments.dose) if arguments.dose else ()
+    base, settings = _settings(
+        arguments.data, arguments.network, method, arguments.arms, doses, extra
+    )
 
     def made(seeds: int) -> Plan:
         budget = f"{arguments.minutes:g} minutes" if arguments.minutes else f"{seeds} seeds"
         return make_plan(
-            base, arguments.method, tuple(arguments.arms),
-            seeds=seeds, budget=budget, margin=arguments.margin, first_seed=arguments.first_seed,
+            base, arguments.method, tuple(arguments.arms), seeds=seeds, budget=budget,
+            margin=arguments.margin, first_seed=arguments.first_seed, settings=settings,
+            doses=doses,
         )  # fmt: skip
 
     if (out / PLAN).exists() and arguments.minutes:  # how long a step takes differs from day to day
@@ -126,24 +160,27 @@ def _planned(arguments: argparse.Namespace, base: Config, devices: list[str], ou
         return plan
     seconds, sizes = seconds_of_runs(plan, torch.device(devices[0]))
     if arguments.minutes:
-        whole = sum(seconds.values()) / len(devices)
-        seeds = int(arguments.minutes * 60 / whole)
-        if seeds < FEWEST:
+        fewest = _fewest(arguments)
+        whole = whole_seconds(made(fewest), seconds) / len(devices)
+        seeds = int(arguments.minutes * 60 / whole * fewest)
+        if seeds < fewest:
             raise ValueError(
-                f"{FEWEST} seeds of these arms take {in_words(FEWEST * whole)}; give more "
+                f"{fewest} seeds of these arms take {in_words(whole)}; give more "
                 "--minutes, fewer --arms or -- --epochs"
             )
         plan = made(seeds)
-    widths = _widths(len(plan.arms), plan.seeds)
+    widths = _widths(len(plan.cells), plan.seeds)
     print("\n".join(announcement(plan, seconds, sizes, len(devices), widths)))
     if not arguments.dry_run:
         fix_plan(plan, out)
     return plan
 
 
-def _carry_out(plan: Plan, devices: list[str], out: Path) -> bool:
+def _carry_out(plan: Plan, devices: list[str], out: Path, sources: Sequence[Path]) -> bool:
     """Run what is left, look by look; whether all of it is finished."""
     for asked in stages(plan, out):
+        if taken := take(asked, sources):
+            print(f"{taken} runs are taken from elsewhere")
         queue = [job for job in asked if not job.finished()]
         outcomes = local.run_all(queue, devices, out) if queue else []
         if any(each.word in ("failed", "stopped") for each in outcomes):
@@ -152,13 +189,18 @@ def _carry_out(plan: Plan, devices: list[str], out: Path) -> bool:
     return True
 
 
+def _equal(p: float) -> str:
+    said = p_value(p)
+    return said if said.startswith("<") else f"= {said}"
+
+
 def _show(trial: Trial, out: Path, file: Path | None) -> None:
     print(trial.sentence, trial.remark)
     for each in trial.findings:
         more = each.wish and f": {each.wish}"
         print(
             f"  {each.contrast.name}: {each.difference:+.2f} ± {each.half:.2f} points, "
-            f"n = {each.n}, p = {each.p_holm:.3f}: {each.verdict}{more}"
+            f"n = {each.n}, p {_equal(each.p_holm)}: {each.verdict}{more}"
         )
     if file:
         file.write_text(json.dumps(as_json(trial), indent=1) + "\n")
@@ -178,17 +220,16 @@ def main(argv: list[str] | None = None) -> None:
             plan = read_plan(out)
         else:
             check_arms(arguments.method, arguments.arms)
-            if arguments.seeds < FEWEST or not arguments.margin > 0 or arguments.first_seed < 0:
+            fewest = _fewest(arguments)
+            if arguments.seeds < fewest or not arguments.margin > 0 or arguments.first_seed < 0:
                 raise ValueError(
-                    f"a trial needs {FEWEST} seeds or more from 0 on, and a --margin above 0"
+                    f"this trial needs {fewest} seeds or more from 0 on, and a --margin above 0"
                 )
-            devices = _devices(arguments.devices)
-            plan = _planned(
-                arguments, _base(arguments.data, arguments.network, extra), devices, out
-            )
+            devices = local.find_devices(arguments.devices)
+            plan = _planned(arguments, extra, devices, out)
             if arguments.dry_run:
                 return
-            done = _carry_out(plan, devices, out)
+            done = _carry_out(plan, devices, out, arguments.take)
         _show(read_trial(plan, out), out, arguments.json)
     except (ValueError, FloatingPointError) as error:
         sys.exit(f"error: {error}")

@@ -14,13 +14,14 @@ from keepbench.settings import differences
 from reporting import forest
 from reporting.evidence import estimate
 from reporting.page import worded
-from reporting.plots import training
-from trialling.analysis import HELPS, HURTS, RULE, Finding
+from reporting.plots import doses, training
+from trialling.analysis import DOSE_RULE, FALLS, GROWS, HELPS, HURTS, RULE, Finding
+from trialling.doses import in_words as dose_in_words
 from trialling.plan import LIMIT_SD
-from trialling.results import Trial
+from trialling.results import Trial, dose_curves
 from trialling.timing import in_words
 
-CHIPS = {HELPS: "yes", HURTS: "no"}
+CHIPS = {HELPS: "yes", GROWS: "yes", HURTS: "no", FALLS: "no"}
 
 
 def _curves(trial: Trial, figure: str) -> Iterator[tuple[str, list[tuple[float, float]]]]:
@@ -38,18 +39,18 @@ def _curves(trial: Trial, figure: str) -> Iterator[tuple[str, list[tuple[float, 
 
 
 def arm_rows(trial: Trial) -> list[dict[str, Any]]:
-    """A row for each arm: seeds, accuracy, changed area, cost and settings."""
+    """A row for each cell: seeds, accuracy, changed area (the mean over training) and cost."""
     found = []
-    for arm in trial.plan.arms:
+    for arm in trial.plan.cells:
         values, records = [*trial.accuracies[arm].values()], trial.records[arm]
-        last = [record.rows[-1] for record in records]
+        areas = [row["changed_area"] for record in records for row in record.rows]
         seconds = [sum(row["train_seconds"] for row in record.rows) for record in records]
         found.append({
             "arm": arm,
             "name": trial.plan.name(arm),
             "value": estimate(values) if values else None,
-            "changed": sum(row["changed_area"] for row in last) / len(last) if last else None,
-            "minutes": sum(seconds) / len(seconds) / 60 if last else None,
+            "changed": sum(areas) / len(areas) if areas else None,
+            "minutes": sum(seconds) / len(seconds) / 60 if seconds else None,
         })  # fmt: skip
     return found
 
@@ -69,15 +70,21 @@ def fixed(trial: Trial) -> dict[str, str]:
     """What the plan said before the first run."""
     plan = trial.plan
     looks = f"at {' and '.join(map(str, plan.looks))} seeds"
-    if plan.most > plan.seeds:
+    if plan.doses:
+        looks = (
+            f"{plan.choosing} seeds choose doses, the other {plan.seeds - plan.choosing} and "
+            f"{plan.most - plan.seeds} more compare them"
+        )
+    elif plan.most > plan.seeds:
         looks += f"; {plan.most} if the residual is above {LIMIT_SD} points at {plan.seeds}"
     return {
         "budget": plan.budget,
-        "arms": "; ".join(map(plan.name, plan.arms)),
+        "arms": "; ".join(map(plan.name, plan.cells)),
+        "doses": "; ".join(map(dose_in_words, plan.doses)) or "none",
         "contrasts": "; ".join(each.name for each in plan.contrasts),
         "looks": looks,
         "margin": f"±{plan.margin:g} points count as none",
-        "settings of all arms": differences(plan.config(plan.arms[0])),
+        "settings of all arms": differences(plan.config(plan.cells[0])),
     }
 
 
@@ -99,9 +106,12 @@ def page(trial: Trial) -> str:
         )
         if (lines := [*_curves(trial, figure)])
     ]
+    found = dose_curves(trial)
+    drawn = found and doses("doses", "Accuracy over the dose", found)
     return made.get_template("trial.html").render(
         trial=trial, ruler=forest.ruler(axis), curves=curves, arms=arm_rows(trial),
-        cost=cost(trial), fixed=fixed(trial), rule=RULE, chips=CHIPS,
+        cost=cost(trial), fixed=fixed(trial), chips=CHIPS, doses=drawn,
+        rule=f"{RULE} {DOSE_RULE}" if trial.plan.doses else RULE,
     )  # fmt: skip
 
 
@@ -117,6 +127,7 @@ def as_json(trial: Trial) -> dict[str, Any]:
         "remark": trial.remark,
         "finished": trial.finished,
         "contrasts": [asdict(each) for each in trial.findings],
+        "chosen": trial.chosen,
         "accuracies": {
             arm: {str(seed): value for seed, value in found.items()}
             for arm, found in trial.accuracies.items()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import random
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from keepbench.run import RunRecord
 from queueing.jobs import TOOLS, Job
 from reporting.catalogue import TASKS
 from trialling.analysis import Accuracies, findings, fit, going_on
-from trialling.arms import METHODS, Contrast, arm_name, arm_settings, contrasts
+from trialling.arms import METHODS, arm_name, arm_settings
+from trialling.contrasts import STRONGEST, Contrast, cell_name, contrasts, dose_contrasts
+from trialling.doses import Dose, best_dose, dose_name, in_words
 
 LIMIT_SD = 0.40
 """Residual standard deviation, in points, above which a trial of 8 seeds or more goes on."""
@@ -43,9 +46,12 @@ class Plan:
         contrasts: that are asked.
         budget: as it was given: "8 seeds" or "60 minutes".
         looks: seeds at which it is decided which arms go on; the last one ends the trial ...
-        most: ... unless the residual is above `LIMIT_SD`, and this is more.
+        most: ... unless the residual is above `LIMIT_SD`, and this is more. With doses, the seeds
+            of the chosen ones.
         margin: x, in points; a difference within ±x counts as none.
         first_seed: the others follow it; not 0 where 0 served to choose what is tried.
+        settings: the method's, as all its arms have them.
+        doses: that replace some of these, from mild to strong; () is one trial as `settings` are.
     """
 
     method: str
@@ -57,24 +63,61 @@ class Plan:
     most: int
     margin: float
     first_seed: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
+    doses: tuple[Dose, ...] = ()
 
     @property
     def seeds(self) -> int:
-        """Of each arm, if nothing is stopped or prolonged."""
+        """Of each cell, if nothing is stopped or prolonged."""
         return self.looks[-1]
+
+    @property
+    def choosing(self) -> int:
+        """The first seeds, on which doses are chosen."""
+        return self.seeds // 2
+
+    @cached_property
+    def _cells(self) -> dict[str, tuple[str, Dose]]:
+        found: dict[str, tuple[str, Dose]] = {}
+        for arm in self.arms:
+            doses = self.doses if arm in ("plain", "keep") else self.doses[-STRONGEST:]
+            if not doses or arm == "none":
+                doses = ({},)
+            found |= {cell_name(arm, dose_name(dose)): (arm, dose) for dose in doses}
+        return found
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """Arms, at each of their doses if there are some."""
+        return tuple(self._cells)
 
     def numbers(self, begin: int, end: int) -> range:
         """The seeds of some of its blocks, which are counted from 0."""
         return range(self.first_seed + begin, self.first_seed + end)
 
-    def config(self, arm: str, seed: int = 0) -> Config:
+    def config(self, cell: str, seed: int = 0) -> Config:
         """The settings of a run."""
-        settings = arm_settings(METHODS[self.method], arm)
-        return replace(Config(**self.base), **settings, seed=seed)
+        arm, dose = self._cells[cell]
+        settings = arm_settings(METHODS[self.method], arm, self.settings)
+        return replace(Config(**self.base), **settings, **dose, seed=seed)
 
-    def name(self, arm: str) -> str:
-        """An arm in words."""
-        return arm_name(METHODS[self.method], arm)
+    def name(self, cell: str) -> str:
+        """A cell in words."""
+        arm, dose = self._cells[cell]
+        name = arm_name(METHODS[self.method], arm)
+        return f"{name}, {in_words(dose)}" if dose else name
+
+    def chosen(self, accuracies: Accuracies) -> tuple[str, str] | None:
+        """The best cells of Keep and of the plain method on the first seeds; None before all ran.
+
+        Without doses there are none.
+        """
+        if not self.doses:
+            return None
+        names, seeds = [*map(dose_name, self.doses)], self.numbers(0, self.choosing)
+        best = {arm: best_dose(accuracies, arm, names, seeds) for arm in ("keep", "plain")}
+        keep, plain = best["keep"], best["plain"]
+        return keep and plain and (cell_name("keep", keep), cell_name("plain", plain)) or None
 
 
 def make_plan(
@@ -86,22 +129,43 @@ def make_plan(
     budget: str,
     margin: float,
     first_seed: int = 0,
+    settings: dict[str, Any] | None = None,
+    doses: tuple[Dose, ...] = (),
 ) -> Plan:
     """The plan of a trial: with 8 seeds or more there is a look at half of them.
 
+    Args:
+        base: settings of all arms, without a method.
+        method: a key of `METHODS`.
+        arms: keys of `ARMS`.
+        seeds: of each arm.
+        budget: in words.
+        margin: in points.
+        first_seed: the others follow it.
+        settings: the method's; None takes its defaults.
+        doses: that replace some of these.
+
     Raises:
-        ValueError: The method does not fit in the base.
+        ValueError: The method does not fit in the base, or an arm has no contrast.
     """
     if base.policy or base.cut or base.mix or base.keep:
         raise ValueError("the method is given by --method; leave policy, cut, mix and keep out")
-    long = seeds >= 8
+    about = METHODS[method]
+    looks: tuple[int, ...] = (seeds,)
+    if doses:
+        most = seeds + seeds // 2
+        names, words = [*map(dose_name, doses)], [*map(in_words, doses)]
+        asked = dose_contrasts(about, arms, names, words)
+    else:
+        looks = (seeds // 2, seeds) if seeds >= 8 else looks
+        most = seeds * 3 // 2 if seeds >= 8 else seeds
+        asked = contrasts(about, arms)
     plan = Plan(
-        method, arms, asdict(replace(base, seed=0)), tuple(contrasts(METHODS[method], arms)),
-        budget, (seeds // 2, seeds) if long else (seeds,), seeds * 3 // 2 if long else seeds,
-        margin, first_seed,
+        method, arms, asdict(replace(base, seed=0)), tuple(asked), budget, looks, most, margin,
+        first_seed, dict(about.settings if settings is None else settings), doses,
     )  # fmt: skip
-    for arm in arms:
-        plan.config(arm)
+    for each in plan.cells:
+        plan.config(each)
     return plan
 
 
@@ -113,11 +177,13 @@ def read_plan(folder: Path) -> Plan:
     """
     try:
         found = json.loads((folder / PLAN).read_text())
-        listed = {name: tuple(found[name]) for name in ("arms", "looks")}
-        asked = tuple(Contrast(**each) for each in found["contrasts"])
+        usual = {"settings": METHODS[found["method"]].settings, "doses": ()}  # of older plans
+        found = usual | found
+        listed = {name: tuple(found[name]) for name in ("arms", "looks", "doses")}
+        asked = tuple(map(Contrast.read, found["contrasts"]))
         plan = Plan(**{**found, **listed, "contrasts": asked})
-        for arm in plan.arms:
-            plan.config(arm)
+        for each in plan.cells:
+            plan.config(each)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / PLAN} cannot be used: {error}") from None
     return plan
@@ -133,8 +199,9 @@ def fix_plan(plan: Plan, folder: Path) -> None:
         write_text(path, json.dumps(asdict(plan), indent=1) + "\n")
         return
     then, now = asdict(read_plan(folder)), asdict(plan)
-    then |= {f"base.{name}": value for name, value in then.pop("base").items()}
-    now |= {f"base.{name}": value for name, value in now.pop("base").items()}
+    for each in (then, now):
+        for part in ("base", "settings"):
+            each |= {f"{part}.{name}": value for name, value in each.pop(part).items()}
     changed = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
     if changed:
         words = (
@@ -163,18 +230,18 @@ def _flags(config: Config, base: Config) -> Iterator[str]:
             yield f"{flag}={value}"
 
 
-def run_job(plan: Plan, arm: str, seed: int, folder: Path) -> RunJob:
-    """A run of an arm, as a command of the queue."""
-    config, out = plan.config(arm, seed), folder / arm / f"seed-{seed}"
+def run_job(plan: Plan, cell: str, seed: int, folder: Path) -> RunJob:
+    """A run of a cell, as a command of the queue."""
+    config, out = plan.config(cell, seed), folder / cell / f"seed-{seed}"
     command = [sys.executable, str(TOOLS / TASKS["classification"].script), "trial"]
     command += [*_flags(config, EXPERIMENTS["trial"].config), "--out", str(out), "--resume"]
-    return RunJob(f"{arm} seed {seed}", tuple(command), out, config)
+    return RunJob(f"{cell} seed {seed}", tuple(command), out, config)
 
 
-def block(plan: Plan, arms: list[str], seed: int, folder: Path) -> list[RunJob]:
+def block(plan: Plan, cells: Sequence[str], seed: int, folder: Path) -> list[RunJob]:
     """The runs of a seed, in a random order that follows from it."""
-    order = random.Random(seed).sample(arms, len(arms))
-    return [run_job(plan, arm, seed, folder) for arm in order]
+    order = random.Random(seed).sample([*cells], len(cells))
+    return [run_job(plan, cell, seed, folder) for cell in order]
 
 
 def accuracies(plan: Plan, folder: Path) -> Accuracies:
@@ -183,22 +250,30 @@ def accuracies(plan: Plan, folder: Path) -> Accuracies:
     Raises:
         ValueError: A run's bits are not those of its metrics, or arms of a seed differ in data.
     """
-    found: dict[str, dict[int, float]] = {arm: {} for arm in plan.arms}
+    found: dict[str, dict[int, float]] = {cell: {} for cell in plan.cells}
     for seed in plan.numbers(0, plan.most):
         data = set()
-        for arm in plan.arms:
-            job = run_job(plan, arm, seed, folder)
+        for cell in plan.cells:
+            job = run_job(plan, cell, seed, folder)
             if not job.finished():
                 continue
             record, right = RunRecord.read(job.out), read_right(job.out)
             value = 100 * float(right.double().mean())
             if abs(value - record.rows[-1]["test_accuracy"]) > 1e-9:
                 raise ValueError(f"{job.out}: its bits say {value:.4f} %, its metrics another")
-            found[arm][seed] = value
+            found[cell][seed] = value
             data.add(record.data)
         if len(data) > 1:
             raise ValueError(f"{folder}: the arms of seed {seed} were not run on the same data")
     return found
+
+
+def within(accuracies: Accuracies, seeds: range) -> Accuracies:
+    """Those of some seeds alone."""
+    return {
+        cell: {seed: value for seed, value in found.items() if seed in seeds}
+        for cell, found in accuracies.items()
+    }
 
 
 def stages(plan: Plan, folder: Path) -> Iterator[list[RunJob]]:
@@ -206,16 +281,19 @@ def stages(plan: Plan, folder: Path) -> Iterator[list[RunJob]]:
 
     A look sees the seeds before it alone, so that it decides the same when a trial goes on.
     """
-    arms, begin = list(plan.arms), 0
+    cells, begin = list(plan.cells), 0
     for look in plan.looks:
         numbers = plan.numbers(begin, look)
-        yield [job for seed in numbers for job in block(plan, arms, seed, folder)]
-        seen = {
-            arm: {seed: value for seed, value in found.items() if seed < numbers.stop}
-            for arm, found in accuracies(plan, folder).items()
-        }
-        arms = going_on(arms, findings(plan.contrasts, seen, plan.margin), plan.margin)
+        yield [job for seed in numbers for job in block(plan, cells, seed, folder)]
+        seen = within(accuracies(plan, folder), plan.numbers(0, look))
+        if not plan.doses:
+            cells = going_on(cells, findings(plan.contrasts, seen, plan.margin), plan.margin)
         begin = look
-    if arms and plan.most > plan.seeds and fit(seen).sd > LIMIT_SD:
+    if plan.doses:
+        chosen = plan.chosen(seen) or ()
+        going = [*chosen, *({"none"} & {*plan.cells})] if chosen else []
+    else:
+        going = cells if cells and plan.most > plan.seeds and fit(seen).sd > LIMIT_SD else []
+    if going:
         more = plan.numbers(plan.seeds, plan.most)
-        yield [job for seed in more for job in block(plan, arms, seed, folder)]
+        yield [job for seed in more for job in block(plan, going, seed, folder)]

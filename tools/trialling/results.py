@@ -7,8 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from keepbench.run import RunRecord
-from trialling.analysis import CANNOT, Accuracies, Finding, Fit, findings, fit
-from trialling.plan import Plan, accuracies, run_job, stages
+from reporting.plots import Doses
+from trialling.analysis import (
+    CANNOT,
+    HELPS,
+    HURTS,
+    LEAST_SD,
+    Accuracies,
+    Finding,
+    Fit,
+    findings,
+    fit,
+)
+from trialling.arms import METHODS, arm_name
+from trialling.contrasts import cell_name
+from trialling.doses import choice_contrasts, dose_name, in_words
+from trialling.plan import Plan, accuracies, run_job, stages, within
 
 
 @dataclass(frozen=True)
@@ -17,10 +31,11 @@ class Trial:
 
     Attributes:
         plan: that it follows.
-        records: of its finished runs, by arm.
+        records: of its finished runs, by cell.
         accuracies: of these, in %.
-        model: arm and seed, fitted; None before two arms have two seeds.
-        findings: of the contrasts.
+        model: cell and seed, fitted; None before two cells have two seeds.
+        findings: of the contrasts, those of chosen doses last.
+        chosen: the best cells of Keep and of the plain method; None without doses or before.
         sentence: the verdict.
         remark: what weakens it; "" if nothing does.
         finished: whether no run is left that the plan asks for.
@@ -31,6 +46,7 @@ class Trial:
     accuracies: Accuracies
     model: Fit | None
     findings: list[Finding]
+    chosen: tuple[str, str] | None
     sentence: str
     remark: str
     finished: bool
@@ -50,22 +66,84 @@ def _main(found: Sequence[Finding]) -> Finding | None:
     return _find(found, "keep", "plain") or next(iter(found), None)
 
 
-def _sentence(plan: Plan, found: Sequence[Finding]) -> str:
+def _silence(values: Accuracies) -> str:
+    """Why nothing is found of a contrast."""
+    several = {arm: found for arm, found in values.items() if len(found) > 1}
+    if len(several) < 2 or fit(several).sd > LEAST_SD:
+        return "Too few runs are finished to say anything."
+    return (
+        "The arms differ by the same in every seed, most likely by nothing: there is no residual "
+        "to test with. Look whether the method changes the images at all."
+    )
+
+
+def _sentence(plan: Plan, found: Sequence[Finding], values: Accuracies) -> str:
     """What the runs say of Keep against the plain method."""
     main = _main(found)
     if main is None:
-        return "Too few runs are finished to say anything."
-    size = f"{main.difference:+.2f} ± {main.half:.2f} points, {main.n} seeds"
+        return _silence(values)
     arm, base = plan.name(main.contrast.arm), plan.name(main.contrast.base)
-    if main.verdict == CANNOT:
-        text = f"It cannot be told whether {arm} differs from {base} ({size})"
-        return f"{text}: about {main.wish} tell."
-    if main.verdict.startswith("within"):
-        return f"{arm} is {main.verdict} points of {base} ({size})."
-    return f"{arm} {main.verdict} against {base} ({size})."
+    return f"{_compared(arm, base, main)}."
 
 
-def _remark(plan: Plan, found: Sequence[Finding]) -> str:
+def _compared(arm: str, base: str, found: Finding) -> str:
+    """A finding in words."""
+    size = f"{found.difference:+.2f} ± {found.half:.2f} points, {found.n} seeds"
+    if found.verdict == CANNOT:
+        wish = found.wish and f": about {found.wish} tell"
+        return f"It cannot be told whether {arm} differs from {base} ({size}){wish}"
+    if found.verdict.startswith("within"):
+        return f"{arm} is {found.verdict} points of {base} ({size})"
+    return f"{arm} {found.verdict} against {base} ({size})"
+
+
+def _doses_sentence(plan: Plan, found: Sequence[Finding], values: Accuracies) -> str:
+    """From which dose on Keep helps, and whether its best dose is worth taking."""
+    at = [each for each in found if each.contrast.family == "dose"]
+    if len(at) < len(plan.doses):
+        return _silence(values)
+    keep, plain = METHODS[plan.method].keep_name, METHODS[plan.method].name
+    words = [*map(in_words, plan.doses)]
+    helped = [place for place, each in enumerate(at) if each.verdict == HELPS]
+    hurt = [place for place, each in enumerate(at) if each.verdict == HURTS]
+    best = max(at, key=lambda each: each.difference)
+    most = f"{best.difference:+.2f} ± {best.half:.2f} points at {words[at.index(best)]}"
+    if not helped:
+        text = f"At no dose does {keep} help against {plain} (at most {most})"
+    elif helped == [*range(helped[0], len(at))]:
+        text = f"{keep} helps against {plain} from {words[helped[0]]} on ({most})"
+    else:
+        text = f"{keep} helps against {plain} at {'; '.join(words[n] for n in helped)} ({most})"
+    if hurt:
+        text += f"; it hurts at {'; '.join(words[n] for n in hurt)}"
+    said = [
+        _compared(plan.name(each.contrast.arm), plan.name(each.contrast.base), each)
+        for each in found
+        if each.contrast.family == "choice"
+    ]
+    return ". ".join([text, *(f"Of the best doses: {each}" for each in said)]) + "."
+
+
+def dose_curves(trial: Trial) -> Doses | None:
+    """Accuracy over doses by the trial's model, a line an arm; None without doses or a model."""
+    plan, model = trial.plan, trial.model
+    if not plan.doses or model is None:
+        return None
+    names = [*map(dose_name, plan.doses)]
+    lines = []
+    for arm in plan.arms:
+        points = tuple(
+            (place, *model.mean(cell_name(arm, name)))
+            for place, name in enumerate(names)
+            if cell_name(arm, name) in model.arms
+        )
+        if points:
+            lines.append((arm_name(METHODS[plan.method], arm), points))
+    level = (plan.name("none"), *model.mean("none")) if "none" in model.arms else None
+    return Doses(" x ".join(plan.doses[0]), tuple(names), tuple(lines), level)
+
+
+def _remark(plan: Plan, found: Sequence[Finding], records: Sequence[RunRecord]) -> str:
     """What weakens the verdict."""
     words, plain = [], _find(found, "plain", "none")
     if plain and plain is not _main(found) and plain.verdict != "helps":
@@ -76,6 +154,20 @@ def _remark(plan: Plan, found: Sequence[Finding]) -> str:
     check = _find(found, "random", "plain")
     if check and check.p < 0.05:
         words.append("The A/A differs, which one trial in 20 has by chance: run it anew first.")
+    for name, values in {
+        "commits": {record.commit[:12] for record in records},
+        "processors": {record.hardware for record in records},
+        "versions": {
+            " ".join(
+                f"{name} {version}"
+                for name, version in sorted(record.versions.items())
+                if name != "keepaugment"  # its commit says more
+            )
+            for record in records
+        },
+    }.items():
+        if len(values) > 1:
+            words.append(f"Its runs are of {len(values)} {name}: {'; '.join(sorted(values))}.")
     return " ".join(words)
 
 
@@ -83,12 +175,21 @@ def read_trial(plan: Plan, folder: Path) -> Trial:
     """Recompute everything from the bits of the finished runs."""
     values = accuracies(plan, folder)
     records = {
-        arm: [RunRecord.read(run_job(plan, arm, seed, folder).out) for seed in found]
-        for arm, found in values.items()
+        cell: [RunRecord.read(run_job(plan, cell, seed, folder).out) for seed in found]
+        for cell, found in values.items()
     }
-    found = findings(plan.contrasts, values, plan.margin)
-    model = fit(values) if found else None
+    asked = within(values, plan.numbers(0, plan.seeds)) if plan.doses else values
+    found = findings(plan.contrasts, asked, plan.margin)
+    model = fit(asked) if found else None
+    chosen = plan.chosen(values)
+    if chosen:
+        names = {cell: plan.name(cell) for cell in plan.cells}
+        later = within(values, plan.numbers(plan.choosing, plan.most))
+        found += findings(choice_contrasts(names, *chosen), later, plan.margin)
     left = any(not job.finished() for asked in stages(plan, folder) for job in asked)
+    sentence = (_doses_sentence if plan.doses else _sentence)(plan, found, values)
+    everything = [record for several in records.values() for record in several]
     return Trial(
-        plan, records, values, model, found, _sentence(plan, found), _remark(plan, found), not left
-    )
+        plan, records, values, model, found, chosen, sentence,
+        _remark(plan, found, everything), not left,
+    )  # fmt: skip

@@ -19,9 +19,9 @@ from trialling.plan import Plan
 WARM, TIMED = 2, 6  # steps
 
 
-def _seconds(plan: Plan, arm: str, data: Data, processes: Processes) -> float:
+def _seconds(plan: Plan, cell: str, data: Data, processes: Processes) -> float:
     """Of a run, from a few steps and one batch of its test."""
-    config = replace(plan.config(arm), workers=0)
+    config = replace(plan.config(cell), workers=0)
     share = 1.0
     if isinstance(data, StoredData):
         share = len(data.test) / min(TEST_BATCH, len(data.test))
@@ -42,13 +42,13 @@ def _seconds(plan: Plan, arm: str, data: Data, processes: Processes) -> float:
 
 
 def seconds_of_runs(plan: Plan, device: torch.device) -> tuple[dict[str, float], dict[str, int]]:
-    """Seconds of a run by arm, without its start; and the images of training and test.
+    """Seconds of a run by cell, without its start; and the images of training and test.
 
     Large images' test is left out.
     """
-    data = open_data(plan.config("none" if "none" in plan.arms else plan.arms[0]), device)
+    data = open_data(plan.config("none" if "none" in plan.arms else plan.cells[0]), device)
     processes = Processes(device)
-    seconds = {arm: _seconds(plan, arm, data, processes) for arm in plan.arms}
+    seconds = {cell: _seconds(plan, cell, data, processes) for cell in plan.cells}
     sizes = {"train": data.num_train}
     if isinstance(data, StoredData):
         sizes["test"] = len(data.test)
@@ -63,20 +63,31 @@ def in_words(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
+def whole_seconds(plan: Plan, seconds: dict[str, float]) -> float:
+    """Of all runs of a trial, one after the other; chosen doses are taken for the longest."""
+    further = 3 * max(seconds.values()) * (plan.most - plan.seeds) if plan.doses else 0.0
+    return plan.seeds * sum(seconds.values()) + further
+
+
 def announcement(
     plan: Plan, seconds: dict[str, float], sizes: dict[str, int], at_once: int, widths: str
 ) -> Iterator[str]:
     """What will be run, how long it takes, and what it can tell, a line each."""
-    config = plan.config(plan.arms[0])
+    config = plan.config(plan.cells[0])
     tested = f", tested on {sizes['test']:,}" if "test" in sizes else ""
     yield (
-        f"{len(plan.arms)} arms x {plan.seeds} seeds of {config.arch}: {config.epochs} epochs of "
+        f"{len(plan.cells)} arms x {plan.seeds} seeds of {config.arch}: {config.epochs} epochs of "
         f"{sizes['train']:,} images{tested}"
     )
-    for arm in plan.arms:
-        yield f"  {plan.name(arm):42s} about {in_words(seconds[arm])} a run"
-    whole = plan.seeds * sum(seconds.values()) / at_once
+    for cell in plan.cells:
+        yield f"  {plan.name(cell):42s} about {in_words(seconds[cell])} a run"
+    whole = whole_seconds(plan, seconds) / at_once
     yield f"{at_once} at a time, about {in_words(whole)} in all, by a few timed steps of one run"
+    if plan.doses:
+        yield (
+            f"the best doses of {plan.choosing} seeds are compared on the other "
+            f"{plan.seeds - plan.choosing} and on {plan.most - plan.seeds} more"
+        )
     if len(plan.looks) > 1:
         yield (
             f"arms that are decided at {plan.looks[0]} seeds stop there; if the residual is large "
