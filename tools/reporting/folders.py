@@ -64,10 +64,12 @@ class FinishedRun:
 
     def value(self, metric: str) -> float | None:
         """A figure of the last epoch; "seconds" is the mean epoch's training time."""
-        if metric == "seconds":
-            times = [value for row in self.rows if (value := number(row, "train_seconds"))]
-            return math.fsum(times) / len(times) if times else None
-        return number(self.rows[-1], metric)
+        return self.mean("train_seconds") if metric == "seconds" else number(self.rows[-1], metric)
+
+    def mean(self, metric: str) -> float | None:
+        """A figure's mean over the epochs that have it."""
+        found = [value for row in self.rows if (value := number(row, metric)) is not None]
+        return math.fsum(found) / len(found) if found else None
 
     def total_seconds(self) -> float | None:
         """Training time of all epochs; None if it is not recorded."""

@@ -29,7 +29,8 @@ class Measured:
         commands: of the runs.
         settings: of the first seed's run.
         minutes: mean training time of a run; None if it is not recorded.
-        changed: mean share of the pixels that were changed; None if it is not recorded.
+        changed: share of the pixels that were changed, the mean over training; None if it is not
+            recorded.
     """
 
     budget: str
@@ -231,7 +232,7 @@ def _measure(group: Group, runs: list[FinishedRun], metric: str) -> Measured | N
         commands=tuple(each.command for each in records),
         settings=pairs[0][0].settings,
         minutes=_mean(s / 60 for each, _ in pairs if (s := each.total_seconds())),
-        changed=_mean(each.value("changed_area") for each, _ in pairs),
+        changed=_mean(each.mean("changed_area") for each, _ in pairs),
     )
 
 
