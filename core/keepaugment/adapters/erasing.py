@@ -228,8 +228,10 @@ class Erasing(v2.Transform):
         if labels in (None, "default") and (found or isinstance(source, _OF_OBJECTS)):
             if not found:
                 check_without(leaves, image, f"{type(source).__name__} needs tv_tensors")
-                size = (image.shape[-2], image.shape[-1])
-                found = {key: [join([], size)] * (batch or 1) for key, join in _JOIN.items()}
+            if not any(len(part) for parts in found.values() for part in parts):
+                size, number = (image.shape[-2], image.shape[-1]), batch or 1
+                empty = {key: [join([], size)] * number for key, join in _JOIN.items()}
+                found = {**empty, **found}
             if "boxes" in found:
                 found = {**found, "boxes": [boxes_around(each) for each in found["boxes"]]}
             return [
@@ -249,8 +251,8 @@ class Erasing(v2.Transform):
         if not chosen:
             places = ", ".join(str(each.place) for each in numbers[:4]) or "none"
             raise ValueError(
-                f"no label was found at {labels!r}, numbers at {places}; say labels=, the name or "
-                "the place of the label, or labels=None if the map takes none"
+                f"labels={labels!r} finds no label, and there are numbers at {places}; say the "
+                "name or the place of the label, or labels=None if the map takes none"
             )
         return stack_labels(chosen, batch).to(image.device)
 

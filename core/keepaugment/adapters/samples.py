@@ -119,6 +119,8 @@ def of_images(
 def _is_number(value: Any) -> bool:
     if isinstance(value, Tensor):
         return value.numel() > 0 and value.dtype != torch.bool and not is_target(value)
+    if hasattr(value, "ndim"):  # NumPy's
+        return value.size > 0 and value.dtype.kind in "iuf"
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
