@@ -56,8 +56,7 @@ def as_boxes(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
     check_canvas(boxes, image_size)
     check_numbers("boxes", boxes)
     boxes = boxes.float()
-    turned = (boxes[:, 2:] < boxes[:, :2]).any(1)
-    if readable(boxes) and bool(turned.any()):
+    if readable(boxes) and bool((turned := (boxes[:, 2:] < boxes[:, :2]).any(1)).any()):
         raise ValueError(
             "boxes must be left, top, right, bottom with left <= right and top <= bottom, found "
             f"{boxes[turned][0].tolist()}; are they x, y, width, height?"

@@ -49,6 +49,7 @@ def read_leaves(sample: Any, batch: int | None) -> tuple[list[Leaf], TreeSpec]:
     Raises:
         ValueError: Targets whose images are not known.
     """
+    found: list[Any]
     found, spec = tree_flatten_with_path(sample)
     leaves = []
     for path, value in found:
@@ -138,8 +139,9 @@ def usual_labels(numbers: list[Leaf]) -> list[Leaf]:
 def stack_labels(labels: list[Leaf], batch: int | None) -> Tensor:
     """Labels (B,) or class weights (B, K) of the images of a batch, of one image of a sample."""
     values = [torch.as_tensor(each.value) for each in labels]
-    alone = batch is None or [each.image for each in labels] == list(range(batch))
-    if len(labels) != 1 and (batch is None or not alone):
+    images = [each.image for each in labels]
+    alone = images == ([None] if batch is None else list(range(batch)))
+    if not alone and images != [None]:
         places = ", ".join(str(each.place) for each in labels[:4])
         raise ValueError(f"expected one label per image, found {len(labels)} at {places}")
     if alone:
