@@ -43,17 +43,21 @@ def is_target(value: Any) -> bool:
     return isinstance(value, tuple(TARGETS.values()))
 
 
+def _name(key: Any) -> Any:
+    """What torch's key of a dict, a sequence or an object stands for."""
+    return getattr(key, fields(key)[0].name)
+
+
 def read_leaves(sample: Any, batch: int | None) -> tuple[list[Leaf], TreeSpec]:
     """The leaves of a sample, or of a `batch` of so many images, and what puts them together.
 
     Raises:
         ValueError: Targets whose images are not known.
     """
-    found: list[Any]
     found, spec = tree_flatten_with_path(sample)
     leaves = []
     for path, value in found:
-        place = tuple(getattr(key, fields(key)[0].name) for key in path)
+        place = tuple(map(_name, path))
         leaves.append(Leaf(value, place, _dict_of_image(sample, path, batch)))
     if batch is not None:
         for kind in TARGETS.values():
