@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from keepaugment.checks import check_images
+from keepaugment.checks import check_images, check_no_transform
 from keepaugment.no_trace import innermost, no_trace
 from keepaugment.saliency import check_whole
 
@@ -83,6 +83,7 @@ class AttentionSaliency:
 
     def _attention(self, images: Tensor) -> dict[str, Any]:
         """What the last block's attention is given."""
+        check_no_transform()
         check_whole(self.model)
         latest = _LastAttention(len(images))
         with no_trace(self.model, images.device), torch.no_grad(), latest:

@@ -33,6 +33,8 @@ class CachedSaliency(StoredMaps):
                 images = keep(images, labels)
             cached.merge()                               # with DistributedDataParallel
 
+    Of an image that is several times in a batch only one view's map is stored.
+
     With several processes each stores the maps of the images that it sees; `merge` then gives all
     of them every map, so that a checkpoint of one process holds all, too.
 

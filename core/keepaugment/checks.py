@@ -5,6 +5,8 @@ Values are only looked at where that costs no synchronisation: on a CPU, outside
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -98,6 +100,50 @@ def check_saliency(saliency: Tensor, images: Tensor | None = None) -> None:
         raise ValueError("saliency holds NaN or infinite values; has the model diverged?")
 
 
+def check_index(index: Tensor, number: int | None = None) -> Tensor:
+    """The numbers `index` (B,) of images as int64.
+
+    Raises:
+        ValueError: Another shape or kind, or an image that is not among the `number` of them.
+    """
+    _check_tensor("index", index, "(B,)")
+    fractional = index.is_floating_point() or index.is_complex() or index.dtype == torch.bool
+    if index.ndim != 1 or fractional:
+        raise ValueError(
+            f"index must be (B,) whole numbers, found {index.dtype} of shape {tuple(index.shape)}"
+        )
+    if number is not None and len(index) and readable(index):
+        low, high = int(index.min()), int(index.max())
+        if low < 0 or high >= number:
+            raise ValueError(f"index must be in [0, {number}), found {low} to {high}")
+    return index.long()
+
+
+def warn_of_repeats(index: Tensor, consequence: str) -> None:
+    """Warn if an image is several times in a batch, as a sampler that repeats has it."""
+    if readable(index) and len(index.unique()) < len(index):
+        warnings.warn(f"an image is several times in the batch: {consequence}", stacklevel=3)
+
+
+def check_generator(generator: Any) -> None:
+    """Raise ValueError unless `generator` is a `keepaugment.draws.Source`."""
+    if generator is None or isinstance(generator, torch.Generator) or callable(generator):
+        return
+    raise ValueError(
+        "generator must be a torch.Generator, a function (shape, device) -> numbers or None, "
+        f"found {type(generator).__name__}; torch.Generator().manual_seed(seed) makes one"
+    )
+
+
+def check_no_transform() -> None:
+    """Raise ValueError within `torch.func`'s vmap, grad and the like, where no map can be taken."""
+    if torch._C._functorch.maybe_current_level() is not None:
+        raise ValueError(
+            "a map cannot be taken within torch.func.vmap, grad, jvp and the like; change the "
+            "images by the method first, and transform what comes after it"
+        )
+
+
 def check_tau(tau: float) -> None:
     """Raise ValueError unless `tau` is a quantile."""
     if not 0.0 <= tau <= 1.0:
@@ -111,10 +157,11 @@ def check_scale(scale: float) -> None:
 
 
 def check_fill(fill: Any, images: Tensor) -> None:
-    """Raise ValueError unless `fill` is a number or a tensor that broadcasts to `images`."""
+    """Raise ValueError unless `fill` is a finite number or tensor that broadcasts to `images`."""
     if not isinstance(fill, Tensor):
         if not isinstance(fill, Real):
             raise ValueError(f"fill must be a number or a tensor, found {fill!r}")
+        fill_numbers(fill)
     elif fill.ndim and fill.device != images.device:
         raise ValueError(f"fill is on {fill.device}, the images on {images.device}")
     elif (
@@ -129,6 +176,8 @@ def check_fill(fill: Any, images: Tensor) -> None:
             f"fill, {fill.dtype} of shape {tuple(fill.shape)}, does not fit images of shape "
             f"{tuple(images.shape)}; one number per channel is of shape (C, 1, 1)"
         )
+    elif readable(fill) and not bool(fill.isfinite().all()):
+        raise ValueError("fill holds NaN or infinite values")
 
 
 def fill_numbers(fill: Any) -> float | tuple[float, ...] | None:
@@ -136,11 +185,13 @@ def fill_numbers(fill: Any) -> float | tuple[float, ...] | None:
     if isinstance(fill, str) and fill == "random":
         return None
     values = fill.tolist() if hasattr(fill, "tolist") else fill  # NumPy's and torch's
-    if isinstance(values, Real):
-        return float(values)
-    if isinstance(values, Sequence) and all(isinstance(value, Real) for value in values):
-        return tuple(map(float, values))
-    raise ValueError(f"fill must be a number, one per channel or 'random', found {fill!r}")
+    several = isinstance(values, Sequence)
+    numbers = tuple(values) if several else (values,)
+    if not all(isinstance(value, Real) for value in numbers):
+        raise ValueError(f"fill must be a number, one per channel or 'random', found {fill!r}")
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError(f"fill must be finite, found {fill!r}")
+    return tuple(map(float, numbers)) if several else float(values)
 
 
 def whole_size(size: Any) -> Size:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -37,7 +39,7 @@ class CutMix(Cut):
         generator: Source = None,
     ) -> None:
         super().__init__(p, border, 0.0, generator)
-        if alpha <= 0.0:
+        if not 0.0 < alpha < math.inf:
             raise ValueError(f"alpha must be positive, found {alpha}")
         self.num_classes = num_classes
         self.alpha = alpha

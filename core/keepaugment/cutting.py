@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from keepaugment.checks import Size, check_images, check_tau, fill_numbers
+from keepaugment.checks import Size, check_generator, check_images, check_tau, fill_numbers
 from keepaugment.draws import Source, uniform
 from keepaugment.no_trace import Forward
 from keepaugment.regions import Border, Spare
@@ -79,6 +79,7 @@ class Cut:
         self.p = p
         self.border = border
         self.fill = fill_numbers(fill)
+        check_generator(generator)
         self.generator = generator
 
     def _draw(self, images: Tensor) -> tuple[Size, Tensor]:
@@ -140,7 +141,7 @@ class _Erase(Cut):
         """What regions of images (B, C, H, W) become: a number, (C, 1, 1), or the images' shape."""
         if self.fill is None:  # "random"
             u = uniform(self.generator, tuple(images.shape), images.device)
-            return torch.special.ndtri(u.clamp(1e-7, 1 - 1e-7)).to(images.dtype)
+            return torch.empty_like(images).copy_(torch.special.ndtri(u.clamp(1e-7, 1 - 1e-7)))
         if not isinstance(self.fill, tuple):
             return self.fill
         if len(self.fill) != images.shape[1]:
@@ -259,7 +260,7 @@ class RandomErasing(_Erase):
         generator: Source = None,
     ) -> None:
         super().__init__(p, "inside", fill, generator)
-        if not 0.0 <= scale[0] <= scale[1] <= 1.0 or not 0.0 < ratio[0] <= ratio[1]:
+        if not 0.0 <= scale[0] <= scale[1] <= 1.0 or not 0.0 < ratio[0] <= ratio[1] < math.inf:
             raise ValueError(f"scale {scale} and ratio {ratio} must be ranges, scale within [0, 1]")
         self.scale = scale
         self.ratio = ratio
@@ -333,6 +334,7 @@ class KeepPaste:
     ) -> None:
         self.keep = Keep.of(model, saliency, tau)
         self.size = size
+        check_generator(generator)
         self.generator = generator
 
     def allowed(self, images: Tensor, targets: Any = None) -> Tensor:

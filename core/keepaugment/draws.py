@@ -7,6 +7,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
+
+from keepaugment.checks import check_generator, check_index, warn_of_repeats
 
 Source = torch.Generator | Callable[[tuple[int, ...], torch.device], Tensor] | None
 """A torch generator, None for torch's global one, or any `(shape, device) -> uniform numbers`."""
@@ -21,7 +24,16 @@ def uniform(generator: Source, shape: tuple[int, ...], device: torch.device) -> 
 
     Everything random in this library is a function of these numbers, so a callable that computes
     them from (seed, epoch, sample index) replays any image without a change to its callers.
+
+    Raises:
+        ValueError: No such source, or a generator in a DataLoader's worker.
     """
+    check_generator(generator)
+    if isinstance(generator, torch.Generator) and get_worker_info() is not None:
+        raise ValueError(
+            "a torch.Generator in a DataLoader worker is a copy: all workers and all epochs would "
+            "draw the same numbers; take generator=None, which the loader seeds for each"
+        )
     if generator is None or isinstance(generator, torch.Generator):
         source = generator.device if generator is not None else device
         return torch.rand(shape, generator=generator, device=source).to(device)
@@ -67,8 +79,13 @@ class SampleDraws:
         self.calls = 0
 
     def at(self, epoch: int, index: Tensor) -> None:
-        """Go to the samples numbered `index` (B,) of an epoch; calls are counted from here."""
-        index = index.long()
+        """Go to the samples numbered `index` (B,) of an epoch; calls are counted from here.
+
+        A number that comes again, in the batch or in another process, brings the same draws: if an
+        image shall be several times in an epoch, number the places in the epoch, not the images.
+        """
+        index = check_index(index)
+        warn_of_repeats(index, "it gets the same draws each time; number the places in the epoch")
         self.samples = (torch.full_like(index[:1], self.seed * 2**32 + epoch), index)
         self.keys = None  # until the first call, which may be compiled
         self.calls = 0

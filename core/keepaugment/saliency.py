@@ -17,7 +17,13 @@ import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from keepaugment.checks import check_images, check_labels, check_saliency, check_scale
+from keepaugment.checks import (
+    check_images,
+    check_labels,
+    check_no_transform,
+    check_saliency,
+    check_scale,
+)
 from keepaugment.draws import Source, uniform
 from keepaugment.early_head import EarlyHead
 from keepaugment.no_trace import Forward, held_models, no_trace
@@ -138,10 +144,12 @@ def saliency_map(
     Raises:
         ValueError: Integer images, labels out of range, a scale outside (0, 1], a model whose
             output is not (B, K) or does not depend on the images, an objective that gives something
-            else than (B,) numbers or one, reentrant checkpointing, FullyShardedDataParallel.
+            else than (B,) numbers or one, reentrant checkpointing, FullyShardedDataParallel, a call
+            within `torch.func.vmap` or `grad`.
     """
     check_images(images)
     check_scale(scale)
+    check_no_transform()
     if not len(images):
         return images.new_zeros(0, *images.shape[2:], dtype=torch.float32)
     check_whole(model)

@@ -168,7 +168,7 @@ def selective_cut(
         generator=generator,
     )
     fill = fill.to(images.dtype) if isinstance(fill, Tensor) else float(fill)
-    return torch.where(mask, fill, images)
+    return torch.where(~mask, images, fill)  # the first decides on the memory format
 
 
 def selective_paste(

@@ -4,11 +4,12 @@ The box, mask and keypoint sources know where objects are. Their maps make a reg
 (KeepAugment, Eq. 1, https://arxiv.org/abs/2011.11778) the share of the objects that it hides.
 
 `targets` are a list with one entry per image: its tensor, or a dict that holds the tensor as
-torchvision's detection models take it. Coordinates are pixels, x before y; pixel i is [i, i + 1).
+torchvision's detection models take it. `keepaugment.objects` has their layouts.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from os import PathLike
 from typing import Any
@@ -18,13 +19,14 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from keepaugment.checks import check_images
+from keepaugment.objects import as_boxes, as_keypoints, as_masks
 from keepaugment.stored import GivenMaps
 
 
 def _of_images(
-    targets: Any, key: str, images: Tensor, form: str, shaped: Callable[[Tensor], Tensor]
+    targets: Any, key: str, images: Tensor, form: str, read: Callable[..., Tensor]
 ) -> list[Tensor]:
-    """Each image's tensor, brought by `shaped` to (N, ...)."""
+    """Each image's tensor, as `read` gives it: (N, ...)."""
     check_images(images)
     if not isinstance(targets, list | tuple) or len(targets) != len(images):
         found = f"{len(targets)}" if isinstance(targets, list | tuple) else type(targets).__name__
@@ -37,10 +39,7 @@ def _of_images(
         part = target.get(key) if isinstance(target, Mapping) else target
         if not isinstance(part, Tensor):
             raise ValueError(f"a target must be a tensor {form} or hold one as {key!r}")
-        try:
-            parts.append(shaped(part.to(images.device)))
-        except RuntimeError as error:
-            raise ValueError(f"{key} must be {form}, found shape {tuple(part.shape)}") from error
+        parts.append(read(part, (images.shape[2], images.shape[3])).to(images.device))
     return parts
 
 
@@ -62,14 +61,6 @@ def _outer_sum(rows: Tensor, columns: Tensor) -> Tensor:
         return rows.float().mT @ columns.float()
 
 
-def _xyxy(boxes: Tensor) -> Tensor:
-    """Boxes as (N, 4); torchvision's say what their numbers are."""
-    known = getattr(boxes, "format", None)
-    if known is not None and known.name != "XYXY":
-        raise ValueError(f"boxes must be XYXY, found {known.name}; convert them first")
-    return boxes.reshape(-1, 4)
-
-
 class BoxSaliency:
     """Ground-truth boxes: a region's score is the sum of the shares that it hides of each box.
 
@@ -81,14 +72,14 @@ class BoxSaliency:
     """
 
     def __init__(self, margin: float = 0.0) -> None:
-        if margin < 0.0:
+        if not 0.0 <= margin < math.inf:
             raise ValueError(f"margin must not be negative, found {margin}")
         self.margin = margin
 
     def __call__(self, images: Tensor, targets: Any) -> Tensor:
         """Map images (B, C, H, W) and boxes, B of (N, 4) xyxy, to saliency (B, H, W)."""
-        parts = _of_images(targets, "boxes", images, "(N, 4)", _xyxy)
-        low, high = _padded(parts, images.new_zeros(0, 0, 4)).float().split(2, dim=2)
+        parts = _of_images(targets, "boxes", images, "(N, 4)", as_boxes)
+        low, high = _padded(parts, images.new_zeros(0, 0, 4)).split(2, dim=2)
         grown = torch.cat((low - self.margin * (high - low), high + self.margin * (high - low)), 2)
         rows, columns = covered_pixels(grown, (images.shape[2], images.shape[3]))
         area = (rows.sum(2) * columns.sum(2)).clamp(min=1)
@@ -105,13 +96,7 @@ class MaskSaliency:
     def __call__(self, images: Tensor, targets: Any) -> Tensor:
         """Map images (B, C, H, W) and masks, B of (N, H, W) or (H, W), to saliency (B, H, W)."""
         size = (images.shape[2], images.shape[3])
-
-        def shaped(part: Tensor) -> Tensor:
-            if part.shape[-2:] != size:
-                raise RuntimeError
-            return part.reshape(-1, *size) != 0
-
-        parts = _of_images(targets, "masks", images, f"(N, {size[0]}, {size[1]})", shaped)
+        parts = _of_images(targets, "masks", images, f"(N, {size[0]}, {size[1]})", as_masks)
         masks = _padded(parts, images.new_zeros(0, 0, *size))
         area = masks.sum((2, 3), keepdim=True).clamp(min=1)
         return (masks / area).sum(1)
@@ -125,7 +110,7 @@ class KeypointSaliency:
     """
 
     def __init__(self, sigma: float = 0.05) -> None:
-        if sigma <= 0.0:
+        if not 0.0 < sigma < math.inf:
             raise ValueError(f"sigma must be positive, found {sigma}")
         self.sigma = sigma
 
@@ -133,16 +118,10 @@ class KeypointSaliency:
         """Map images (B, C, H, W) and keypoints to saliency (B, H, W).
 
         Keypoints are B of (..., 2), x and y, or (..., 3) with a visibility that is 0 for a point
-        that does not count.
+        that is not labelled, whatever its coordinates.
         """
-
-        def shaped(part: Tensor) -> Tensor:
-            if part.shape[-1] == 2:
-                part = torch.cat((part, torch.ones_like(part[..., :1])), -1)
-            return part.reshape(-1, 3)
-
-        parts = _of_images(targets, "keypoints", images, "(..., 2 or 3)", shaped)
-        points = _padded(parts, images.new_zeros(0, 0, 3)).float()
+        parts = _of_images(targets, "keypoints", images, "(..., 2 or 3)", as_keypoints)
+        points = _padded(parts, images.new_zeros(0, 0, 3))
         sides, unit = images.shape[2:], self.sigma * min(images.shape[2:])
         y, x = (torch.arange(side, device=images.device) + 0.5 for side in sides)
         rows, columns = (

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from keepaugment.checks import check_images
+from keepaugment.checks import check_images, check_index, warn_of_repeats
 
 
 class View(NamedTuple):
@@ -132,8 +132,11 @@ class StoredMaps:
         self.view: View | ScaledView | None = None
 
     def _go_to(self, index: Tensor, view: View | ScaledView | None) -> None:
-        self.index = index
+        self.index = index = check_index(index, len(self.maps))
         self.view = whole(len(index), index.device) if view is None else view
+        if any(each.shape != index.shape for each in self.view):
+            shapes = ", ".join(str(tuple(each.shape)) for each in self.view)
+            raise ValueError(f"a view of {len(index)} images is that many numbers, found {shapes}")
 
     def _present(self, batch: int, call: str) -> tuple[Tensor, View | ScaledView]:
         """The numbers and the views of the present batch."""
@@ -170,8 +173,11 @@ class StoredMaps:
     ) -> None:
         """Store the maps (B, H, W) of views of the images `index` (B,), each image once.
 
+        Of an image that is several times in a batch only one view is stored.
+
         `shown` (B, H, W) is true where a pixel tells of its image; None: everywhere.
         """
+        warn_of_repeats(index, "the map of only one of its views is stored")
         with torch.no_grad(), torch.autocast(self.maps.device.type, enabled=False):
             size, tiny = (saliency.shape[1], saliency.shape[2]), torch.finfo(torch.float32).tiny
             rows, columns = self._placed(view, size)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
+import pickle
 import random
 import re
 import textwrap
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -157,6 +159,31 @@ def test_a_loader_of_timm_is_changed_behind_its_prefetcher() -> None:
     changed.mixup_enabled = False
     ((images, _),) = changed
     assert torch.equal(images, plain) and contexts == [True]
+
+
+class Slices:
+    """A loader with special methods of its own, which are not the wrapper's."""
+
+    mean = 3
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([(IMAGES, LABELS)])
+
+    def __deepcopy__(self, memo: dict) -> Slices:
+        return self
+
+    def __getstate__(self) -> dict[str, int]:
+        return {"number": 1}
+
+
+def test_a_loader_can_be_copied() -> None:
+    loader = KeepLoader(Slices(), KeepMixup(zeroed, NUM_CLASSES))
+    for copied in (copy.copy(loader), copy.deepcopy(loader), pickle.loads(pickle.dumps(loader))):
+        assert type(copied) is KeepLoader and copied.mean == 3 and copied.mixup_enabled
+        ((images, _),) = copied
+        assert not images.any()
+    with pytest.raises(AttributeError, match="'Slices' object has no attribute 'std'"):
+        _ = loader.std
 
 
 def test_mixing_after_a_step_is_switched_off_with_it() -> None:
@@ -310,6 +337,12 @@ def test_a_batch_that_cannot_be_changed_is_refused() -> None:
     callback = callback_of(lightning, zeroed)
     with pytest.raises(ValueError, match="must be a list or a dict.*found tuple"):
         callback.on_train_batch_start(None, None, (IMAGES, LABELS), 0)
+    of_two_loaders = {"labelled": [IMAGES, LABELS], "others": [IMAGES, LABELS]}
+    for batch in (of_two_loaders, [IMAGES]):
+        with pytest.raises(ValueError, match="no images at 0 and labels at 1, its places are"):
+            callback.on_train_batch_start(None, None, batch, 0)
+    with pytest.raises(ValueError, match="no images at 'x' and labels at 1, its places are 0, 1"):
+        callback_of(lightning, zeroed, "x").on_train_batch_start(None, None, [IMAGES, LABELS], 0)
 
 
 # torchreid

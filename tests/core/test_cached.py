@@ -223,6 +223,29 @@ def test_numbers_are_needed_first() -> None:
         cache(torch.zeros(2, 1, 8, 8))
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_an_index_of_any_whole_kind(dtype: torch.dtype) -> None:
+    caches = [CachedSaliency(Given(rand(2, 8, 8)), 5, (8, 8)) for _ in range(2)]
+    for cache, kind in zip(caches, (dtype, torch.int64), strict=True):
+        cache.at(0, torch.tensor([4, 1], dtype=kind))
+        cache(torch.zeros(2, 1, 8, 8))
+    assert torch.equal(caches[0].maps, caches[1].maps)
+
+
+def test_numbers_and_views_that_are_not_the_images() -> None:
+    cache = CachedSaliency(Given(rand(2, 8, 8)), 5, (8, 8))
+    for wrong in ([0, 5], [0, -1]):
+        with pytest.raises(ValueError, match=r"index must be in \[0, 5\), found"):
+            cache.at(0, torch.tensor(wrong))
+    with pytest.raises(ValueError, match=r"a view of 2 images is that many numbers, found \(1,\)"):
+        cache.at(0, torch.tensor([0, 1]), view(0, 0, False))
+    cache.at(0, torch.tensor([2, 2]))
+    with pytest.warns(UserWarning, match="several times in the batch: the map of only one"):
+        cache(torch.zeros(2, 1, 8, 8))
+    cache.at(3, torch.tensor([2, 2]))  # reads
+    cache(torch.zeros(2, 1, 8, 8))
+
+
 def _process(rank: int, folder: str) -> None:
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2

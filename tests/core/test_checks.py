@@ -419,6 +419,11 @@ def test_fill() -> None:
     fails("(3,), does not fit", cut, fill=torch.ones(3))
     fails("does not fit", cut, fill=torch.ones(2, 1, 1, 1, 1))
     fails("fill is on meta", cut, fill=torch.ones(3, 1, 1, device="meta"))
+    for value in (float("nan"), float("inf")):
+        for several in (value, (0, value, 0), torch.tensor([0, 0, value])):
+            fails("fill must be finite", Cutout, fill=several)
+        fails("fill must be finite", cut, fill=value)
+        fails("fill holds NaN or infinite values", cut, fill=torch.full((3, 1, 1), value))
     message = "(0.1, 0.2) must have a number for each of 3 channels"
     fails(message, Cutout(3, fill=(0.1, 0.2)), IMAGES)
     grey = IMAGES[:, :1]
@@ -433,6 +438,7 @@ def test_fill() -> None:
         ((0.1, 1.1), (0.3, 3.0)),
         ((0.1, 0.4), (0.0, 3.0)),
         ((0.1, 0.4), (3.0, 0.3)),
+        ((0.1, 0.4), (0.3, float("inf"))),
     ],
 )
 def test_ranges_of_random_erasing(scale: tuple, ratio: tuple) -> None:
@@ -440,7 +446,7 @@ def test_ranges_of_random_erasing(scale: tuple, ratio: tuple) -> None:
     fails(message, RandomErasing, scale=scale, ratio=ratio)
 
 
-@pytest.mark.parametrize("alpha", [0.0, -1.0])
+@pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), float("inf")])
 def test_alpha(alpha: float) -> None:
     fails(f"positive, found {alpha}", CutMix, 5, alpha)
 
@@ -452,6 +458,45 @@ def test_a_map_comes_from_a_model_or_from_a_function() -> None:
         fails(message, method, MODEL, saliency=a_map)
     fails(message, KeepCutMix, None, 5)
     fails(message, KeepCutMix, MODEL, 5, saliency=a_map)
+
+
+@pytest.mark.parametrize("wrong", [numpy.random.default_rng(0), numpy.random.RandomState(0), 0])
+def test_a_generator_of_another_kind(wrong: object) -> None:
+    message = "a function (shape, device) -> numbers or None, found " + type(wrong).__name__
+    fails(message, Cutout, generator=wrong)
+    fails(message, CutMix, 5, generator=wrong)
+    fails(message, KeepPaste, MODEL, generator=wrong)
+    fails(message, cut, generator=wrong)
+    fails(message, ShuffledSaliency(a_map, wrong), IMAGES)  # type: ignore[arg-type]
+
+
+class Drawn(Dataset):
+    """What a cut draws with a generator of the main process."""
+
+    def __init__(self, generator: torch.Generator | None) -> None:
+        self.cut = Cutout(3, generator=generator)
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.cut.mask(torch.ones(1, 3, 64, 64))
+
+
+def test_a_generator_in_a_worker_would_repeat_itself() -> None:
+    with pytest.raises(ValueError, match="torch.Generator in a DataLoader worker is a copy"):
+        next(iter(DataLoader(Drawn(torch.Generator()), num_workers=2)))
+    seen = {batch.numpy().tobytes() for _ in range(2) for batch in DataLoader(Drawn(None), 4)}
+    assert len(seen) == 4
+
+
+@pytest.mark.parametrize("transform", [torch.func.grad, torch.func.vmap, torch.func.jacrev])
+def test_a_map_within_a_transform_of_functions(transform: Callable) -> None:
+    vit = timm.models.VisionTransformer(8, 4, embed_dim=8, depth=1, num_heads=1)
+    images = randn(2, 3, 8, 8)
+    for saliency in (GradientSaliency(MODEL), AttentionSaliency(vit)):
+        step = transform(lambda x, each=saliency: each(x.view(-1, 3, 8, 8)).sum())
+        fails("a map cannot be taken within torch.func.vmap, grad", step, images)
 
 
 def test_match_area_needs_its_numbers() -> None:

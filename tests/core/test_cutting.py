@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy
 import pytest
@@ -27,8 +28,9 @@ from keepaugment import (
     RandomErasing,
     RandomSaliency,
 )
+from keepaugment.adapters import Erasing
 from keepaugment.draws import symmetric_beta
-from keepaugment.selective import allowed_regions
+from keepaugment.selective import allowed_regions, selective_cut
 
 
 def blank(images: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -559,3 +561,25 @@ def test_the_defaults_are_the_papers() -> None:
     for method in (cut, paste, mix, erase):
         assert isinstance(method.keep.saliency, GradientSaliency)
         assert (method.keep.tau, method.keep.match_area) == (0.6, False)
+
+
+CHANNELS_LAST: dict[str, Any] = {
+    "constant": lambda x: Cutout(3)(x),
+    "per channel": lambda x: Cutout(3, fill=(1, 2, 3))(x),
+    "noise": lambda x: RandomErasing(1.0, fill="random")(x),
+    "CutMix": lambda x: CutMix(5)(x, torch.zeros(len(x), dtype=torch.int64))[0],
+    "paste": lambda x: KeepPaste(saliency=lambda x, _: x[:, 0], size=3)(x, -x),
+    "own fill": lambda x: selective_cut(x, x[:, 0], size=3, fill=torch.zeros(x.shape)),
+    "Erasing": lambda x: Erasing(RandomErasing(1.0, fill="random"))(x),
+}
+
+
+@pytest.mark.parametrize("method", CHANNELS_LAST)
+def test_images_keep_their_memory_format(method: str) -> None:
+    images = rand(2, 3, 8, 8)
+    torch.manual_seed(0)
+    plain = CHANNELS_LAST[method](images)
+    torch.manual_seed(0)
+    found = CHANNELS_LAST[method](images.to(memory_format=torch.channels_last))
+    assert found.is_contiguous(memory_format=torch.channels_last) and plain.is_contiguous()
+    assert torch.equal(found, plain)

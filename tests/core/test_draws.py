@@ -102,6 +102,15 @@ def test_a_batch_that_was_not_announced_is_refused() -> None:
         draws((4, 1), CPU)
 
 
+def test_an_image_that_is_several_times_in_a_batch_is_told_of() -> None:
+    draws = SampleDraws(0)
+    with pytest.warns(UserWarning, match="several times in the batch: it gets the same draws"):
+        draws.at(0, torch.tensor([3, 1, 3]))
+    for wrong in (torch.tensor([0.5]), torch.tensor(3), torch.tensor([True]), [3]):
+        with pytest.raises(ValueError, match="index must be"):
+            draws.at(0, wrong)  # type: ignore[arg-type]
+
+
 def test_seeds_and_any_whole_numbers() -> None:
     for seed in (-1, 2**31):
         with pytest.raises(ValueError, match="seed must be in"):

@@ -7,6 +7,7 @@ one, and tells the targets. It alone in this library imports torchvision.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -16,91 +17,76 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from keepaugment.adapters.samples import (
+    TARGETS,
+    Leaf,
+    check_without,
+    is_target,
+    of_images,
+    read_leaves,
+    read_numbers,
+    stack_labels,
+    usual_labels,
+)
+from keepaugment.adapters.visible import (
+    boxes_around,
+    checked_corners,
+    count_visible,
+    enough,
+    seen_points,
+    spans,
+)
+from keepaugment.attention import AttentionSaliency
+from keepaugment.cached import CachedSaliency
 from keepaugment.cutting import Cutout, RandomErasing
+from keepaugment.objects import as_keypoints, as_masks
+from keepaugment.recycled import RecycledSaliency
 from keepaugment.regions import Spare
+from keepaugment.saliency import (
+    CentreSaliency,
+    InvertedSaliency,
+    RandomSaliency,
+    ShuffledSaliency,
+)
+from keepaugment.sources import BoxSaliency, KeypointSaliency, MaskSaliency
+from keepaugment.stored import GivenMaps
 
-_TARGETS = {
-    "boxes": tv_tensors.BoundingBoxes,
-    "masks": tv_tensors.Mask,
-    "keypoints": tv_tensors.KeyPoints,
-}
-
-
-def _corners(boxes: tv_tensors.BoundingBoxes) -> Tensor:
-    """The corners of boxes of any format, in turn: (N, 4, 2) float32, x before y."""
-    plain = boxes.as_subclass(Tensor).float()
-    convert = v2.functional.convert_bounding_box_format
-    if tv_tensors.is_rotated_bounding_format(boxes.format):
-        return convert(plain, boxes.format, tv_tensors.BoundingBoxFormat.XYXYXYXY).view(-1, 4, 2)
-    xyxy = convert(plain, boxes.format, tv_tensors.BoundingBoxFormat.XYXY)
-    return xyxy[:, [0, 1, 2, 1, 2, 3, 0, 3]].view(-1, 4, 2)
+_OF_OBJECTS = BoxSaliency, MaskSaliency, KeypointSaliency
+_OF_NOTHING = AttentionSaliency, CentreSaliency, GivenMaps, RandomSaliency, RecycledSaliency
 
 
-def _spans(corners: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The pixels [first, stop), each (N, H), of every row whose middles lie in convex boxes.
-
-    `corners` are (N, 4, 2). A row's line meets two edges of a box, between which its pixels lie.
-    """
-    height, width = image_size
-    y = torch.arange(height, device=corners.device) + 0.5
-    start, stop = corners[:, :, :, None], corners.roll(-1, 1)[:, :, :, None]
-    tall = stop[:, :, 1] - start[:, :, 1]
-    share = (y - start[:, :, 1]) / torch.where(tall == 0, 1.0, tall)  # (N, 4, H)
-    x = start[:, :, 0] + share * (stop[:, :, 0] - start[:, :, 0])
-    meets = (tall != 0) & (share >= 0) & (share <= 1)
-    left = torch.where(meets, x, torch.inf).amin(1)
-    right = torch.where(meets, x, -torch.inf).amax(1)
-    first = (left - 0.5).ceil().clamp(0, width)
-    return first.long(), torch.maximum((right - 0.5).floor().clamp(-1, width - 1) + 1, first).long()
+def _source(saliency: Any) -> Any:
+    """What a map of a map is taken from in the end."""
+    while isinstance(saliency, CachedSaliency | InvertedSaliency | ShuffledSaliency):
+        saliency = saliency.saliency
+    return saliency
 
 
-def _counts(boxes: tv_tensors.BoundingBoxes, hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """How many pixels of boxes (N, ...) the rectangles `hidden` (1 or N, H, W) leave, of how many.
-
-    Returns:
-        (N,) and (N,).
-    """
-    first, stop = _spans(_corners(boxes), (hidden.shape[1], hidden.shape[2]))
-    rows, columns = hidden.any(2), hidden.any(1).int()
-    left, right = columns.argmax(1), columns.argmax(1) + columns.sum(1)
-    covered = torch.minimum(stop, right[:, None]) - torch.maximum(first, left[:, None])
-    of = (stop - first).sum(1)
-    return of - (covered.clamp(min=0) * rows).sum(1), of
+def _joined_boxes(parts: list[Any], size: tuple[int, int]) -> Tensor:
+    corners = [checked_corners(each, size) for each in parts]
+    return torch.cat(corners) if corners else torch.zeros(0, 4, 2)
 
 
-def _around(corners: Tensor) -> Tensor:
-    """Boxes (N, 4) xyxy around `corners` (N, 4, 2)."""
-    return torch.cat((corners.amin(1), corners.amax(1)), 1)
+def _joined_masks(parts: list[Any], size: tuple[int, int]) -> Tensor:
+    plain = [each.as_subclass(Tensor) for each in parts]
+    plain = [each.flatten(0, -3) if each.ndim > 3 else each for each in plain]
+    for each in plain:
+        as_masks(each, size)
+    plain = [each.reshape(-1, *size) for each in plain]
+    return torch.cat(plain) if plain else torch.zeros(0, *size)
 
 
-def _enough(seen: Tensor, of: Tensor, min_visible: float) -> Tensor:
-    """Whether as much of an object is seen as shall be; of one without pixels nothing is asked."""
-    return (of == 0) | (seen >= (min_visible * of).clamp(min=1))
+def _joined_keypoints(parts: list[Any], size: tuple[int, int]) -> Tensor:
+    for each in parts:
+        as_keypoints(each, size)
+    if len(parts) == 1:
+        return parts[0]
+    plain = [each.as_subclass(Tensor).reshape(-1, 2) for each in parts]
+    return torch.cat(plain) if plain else torch.zeros(0, 2)
 
 
-def _seen_points(points: Tensor, hidden: Tensor, min_visible: float) -> Tensor:
-    """Whether enough points of each group (N, ..., 2) are outside `hidden` (1 or N, H, W): (N,)."""
-    height, width = hidden.shape[1:]
-    x, y = points.floor().long().unbind(-1)
-    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    group = torch.arange(len(hidden), device=x.device).view(-1, *[1] * (x.ndim - 1))
-    seen = inside & ~hidden[group, y.clamp(0, height - 1), x.clamp(0, width - 1)]
-    if x.ndim > 1:
-        seen, inside = seen.flatten(1), inside.flatten(1)
-        return _enough(seen.sum(1), inside.sum(1), min_visible)
-    return _enough(seen.int(), inside.int(), min_visible)
-
-
-def _per_image(leaves: list[Any], batch: int | None) -> list[Any]:
-    """A target for each image: of a sample the first; of a batch as many, or the parts of one."""
-    if batch is None or len(leaves) == batch:
-        return leaves[: batch or 1]
-    if len(leaves) != 1 or len(leaves[0]) != batch:
-        raise ValueError(
-            f"expected a {type(leaves[0]).__name__} for each of {batch} images, or one of {batch} "
-            f"rows, found {len(leaves)}, the first of shape {tuple(leaves[0].shape)}"
-        )
-    return [tv_tensors.wrap(leaves[0][i : i + 1], like=leaves[0]) for i in range(batch)]
+_JOIN = {"boxes": _joined_boxes, "masks": _joined_masks, "keypoints": _joined_keypoints}
+"""All targets of an image as one tensor: corners (N, 4, 2), masks (N, H, W), keypoints (..., 2)."""
 
 
 class Erasing(v2.Transform):
@@ -113,7 +99,8 @@ class Erasing(v2.Transform):
     A sample has one image (C, H, W) or video (T, C, H, W), a batch one tensor of images
     (B, C, H, W) or videos (B, T, C, H, W), with a region each; in a loader's collate function, or
     behind it on a GPU. Every frame of a video has the region of its middle frame. Targets of a
-    batch are one per image, in the images' order, or one tensor whose first axis is the batch's.
+    batch are in a list with a dict for each image, or one per image in the images' order, or
+    tensors whose first axis is the batch's. All of an image's targets count; it may have none.
 
     What becomes of the targets: a box, or a group of keypoints, is *dropped* if less than
     `min_visible` of it, or nothing, can still be seen. Dropped boxes become 0 and dropped keypoints
@@ -130,14 +117,21 @@ class Erasing(v2.Transform):
     candidates, tau counts among the others, and an image without another is left as it is.
 
     The map gets, of each image, a dict with the `boxes` (as xyxy), `masks` and `keypoints` that
-    there are; in a sample without these the label, the only plain whole number per image. A method
-    with a model belongs behind the loader; a `SavedSaliency` may take its place before.
+    there are; in a sample without these the label, or else None. A method with a model belongs
+    behind the loader; a `SavedSaliency` may take its place before.
 
     Args:
         method: `Cutout`, `RandomErasing`, `KeepCutout` or `KeepRandomErasing`; its p is per image.
         min_visible: share of a box or of a group of keypoints that is to be seen, in [0, 1].
         protect: allow only regions that leave so much of every box.
         mask_fill: what masks become in the region; None leaves them.
+        labels: where a map of labels finds them: their name in a dict, or their place in a tuple.
+            "default" takes "label", "labels" or (image, label), and refuses any other number, for
+            it may be an image's; None hands the map no label.
+
+    Raises:
+        ValueError: Another method, or settings out of their range; when it is called, targets of
+            another layout or size than the image, or of which it is not known whose they are.
     """
 
     def __init__(
@@ -147,6 +141,7 @@ class Erasing(v2.Transform):
         min_visible: float = 0.0,
         protect: bool = False,
         mask_fill: float | None = None,
+        labels: str | int | None = "default",
     ) -> None:
         super().__init__()
         if not isinstance(method, Cutout | RandomErasing):
@@ -156,16 +151,19 @@ class Erasing(v2.Transform):
             )
         if not 0.0 <= min_visible <= 1.0:
             raise ValueError(f"min_visible must be a share in [0, 1], found {min_visible}")
+        if mask_fill is not None and not math.isfinite(mask_fill):
+            raise ValueError(f"mask_fill must be a finite number or None, found {mask_fill}")
         self.method = method
         self.min_visible = min_visible
         self.protect = protect
         self.mask_fill = mask_fill
+        self.labels = labels
 
     def _image(self, flat_inputs: list[Any]) -> Tensor:
         """The one image, video or batch of a sample's leaves."""
         wanted = self._needs_transform_list(flat_inputs)
         found = [each for each, is_wanted in zip(flat_inputs, wanted, strict=True) if is_wanted]
-        images = [each for each in found if not isinstance(each, tuple(_TARGETS.values()))]
+        images = [each for each in found if not is_target(each)]
         if len(images) != 1 or not isinstance(images[0], Tensor):
             kinds = ", ".join(type(each).__name__ for each in images) or "none"
             raise ValueError(
@@ -179,20 +177,25 @@ class Erasing(v2.Transform):
             )
         return images[0]
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw the regions of a sample or a batch, of which `flat_inputs` are all leaves.
+    def make_params(self, flat_inputs: Any) -> dict[str, Any]:
+        """Draw the regions of a sample or a batch, of which `flat_inputs` may be all leaves.
+
+        Leaves alone do not say which are of one image where a batch has as many of a kind as
+        images; then give the sample as it is.
 
         Returns:
             `mask`, bool, true where an image is cut, (1, H, W) of a sample or (B, 1, H, W) of a
             batch; `fill`, what it becomes there; and `batch`, B or None.
         """
-        image = self._image(flat_inputs)
+        image = self._image(tree_flatten(flat_inputs)[0])
         video = isinstance(image, tv_tensors.Video)
         batch = len(image) if image.ndim == 4 + video else None
         images = image.as_subclass(Tensor) if batch is not None else image.as_subclass(Tensor)[None]
         images = images[:, images.shape[1] // 2] if video else images
-        targets = self._targets(flat_inputs, batch, images.device)
-        spare = self._spare(flat_inputs, batch, images) if self.protect else None
+        leaves = read_leaves(flat_inputs, batch)[0]
+        found = self._objects(leaves, batch, (images.shape[2], images.shape[3]))
+        targets = self._targets(leaves, found, image, batch)
+        spare = self._spare(leaves, found, image) if self.protect else None
         mask = self.method.mask(images, targets, spare=spare)
         fill = self.method.filling(images)
         if batch is None:
@@ -200,38 +203,78 @@ class Erasing(v2.Transform):
             mask, fill = mask[0], fill[0] if whole else fill  # type: ignore[index]
         return {"mask": mask, "fill": fill, "batch": batch}
 
-    def _targets(self, flat_inputs: list[Any], batch: int | None, device: torch.device) -> Any:
-        """What the method's map is taken for."""
+    def _objects(
+        self, leaves: list[Leaf], batch: int | None, size: tuple[int, int]
+    ) -> dict[str, list[Tensor]]:
+        """What there is of each image: corners (N, 4, 2) of boxes, masks and keypoints."""
         found = {}
-        for key, kind in _TARGETS.items():
-            leaves = [each for each in flat_inputs if isinstance(each, kind)]
-            if leaves:
-                found[key] = _per_image(leaves, batch)
-        if "boxes" in found:
-            found["boxes"] = [_around(_corners(each)) for each in found["boxes"]]
-        if found:
+        for key, kind in TARGETS.items():
+            of_each = of_images(leaves, kind, batch)
+            if of_each is not None:
+                found[key] = [_JOIN[key](parts, size) for parts in of_each]
+        return found
+
+    def _targets(
+        self,
+        leaves: list[Leaf],
+        found: dict[str, list[Tensor]],
+        image: Tensor,
+        batch: int | None,
+    ) -> Any:
+        """What the method's map is taken for."""
+        if self.method.keep is None:
+            return None
+        source, labels = _source(self.method.keep.saliency), self.labels
+        if labels in (None, "default") and (found or isinstance(source, _OF_OBJECTS)):
+            if not found:
+                check_without(leaves, image, f"{type(source).__name__} needs tv_tensors")
+            if not any(len(part) for parts in found.values() for part in parts):
+                size, number = (image.shape[-2], image.shape[-1]), batch or 1
+                empty = {key: [join([], size)] * number for key, join in _JOIN.items()}
+                found = {**empty, **found}
+            if "boxes" in found:
+                found = {**found, "boxes": [boxes_around(each) for each in found["boxes"]]}
             return [
                 dict(zip(found, parts, strict=True)) for parts in zip(*found.values(), strict=True)
             ]
-        numbers = [torch.as_tensor(each) for each in flat_inputs if isinstance(each, int | Tensor)]
-        whole = (torch.uint8, torch.int16, torch.int32, torch.int64)
-        labels = [each for each in numbers if each.dtype in whole and each.numel() == (batch or 1)]
-        return labels[0].reshape(-1).to(device) if len(labels) == 1 else None
+        if labels is None:
+            return None
+        numbers = read_numbers(leaves, image)
+        if labels == "default":
+            chosen = usual_labels(numbers)
+            if not chosen and (not numbers or isinstance(source, _OF_NOTHING)):
+                return None
+        elif isinstance(labels, str):
+            chosen = [each for each in numbers if each.place[-1] == labels]
+        else:
+            chosen = [each for each in numbers if each.place == (labels,)]
+        if not chosen:
+            places = ", ".join(str(each.place) for each in numbers[:4]) or "none"
+            raise ValueError(
+                f"labels={labels!r} finds no label, and there are numbers at {places}; say the "
+                "name or the place of the label, or labels=None if the map takes none"
+            )
+        return stack_labels(chosen, batch).to(image.device)
 
-    def _spare(self, flat_inputs: list[Any], batch: int | None, images: Tensor) -> Spare:
-        """How many pixels of each box may be hidden."""
-        leaves = [each for each in flat_inputs if isinstance(each, tv_tensors.BoundingBoxes)]
-        if not leaves:
-            raise ValueError("protect=True needs BoundingBoxes in the sample, found none")
-        corners = [_corners(each).to(images.device) for each in _per_image(leaves, batch)]
-        size = (images.shape[2], images.shape[3])
+    def _spare(
+        self, leaves: list[Leaf], found: dict[str, list[Tensor]], image: Tensor
+    ) -> Spare | None:
+        """How many pixels of each box may be hidden; None without boxes."""
+        needed = "protect=True needs BoundingBoxes in the sample"
+        if "boxes" not in found:
+            if found:
+                raise ValueError(f"{needed}, found {', '.join(found)} alone")
+            check_without(leaves, image, needed)
+            return None
+        corners = [each.to(image.device) for each in found["boxes"]]
+        size = (image.shape[-2], image.shape[-1])
         limits = []
         for each in corners:
-            first, stop = _spans(each, size)
+            first, stop = spans(each, size)
             of = (stop - first).sum(1)
             shown = (self.min_visible * of).ceil().clamp(min=1).long()
             limits.append(torch.where(of > 0, of - shown, size[0] * size[1]))
-        around = pad_sequence([_around(each) for each in corners], batch_first=True)
+        around = pad_sequence([boxes_around(each) for each in corners], batch_first=True)
         low, high = (around - 0.5).split(2, 2)
         edges = torch.cat((low.ceil(), high.floor() + 1), 2)
         most = edges.new_tensor([size[1], size[0]] * 2)
@@ -242,11 +285,13 @@ class Erasing(v2.Transform):
         """A sample's or a batch's image or target under the regions of `params`."""
         mask, plain = params["mask"].to(inpt.device), inpt.as_subclass(Tensor)
         hidden = mask[:, 0] if mask.ndim == 4 else mask  # (1 or B, H, W)
+        if is_target(inpt) and not inpt.numel():
+            return inpt
         if isinstance(inpt, tv_tensors.BoundingBoxes):
-            seen = _enough(*_counts(inpt, hidden), self.min_visible)
+            seen = enough(*count_visible(inpt, hidden), self.min_visible)
             result = plain.masked_fill(~seen[:, None], 0)
         elif isinstance(inpt, tv_tensors.KeyPoints):
-            seen = _seen_points(plain, hidden, self.min_visible)
+            seen = seen_points(plain, hidden, self.min_visible)
             result = plain.masked_fill(~seen.view(-1, *[1] * (plain.ndim - 1)), -1)
         elif isinstance(inpt, tv_tensors.Mask):
             if self.mask_fill is None:
@@ -264,18 +309,14 @@ class Erasing(v2.Transform):
 
     def replay(self, params: dict[str, Any], *inputs: Any) -> Any:
         """Cut a sample or a batch of the same form as that of `make_params`, by its regions."""
-        flat, spec = tree_flatten(inputs if len(inputs) > 1 else inputs[0])
-        batch, changed = params["batch"], []
-        kinds = [next((k for k in _TARGETS.values() if isinstance(x, k)), None) for x in flat]
-        turns = {kind: iter(range(batch or 0)) for kind in kinds}
-        for each, kind, wanted in zip(flat, kinds, self._needs_transform_list(flat), strict=True):
-            own = params
-            if batch is not None and kind is not None and kinds.count(kind) == batch:
-                own = {"mask": params["mask"][next(turns[kind])]}
-            changed.append(self.transform(each, own) if wanted else each)
+        leaves, spec = read_leaves(inputs if len(inputs) > 1 else inputs[0], params["batch"])
+        wanted = self._needs_transform_list([each.value for each in leaves])
+        changed = []
+        for (value, _, image), is_wanted in zip(leaves, wanted, strict=True):
+            own = params if image is None else {**params, "mask": params["mask"][image]}
+            changed.append(self.transform(value, own) if is_wanted else value)
         return tree_unflatten(changed, spec)
 
     def forward(self, *inputs: Any) -> Any:
         """Cut a sample or a batch, packed or not, of any form that torchvision takes."""
-        flat = tree_flatten(inputs if len(inputs) > 1 else inputs[0])[0]
-        return self.replay(self.make_params(flat), *inputs)
+        return self.replay(self.make_params(inputs if len(inputs) > 1 else inputs[0]), *inputs)

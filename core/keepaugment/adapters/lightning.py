@@ -39,13 +39,23 @@ class KeepCallback:
         """Change a batch in place.
 
         Raises:
-            ValueError: A batch that is neither a list nor a dict.
+            ValueError: A batch that is neither a list nor a dict, or has no images and labels in
+                their places.
         """
         if not isinstance(batch, list | dict):
             raise ValueError(
                 f"a batch must be a list or a dict to be changed in place, found "
                 f"{type(batch).__name__}; let collate_fn return [images, labels]"
             )
+        try:
+            given = batch[self.images], batch[self.labels]
+        except (LookupError, TypeError) as error:
+            places = list(batch) if isinstance(batch, dict) else range(len(batch))
+            raise ValueError(
+                f"a batch has no images at {self.images!r} and labels at {self.labels!r}, its "
+                f"places are {', '.join(map(repr, places))}; say images= and labels=, or, of "
+                "several loaders, call the step in training_step on the batch of one"
+            ) from error
         with trainer.precision_plugin.forward_context():
-            changed = run_step(self.step, batch[self.images], batch[self.labels])
+            changed = run_step(self.step, *given)
         batch[self.images], batch[self.labels] = changed

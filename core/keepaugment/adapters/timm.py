@@ -93,6 +93,8 @@ class KeepLoader:
         return len(self.loader)
 
     def __getattr__(self, name: str) -> Any:
+        if name == "loader" or name.startswith("__"):  # of a copy that is not filled yet
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(self.loader, name)
 
     @property
