@@ -19,6 +19,7 @@ Use = Literal["auto", "average", "model"]
 AVERAGED = ("average", "ema", "state_dict_ema", "model_ema")
 TRAINED = ("model", "state_dict", "model_state_dict")
 _PREFIXES = ("module.", "_orig_mod.", "model.")  # DataParallel's, torch.compile's, a wrapper's
+_FOLDER = 0x10  # among a zip entry's attributes
 _COUNTER = "n_averaged"  # of torch's AveragedModel
 
 
@@ -42,12 +43,18 @@ class Weights(NamedTuple):
 
 
 def _check_sums(path: Path) -> None:
-    """Raise ValueError if a file in a zip archive, as torch.save writes, fails its checksum."""
+    """Raise ValueError if a file in a zip archive, as torch.save writes, fails its checksum.
+
+    One that is marked as a folder is damaged, too: torch would leave its memory as it found it.
+    """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
+            folders = [each.filename for each in archive.infolist() if each.external_attr & _FOLDER]
         if damaged:
             raise ValueError(f"the checksum of {damaged} in it is wrong")
+        if folders:
+            raise ValueError(f"{folders[0]} in it is marked as a folder")
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

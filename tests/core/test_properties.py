@@ -41,6 +41,13 @@ def read_or_refused(whole: Path, content: bytes) -> bool:
     return True
 
 
+def test_a_tensor_marked_as_a_folder_is_refused(checkpoint: Path) -> None:
+    content = bytearray(checkpoint.read_bytes())
+    entry = content.rindex(b"PK\x01\x02", 0, content.rindex(b"data/0"))
+    content[entry + 38] ^= 0x10
+    assert not read_or_refused(checkpoint, bytes(content))
+
+
 @settings(max_examples=300)
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_flipped_bit_anywhere(checkpoint: Path, place: float, bit: int) -> None:
