@@ -7,12 +7,13 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from stressing import cli, files, flags, kills, zoo
+from stressing import cli, files, flags, kills, trials, zoo
 from stressing.cases import Case, Outcome, run_case
 from stressing.forks import called, preload
 
 from classification.config import Config
 from keepbench import images, loop, settings
+from trialling.plan import make_plan
 
 WORDS = (
     "digits-resnet8-keep_cutout_low_early --subset 32 --test-subset 10 --batch-size 8 --epochs 8 "
@@ -63,6 +64,20 @@ def test_a_resumed_run_that_forgets_its_momentum_is_found(
 def test_what_a_setting_can_be(name: str, text: str, expected: bool | None) -> None:
     each = next(each for each in fields(Config) if each.name == name)
     assert flags.is_value(each, text) is expected
+
+
+def test_a_trial_that_loses_a_users_setting_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tried(given: dict[str, object]) -> Outcome:
+        return trials.try_settings("randaugment", given, Random(0), tmp_path)
+
+    assert tried({"num_ops": 4}).counts["settings of trials in every arm"] == 1
+    assert tried({"saliency": "random"}).counts["settings of trials refused"] == 1
+    monkeypatch.setattr(
+        trials, "make_plan", lambda *words, settings, **more: make_plan(*words, **more)
+    )
+    assert "num_ops is 2 in plain" in tried({"num_ops": 4}).faults[0]
 
 
 def given(words: list[str], sense: bool | None, folder: Path) -> Outcome:

@@ -26,7 +26,7 @@ from reporting.page import html as page_of_report
 from reporting.page import markdown
 from trialling.analysis import findings, fit, going_on, half_width
 from trialling.arms import METHODS, USUAL, arm_settings, check_arms
-from trialling.cli import _settings, main
+from trialling.cli import main, shared_settings
 from trialling.contrasts import Contrast, contrasts
 from trialling.page import arm_rows, as_json, page
 from trialling.plan import Plan, accuracies, fix_plan, make_plan, read_plan, run_job, stages
@@ -335,7 +335,7 @@ def test_wrong_words_are_refused(words: list[str], message: str, tmp_path: Path)
 def test_a_users_setting_stands_above_a_methods_default(
     method: str, words: list[str], expected: dict[str, Any]
 ) -> None:
-    base, settings = _settings("cifar10", "", METHODS[method], ("plain", "keep"), (), words)
+    base, settings = shared_settings("cifar10", "", METHODS[method], ("plain", "keep"), (), words)
     plan = make_plan(
         base, method, ("plain", "keep"), seeds=3, budget="", margin=0.5, settings=settings
     )

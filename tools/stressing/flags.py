@@ -18,6 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from stressing import trials
 from stressing.cases import Case, Outcome
 from stressing.forks import TASKS, Ended, called
 from stressing.kills import main_of, write_data
@@ -248,6 +249,7 @@ def prepare(folder: Path, seed: int) -> Callable[[], Iterator[Case]]:
     write_data(folder)
 
     def cases() -> Iterator[Case]:
+        yield from trials.cases()
         for task in TASKS:
             for base in BASES[task]:
                 yield from _alone(task, base, folder)

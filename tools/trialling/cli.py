@@ -86,7 +86,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _settings(
+def shared_settings(
     data: str,
     network: str,
     method: Method,
@@ -138,7 +138,7 @@ def _planned(
     """The plan, which is said and fixed."""
     method = METHODS[arguments.method]
     doses = parse_doses(method, arguments.dose) if arguments.dose else ()
-    base, settings = _settings(
+    base, settings = shared_settings(
         arguments.data, arguments.network, method, arguments.arms, doses, extra
     )
 

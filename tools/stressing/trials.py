@@ -1,0 +1,81 @@
+"""Give trials settings for all arms: each must reach every arm, or be refused in one sentence."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import Field, fields
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from classification.config import Config
+from stressing.cases import Case, Outcome
+from trialling.arms import ARMS, METHODS
+from trialling.cli import shared_settings
+from trialling.plan import make_plan
+
+TOGETHER = 40  # combinations for each method
+ARMS_TRIED = [arm for arm in ARMS if arm not in ("oracle", "inverted_oracle")]  # these need a file
+
+
+def _value(each: Field[Any], random: Random) -> Any:
+    """Another value than the default, as a user might give it."""
+    kind, choices = type(each.default), each.metadata["choices"]
+    if kind is bool:
+        return not each.default
+    if choices:
+        return random.choice([choice for choice in choices if choice != each.default])
+    if kind is str:
+        return {"arch": "resnet8", "optimizer": "lamb", "early_head": "layer1"}.get(each.name, "x")
+    return kind(random.choice([2, 8, 16] if kind is int else [0.25, 0.5]))
+
+
+def _word(name: str, value: Any) -> str:
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    return f"--{flag}={value}"
+
+
+def try_settings(method: str, given: dict[str, Any], random: Random, folder: Path) -> Outcome:
+    """Plan a trial with settings for all arms, and look for them in each arm's."""
+    arms = ("plain", "keep", *random.sample([arm for arm in ARMS_TRIED if arm != "plain"], 2))
+    words = [_word(name, value) for name, value in given.items()]
+    about, said = METHODS[method], f"trial {method} {' '.join(arms)} -- {' '.join(words)}"
+    try:
+        base, own = shared_settings("cifar10", "", about, arms, (), words)
+        plan = make_plan(base, method, (*{*arms},), seeds=3, budget="", margin=0.5, settings=own)
+    except ValueError as error:
+        lines = str(error).splitlines()
+        fault = [f"{len(lines)} lines of error: {said}"] if len(lines) != 1 else []
+        return Outcome(Counter({"settings of trials refused": 1}), fault)
+    lost = [
+        f"{name} is {getattr(config, name)!r} in {arm}: {said}"
+        for arm in plan.arms
+        if arm != "none"
+        for config in [plan.config(arm)]
+        for name, value in given.items()
+        if getattr(config, name) != value
+    ]
+    return Outcome(Counter({"settings of trials in every arm": 1}), lost)
+
+
+def cases() -> Iterator[Case]:
+    """Every setting alone with every method, and several together."""
+    known = fields(Config)
+
+    def run(method: str, names: int, only: Any, random: Random, folder: Path) -> Outcome:
+        chosen = [only] if only else random.sample(known, names)
+        given = {each.name: _value(each, random) for each in chosen}
+        return try_settings(method, given, random, folder)
+
+    for method in METHODS:
+        for each in known:
+            yield Case(f"flags trial {method} {each.name}", partial(run, method, 1, each))
+        for number in range(TOGETHER):
+            yield Case(
+                f"flags trial {method} together {number}",
+                partial(run, method, 2 + number % 3, None),
+            )
