@@ -9,6 +9,7 @@ from keepbench.settings import (
     ORACLES,
     SALIENCIES,
     check,
+    check_keep,
     check_lengths,
     check_scale,
     setting,
@@ -204,13 +205,15 @@ class Config:
     def __post_init__(self) -> None:
         """Refuse settings out of range or that contradict each other, before anything is read."""
         check(self)
-        needs = {"cut": self.cut in ("cutout", "random_erasing"), "paste": bool(self.policy)}
-        needs["mix"] = self.mix in ("cutmix", "mixup_or_cutmix")
-        if self.keep and not needs[self.keep]:
-            raise ValueError(
-                f"keep={self.keep} has nothing to keep from "
-                f"(policy={self.policy!r}, cut={self.cut!r}, mix={self.mix!r})"
-            )
+        if self.keep == "cut":
+            check_keep(
+                self, cut=self.cut in ("cutout", "random_erasing"), cut_p=self.cut_p > 0,
+                size=self.size > 0 or self.cut != "cutout",
+            )  # fmt: skip
+        elif self.keep == "mix":
+            check_keep(self, mix=self.mix in ("cutmix", "mixup_or_cutmix"), mix_p=self.mix_p > 0)
+        else:
+            check_keep(self, policy=bool(self.policy))
         if self.policy_space == "timm" and self.policy != "randaugment":
             raise ValueError(f"policy_space=timm is for RandAugment, found policy={self.policy!r}")
         if self.warmup > self.epochs:
