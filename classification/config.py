@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from keepbench.files import file_at, files_at
+from keepbench.own_network import source_files
 from keepbench.settings import (
     NO_GRADIENT,
     ORACLES,
@@ -40,6 +42,7 @@ class Config:
         "",
         "boxes (CSV) or masks (folder) of a tree's training images, for --saliency oracle",
         role="neutral",
+        files=files_at,
     )
     workers: int = setting(
         4,
@@ -52,7 +55,9 @@ class Config:
     )
 
     arch: str = setting(
-        "resnet18", "model: one of classification.models, any of timm's, or FILE.py:FUNCTION"
+        "resnet18",
+        "model: one of classification.models, any of timm's, or FILE.py:FUNCTION",
+        files=source_files,
     )
     dropout: float = setting(0.0, "dropout inside the blocks of a Wide ResNet", range="[0, 1)")
     zero_init_last: bool = setting(
@@ -118,6 +123,7 @@ class Config:
         "pretrained",
         "network of Attentive CutMix: pretrained, random, or a state dict's file",
         role="mix",
+        files=file_at,
     )
     mix_p: float = setting(1.0, "probability of mixing a batch", range="[0, 1]", role="mix")
 

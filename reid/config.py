@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from keepbench.files import file_at
 from keepbench.settings import SALIENCIES, check, check_keep, check_lengths, check_scale, setting
 
 DATASETS = ["market", "toy"]
@@ -46,6 +47,7 @@ class Config:
         "torchvision",
         "initial weights: torchvision (ImageNet V1), timm:NAME, none, or the file of a state dict "
         "or of a classification checkpoint",
+        files=file_at,
     )
     download: bool = setting(
         False, "fetch torchvision's or timm's weights if missing", role="neutral"

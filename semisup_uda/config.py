@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from keepbench.own_network import source_files
 from keepbench.settings import SALIENCIES, check, check_keep, check_lengths, check_scale, setting
 
 DATASETS = ["cifar10", "cifar100", "digits", "folder"]
@@ -36,7 +37,11 @@ class Config:
         "train", "unlabelled images: train (the whole training set), labelled, or a folder"
     )
 
-    arch: str = setting("wrn28_2", "model: one of classification.models, or any of timm's")
+    arch: str = setting(
+        "wrn28_2",
+        "model: one of classification.models, any of timm's, or FILE.py:FUNCTION",
+        files=source_files,
+    )
     padding: int = setting(4, "random-crop padding, by reflection; 0 = no crop", range="[0, 512]")
     flip: bool = setting(True, "random horizontal flip")
 

@@ -7,7 +7,7 @@ import difflib
 import os
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -60,6 +60,7 @@ def setting(
     role: str = "",
     may_change: bool = False,
     shared: bool = False,
+    files: Callable[[str], Iterable[Path]] | None = None,
 ) -> Any:
     """A field of a config dataclass: its default and what `--help`, `check` and reports need.
 
@@ -72,12 +73,14 @@ def setting(
         may_change: it changes no result, so it may differ when a run is resumed; such a setting is
             neutral.
         shared: a number of all processes together, each of which takes an equal share.
+        files: the files that a value names, whose digest a run's folder holds.
     """
     help += ", over all processes" if shared else ""
     role = "neutral" if may_change else role
     assert role in ROLES, role
-    about = {"help": help, "choices": choices, "range": range, "role": role}
-    return field(default=default, metadata={**about, "may_change": may_change, "shared": shared})
+    about: dict[str, Any] = {"help": help, "choices": choices, "range": range, "role": role}
+    about |= {"may_change": may_change, "shared": shared, "files": files}
+    return field(default=default, metadata=about)
 
 
 def with_role(config: Any, *roles: str) -> set[str]:
