@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,6 +145,16 @@ def read_or_error(path: str) -> Tensor | str:
         return f"{type(error).__name__}: {error}"
 
 
+def check_colours(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Raise ValueError unless a mean and deviation per channel are of images in [0, 1]."""
+    within = all(0 <= value <= 1 for value in mean) and all(0 < value <= 1 for value in std)
+    if not within or len(mean) != len(std):
+        raise ValueError(
+            "mean and std are of channels in [0, 1], a number each, and std is above 0 (divide "
+            f"those of bytes by 255); found {[*mean]} and {[*std]}"
+        )
+
+
 @dataclass(frozen=True)
 class Normalise:
     """What a network sees of images: shifted and scaled by a mean and a deviation per channel.
@@ -158,6 +168,10 @@ class Normalise:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     channels_last: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a mean or a deviation of bytes."""
+        check_colours(self.mean, self.std)
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Normalise images (B, C, H, W) uint8: float32 of the same shape."""

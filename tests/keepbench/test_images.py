@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import os
 import struct
 import zlib
@@ -10,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from keepbench.images import read_image, read_or_error
+from keepbench.images import Normalise, read_image, read_or_error
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(8, 32)
 
@@ -146,3 +147,14 @@ def test_special_files_are_never_opened(tmp_path: Path) -> None:
     for place in (tmp_path / "a.jpg", tmp_path, tmp_path / "none"):
         with pytest.raises(ValueError, match="is no regular file"):
             read_image(place)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [((123.7,), (0.2,)), ((0.5,), (58.0,)), ((0.5,), (0.0,)), ((-0.1,), (0.2,)),
+     ((math.nan,), (0.2,)), ((0.5,), (math.inf,)), ((0.5, 0.5), (0.2,))],
+)  # fmt: skip
+def test_colours_of_bytes_are_refused(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    Normalise((0.0, 1.0), (1.0, 1 / 255))
+    with pytest.raises(ValueError, match="channels in .0, 1., a number each, and std is above 0"):
+        Normalise(mean, std)

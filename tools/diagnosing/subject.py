@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from classification.models import create_model
-from keepaugment.cutting import per_channel
 from keepaugment.no_trace import Forward, no_trace
-from keepbench.images import IMAGENET_MEAN, IMAGENET_STD
+from keepbench.images import IMAGENET_MEAN, IMAGENET_STD, Normalise
 from keepbench.own_network import is_function, make_network
 from keepbench.weights import load_weights, read_weights
 from previewing.images import SAMPLE, read_pictures
@@ -114,8 +113,7 @@ def read_images(places: list[str], size: int, channels: int, number: int) -> Ten
                 for n, (row, column) in enumerate(corners)
             ]
         )
-    images = pixels.float() / 255
-    images = (images - per_channel(IMAGENET_MEAN, images)) / per_channel(IMAGENET_STD, images)
+    images = Normalise(IMAGENET_MEAN, IMAGENET_STD)(pixels)
     return images if channels == 3 else images.mean(1, keepdim=True).repeat(1, channels, 1, 1)
 
 

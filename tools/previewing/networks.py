@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from classification.models import MODELS, create_model
 from keepaugment import GradientSaliency, Saliency
-from keepaugment.cutting import per_channel
-from keepbench.images import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD
+from keepbench.images import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD, Normalise
 from keepbench.own_network import is_function, make_network
 from keepbench.processes import Processes
 from keepbench.weights import load_weights, read_weights
@@ -58,8 +57,7 @@ class Network(NamedTuple):
         images = pixels.float() / 255
         if len(self.mean) == 1:
             images = images.mean(1, keepdim=True)
-        mean, std = (per_channel(values, images) for values in (self.mean, self.std))
-        return (images - mean) / std
+        return Normalise(self.mean, self.std).images(images)
 
     def name(self, label: int, classes: int) -> str:
         """One of so many classes, in words if the names are theirs."""
