@@ -77,7 +77,7 @@ def _read_mask(path: Path) -> Image.Image:
     """Where an object is in a mask, 255, and where none, 0: mode L.
 
     An object is where the value is not 0: of a palette the index, of 16 bits the whole number, of
-    colours any. What is transparent is none; a mask of one visible colour is its visible part.
+    colours any. Nothing transparent is an object; all that is visible is one if all of it is 0.
 
     Raises:
         ValueError: Pixels whose value cannot be told.
@@ -88,11 +88,11 @@ def _read_mask(path: Path) -> Image.Image:
     if image.mode not in ("1", "L", "I", "F", "I;16", "I;16B", "P", "LA", "PA", "RGB", "RGBA"):
         image = image.convert("RGB")
     values = np.asarray(image)
-    objects = values != 0
+    objects = np.not_equal(values, 0)
     if objects.ndim == 3:
         objects = objects[..., : -1 if image.mode.endswith("A") else None].any(2)
     if image.mode == "P":
-        black = ~np.array(image.getpalette("RGB")).reshape(-1, 3).any(1)
+        black = np.array(image.getpalette("RGB")).reshape(-1, 3).max(1) == 0
         if not black[0] and black[np.unique(values[values < len(black)])].any():
             raise ValueError("its palette has black, but not as the index 0, which is no object")
     if is_transparent(image):
@@ -148,12 +148,11 @@ def read_ground_truth(place: Path, tree: ImageTree, size: int) -> Tensor:
     found = torch.zeros(len(names), size, size, dtype=torch.uint8)
     bar = progress_bar(names, total=len(names), desc="reading objects", leave=False, delay=2)
     for number, name in enumerate(bar):
-        path = tree.paths[number] if boxes else masks[number]
         try:
             if boxes:
-                found[number] = _drawn(boxes[name], open_image(path), size)
+                found[number] = _drawn(boxes[name], open_image(tree.paths[number]), size)
             else:
-                found[number] = _scaled(_read_mask(path), size)
+                found[number] = _scaled(_read_mask(masks[number]), size)
         except (OSError, ValueError, SyntaxError) as error:
             raise ValueError(f"{place}, image {name}: {error}") from None
     empty = [name for name, cells in zip(names, found, strict=True) if not cells.any()]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
@@ -47,8 +47,7 @@ def open_image(path: str | Path) -> Image.Image:
             grey.putalpha(Image.fromarray(255 * (1 - clear.astype(np.uint8))))
         top, image = int(values.max()), grey
     elif wide:  # Pillow has taken the high bytes, so that 0 may be anything below 256
-        colours = image.convert("RGB").getextrema()
-        top = max(1, *(256 * highest for _, highest in colours))
+        top = max(1, 256 * int(np.asarray(image.convert("RGB")).max()))
     if wide and 0 < top < FAINTEST:
         raise ValueError(
             f"its 16-bit values end near {top}, so that white is not known; scale those of all "
@@ -87,7 +86,7 @@ def decoded(
     return image, wide
 
 
-def is_wide(image: Image.Image) -> bool:
+def is_wide(image: ImageFile.ImageFile) -> bool:
     """Whether an image that is not yet decoded has 12 or 16 bits, and does not tell its white."""
     parts = [part for tile in image.tile for part in tile]
     return any(bits in str(part) for part in parts for bits in (";12", ";16"))
@@ -96,7 +95,13 @@ def is_wide(image: Image.Image) -> bool:
 def is_transparent(image: Image.Image) -> bool:
     """Whether some pixels of an image are not opaque."""
     known = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
-    return known and image.convert("RGBA").getchannel("A").getextrema()[0] < 255
+    return known and bool(np.asarray(image.convert("RGBA"))[..., 3].min() < 255)
+
+
+def _is_plain(image: Image.Image) -> bool:
+    """Whether all pixels are equal."""
+    pixels = np.asarray(image)
+    return bool((pixels == pixels[0, 0]).all())
 
 
 def _on_white(image: Image.Image) -> Image.Image:
@@ -107,10 +112,7 @@ def _on_white(image: Image.Image) -> Image.Image:
     """
     image = image.convert("RGBA")
     shown = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    plain, constant = (
-        all(low == high for low, high in each.getextrema()) for each in (shown, image)
-    )
-    if plain and not constant:
+    if _is_plain(shown) and not _is_plain(image):
         raise ValueError(
             "its transparent pixels are shown on white, where nothing of it is seen; store it "
             "without transparency, on a colour that sets it off"
