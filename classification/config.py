@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from keepbench.files import file_at, files_at
+from keepbench.own_network import source_files
 from keepbench.settings import (
     NO_GRADIENT,
     ORACLES,
     SALIENCIES,
     check,
+    check_keep,
     check_lengths,
     check_scale,
     setting,
@@ -39,6 +42,7 @@ class Config:
         "",
         "boxes (CSV) or masks (folder) of a tree's training images, for --saliency oracle",
         role="neutral",
+        files=files_at,
     )
     workers: int = setting(
         4,
@@ -51,7 +55,9 @@ class Config:
     )
 
     arch: str = setting(
-        "resnet18", "model: one of classification.models, any of timm's, or FILE.py:FUNCTION"
+        "resnet18",
+        "model: one of classification.models, any of timm's, or FILE.py:FUNCTION",
+        files=source_files,
     )
     dropout: float = setting(0.0, "dropout inside the blocks of a Wide ResNet", range="[0, 1)")
     zero_init_last: bool = setting(
@@ -117,6 +123,7 @@ class Config:
         "pretrained",
         "network of Attentive CutMix: pretrained, random, or a state dict's file",
         role="mix",
+        files=file_at,
     )
     mix_p: float = setting(1.0, "probability of mixing a batch", range="[0, 1]", role="mix")
 
@@ -204,13 +211,15 @@ class Config:
     def __post_init__(self) -> None:
         """Refuse settings out of range or that contradict each other, before anything is read."""
         check(self)
-        needs = {"cut": self.cut in ("cutout", "random_erasing"), "paste": bool(self.policy)}
-        needs["mix"] = self.mix in ("cutmix", "mixup_or_cutmix")
-        if self.keep and not needs[self.keep]:
-            raise ValueError(
-                f"keep={self.keep} has nothing to keep from "
-                f"(policy={self.policy!r}, cut={self.cut!r}, mix={self.mix!r})"
-            )
+        if self.keep == "cut":
+            check_keep(
+                self, cut=self.cut in ("cutout", "random_erasing"), cut_p=self.cut_p > 0,
+                size=self.size > 0 or self.cut != "cutout",
+            )  # fmt: skip
+        elif self.keep == "mix":
+            check_keep(self, mix=self.mix in ("cutmix", "mixup_or_cutmix"), mix_p=self.mix_p > 0)
+        else:
+            check_keep(self, policy=bool(self.policy))
         if self.policy_space == "timm" and self.policy != "randaugment":
             raise ValueError(f"policy_space=timm is for RandAugment, found policy={self.policy!r}")
         if self.warmup > self.epochs:

@@ -17,6 +17,7 @@ from classification.comparisons import set_drop_block
 from classification.config import Config
 from classification.data import Data, open_data
 from classification.maps import Maps
+from classification.models import check_side
 from classification.recipe import check_names, learning_rate, make_criterion, make_model
 from keepaugment import EarlyHead, SampleDraws
 from keepbench.accuracy import EvaluationSums, label_ranks, occluded
@@ -32,6 +33,7 @@ from keepbench.network import (
 )
 from keepbench.order import EpochBatches, mixed_seed, seed_noise
 from keepbench.processes import Processes
+from keepbench.progress import say
 from keepbench.right import write_right
 
 OCCLUSIONS = (0.1, 0.25, 0.5)  # shares of a test image's area
@@ -323,7 +325,11 @@ def train(
     check_names(config)
     if config.mix == "attentive_cutmix":
         attention_network(config)
-    trainer = Trainer(config, open_data(config, processes.device), processes)
+    data = open_data(config, processes.device)
+    if not (folder / "run.json").exists():  # a run that was begun goes on
+        if (words := check_side(config.arch, min(data.image_size))) and processes.first:
+            say(words)
+    trainer = Trainer(config, data, processes)
     done = fit(trainer, name, folder, resume=resume, budget=budget, shown=_shown)
     if done and config.record:
         trainer.record(folder)

@@ -17,7 +17,7 @@ from detection.detectron import require
 from detection.pickles import AUTHOR
 from keepbench.checkpoints import DETECTRON
 from keepbench.files import parse_json
-from keepbench.run import Identity
+from keepbench.identity import Identity
 from keepbench.weights import load_checkpoint, load_weights, pick_weights
 
 

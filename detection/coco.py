@@ -20,7 +20,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from keepbench.images import FORMATS, check_depth, check_sums
+from keepbench.images import FORMATS, check_depth, check_sums, is_transparent, is_wide, open_image
 
 Record = dict[str, Any]
 Content = dict[str, list[Record]]
@@ -190,7 +190,7 @@ def _image_fault(path: Path, size: tuple[int, int]) -> str:
     """What is wrong with an image file, whose record says (H, W); "" if nothing.
 
     Its header is read, and a PNG's checksums; pixels are decoded only where a file's end does not
-    show that it is whole.
+    show that it is whole, or where they may be transparent.
     """
     if not path.is_file():  # a pipe would be waited for
         return "is no regular file" if path.exists() else "is not there"
@@ -200,6 +200,10 @@ def _image_fault(path: Path, size: tuple[int, int]) -> str:
             check_depth(image)
             if image.mode.startswith("I"):
                 return "has 16 bits, which Detectron2 clips to white; store 8"
+            if is_wide(image):  # of 16-bit colours it takes the high byte, as we do
+                open_image(path)
+            if is_transparent(image):
+                return "is transparent in places, which Detectron2 passes over; store it without"
             with suppress(Exception):  # Detectron2 passes over damaged EXIF, too
                 turned = image.getexif().get(ORIENTATION, 1) >= 5
             if not _is_whole_file(path):
@@ -220,7 +224,8 @@ def check_images(folder: Path, images: list[Record]) -> None:
     """Look at every image's file, whose header and size are what Detectron2 will insist on.
 
     Raises:
-        ValueError: Some are missing, damaged, of more than 8 bits or of another size, first four.
+        ValueError: Some are missing, damaged, of more than 8 bits, transparent or of another size,
+            first four.
     """
 
     def fault(image: Record) -> str:

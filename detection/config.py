@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from detection.detectron import DETECTORS
 from detection.names import BLOCKS
+from keepbench.files import file_at
 from keepbench.settings import check, check_shared, setting
+
+
+def _exported(backbone: str) -> list[Path]:
+    """The file of an exported backbone, and that of its settings."""
+    places = ((path, path.with_suffix(".yaml")) for path in file_at(backbone))
+    return [each for pair in places for each in pair if each.is_file()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +46,10 @@ class Config:
     detector: str = setting("faster_rcnn_fpn", "from Detectron2's model zoo", choices=[*DETECTORS])
     depth: int = setting(50, "ResNet depth", choices=[*BLOCKS])
     backbone: str = setting(
-        "", "file made by tools/export_backbone.py, or none: random weights", role="file"
+        "",
+        "file made by tools/export_backbone.py, or none: random weights",
+        role="file",
+        files=_exported,
     )
     smooth_l1_beta: float = setting(
         0.0, "RetinaNet's box loss; 0 = L1, zoo models until May 2020 used 0.1", range="[0, 1000]"

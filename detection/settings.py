@@ -17,7 +17,7 @@ from detection.names import check_shapes
 from detection.pickles import read_pickle
 from detection.schedule import make_schedule
 from detection.sources import read_json, sha256
-from keepbench.images import IMAGENET_MEAN, IMAGENET_STD
+from keepbench.images import IMAGENET_MEAN, IMAGENET_STD, check_colours
 
 NONE = "none"
 
@@ -146,6 +146,7 @@ def make_cfg(
         cfg.merge_from_list(config.extra.split())
     except (AssertionError, KeyError, ValueError) as error:
         raise ValueError(f"extra={config.extra!r} is not for Detectron2: {error}") from None
+    check_colours(*([v / 255 for v in cfg.MODEL[name]] for name in ("PIXEL_MEAN", "PIXEL_STD")))
     if (cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR) != (str(backbone.path or ""), str(folder)):
         raise ValueError(f"extra={config.extra!r}: give weights by --backbone, the folder by --out")
     return cfg

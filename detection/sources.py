@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from detection.names import depth_of, is_left_out
-from keepbench.images import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD
+from keepbench.images import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD, check_colours
 from keepbench.run import RunRecord
 from keepbench.weights import Use, read_weights
 
@@ -42,6 +42,10 @@ class Source:
     mean: Triple
     std: Triple
     record: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a mean or a deviation of bytes, which no comparison of features would notice."""
+        check_colours(self.mean, self.std)
 
 
 def sha256(path: Path) -> str:
@@ -75,8 +79,8 @@ def _statistics(run: Mapping[str, Any], mean: Triple | None, std: Triple | None)
     if (mean is None) != (std is None):
         raise ValueError("give both --mean and --std, or neither")
     if mean is not None and std is not None:
-        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise ValueError(f"--mean and --std take three numbers in [0, 1], found {mean}, {std}")
+        if len(mean) != 3 or len(std) != 3:
+            raise ValueError(f"--mean and --std take three numbers, found {mean}, {std}")
         return [mean, std]
     dataset = run["settings"].get("dataset", "unknown data") if run else "images"
     if not isinstance(dataset, str) or dataset not in _STATISTICS:

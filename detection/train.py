@@ -26,10 +26,11 @@ from detection.sources import sha256
 from detection.toy import write_toy
 from detection.verify import check_loaded
 from keepbench.files import digest
+from keepbench.identity import Identity
 from keepbench.leaving import PREEMPTED, Stop, resume_command
 from keepbench.machine import find_device
 from keepbench.processes import Processes
-from keepbench.run import Identity, Run, check_folder
+from keepbench.run import Run, check_folder
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 KEPT = 2  # checkpoints before the last

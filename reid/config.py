@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from keepbench.settings import SALIENCIES, check, check_lengths, check_scale, setting
+from keepbench.files import file_at
+from keepbench.settings import SALIENCIES, check, check_keep, check_lengths, check_scale, setting
 
 DATASETS = ["market", "toy"]
 ARCHS = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
@@ -46,6 +47,7 @@ class Config:
         "torchvision",
         "initial weights: torchvision (ImageNet V1), timm:NAME, none, or the file of a state dict "
         "or of a classification checkpoint",
+        files=file_at,
     )
     download: bool = setting(
         False, "fetch torchvision's or timm's weights if missing", role="neutral"
@@ -121,8 +123,7 @@ class Config:
     def __post_init__(self) -> None:
         """Refuse settings out of range or that contradict each other, before anything is read."""
         check(self)
-        if self.keep and not self.erase_p:
-            raise ValueError(f"keep={self.keep} has nothing to keep from (erase_p=0)")
+        check_keep(self, erase_p=self.erase_p > 0)
         if self.warmup > self.epochs:
             raise ValueError(f"warmup must be at most epochs={self.epochs}, found {self.warmup}")
         check_lengths((self.height, self.width), padding=self.padding)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from keepbench.settings import SALIENCIES, check, check_lengths, check_scale, setting
+from keepbench.own_network import source_files
+from keepbench.settings import SALIENCIES, check, check_keep, check_lengths, check_scale, setting
 
 DATASETS = ["cifar10", "cifar100", "digits", "folder"]
 METHODS = ["uda", "fixmatch", "supervised"]
@@ -36,7 +37,11 @@ class Config:
         "train", "unlabelled images: train (the whole training set), labelled, or a folder"
     )
 
-    arch: str = setting("wrn28_2", "model: one of classification.models, or any of timm's")
+    arch: str = setting(
+        "wrn28_2",
+        "model: one of classification.models, any of timm's, or FILE.py:FUNCTION",
+        files=source_files,
+    )
     padding: int = setting(4, "random-crop padding, by reflection; 0 = no crop", range="[0, 512]")
     flip: bool = setting(True, "random horizontal flip")
 
@@ -108,11 +113,10 @@ class Config:
     def __post_init__(self) -> None:
         """Refuse settings out of range or that contradict each other, before anything is read."""
         check(self)
-        if self.keep and (self.method == "supervised" or not self.policy):
-            raise ValueError(
-                f"keep={self.keep} has no strong view to paste on "
-                f"(method={self.method!r}, policy={self.policy!r})"
-            )
+        check_keep(  # UDA's images count above the confidence, FixMatch's from it on
+            self, method=self.method != "supervised", policy=bool(self.policy),
+            weight=self.weight > 0, confidence=self.confidence < 1 or self.method == "fixmatch",
+        )  # fmt: skip
 
     def check_image_size(self, image_size: tuple[int, int]) -> None:
         """Raise ValueError for lengths that do not fit in the images (H, W)."""

@@ -12,13 +12,14 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from classification.models import check_arch
+from classification.models import check_arch, check_side
 from keepaugment import GradientSaliency, SampleDraws
 from keepbench.loop import Row, Training, check_start, fit
 from keepbench.methods import make_saliency
 from keepbench.network import check_logits, compiled, make_average, make_optimizer
 from keepbench.order import Samples, Stream, mixed_seed, seed_noise
 from keepbench.processes import Processes
+from keepbench.progress import say
 from semisup_uda.config import Config
 from semisup_uda.data import Images, open_images, split_record
 from semisup_uda.evaluate import evaluate, make_model
@@ -198,6 +199,10 @@ def train(
     """
     check_start(name, config, folder, processes, resume=resume)
     check_arch(config.arch, download=config.download)
-    trainer = Trainer(config, open_images(config, processes.device), processes)
+    images = open_images(config, processes.device)
+    if not (folder / "run.json").exists():  # a run that was begun goes on
+        if (words := check_side(config.arch, min(images.data.image_size))) and processes.first:
+            say(words)
+    trainer = Trainer(config, images, processes)
     done = fit(trainer, name, folder, resume=resume, budget=budget, shown=_shown)
     return trainer if done else None

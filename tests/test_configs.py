@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detection import detectron
-from keepbench.run import Identity, Run
+from keepbench.identity import Identity
+from keepbench.run import Run
 from keepbench.settings import differences, parse
 from runs import CPU
 

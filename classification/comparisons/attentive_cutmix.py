@@ -20,6 +20,7 @@ from keepaugment.checks import check_images, check_labels, check_saliency
 from keepaugment.draws import Source, uniform
 from keepaugment.early_head import find_layer
 from keepaugment.no_trace import no_trace
+from keepbench.images import check_colours
 
 MapSource = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) to the importance of their cells (B, cells, cells)."""
@@ -67,6 +68,7 @@ def attention_of(
     triples = [torch.tensor(v) for v in (mean, std, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)]
     if any(values.shape != (3,) for values in triples):
         raise ValueError(f"mean and std must be of three channels, found {mean} and {std}")
+    check_colours(mean, std)
     mean_in, std_in, mean_out, std_out = triples
     affine = torch.stack((std_in / std_out, (mean_in - mean_out) / std_out))[:, :, None, None]
 

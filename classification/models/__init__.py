@@ -9,13 +9,15 @@ one. What is random in them sits in modules without children (`nn.Dropout`, `Sha
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache, partial
 from typing import Any
 
 import timm
 import torch
-from torch import nn
+from timm.models import get_pretrained_cfg
+from torch import Tensor, nn
 
 from classification.models.airbench import airbench
 from classification.models.pyramidnet import ShakeDrop, pyramidnet
@@ -24,15 +26,19 @@ from classification.models.shake_shake import ShakeShake, shake_shake
 from classification.models.wide_resnet import wide_resnet
 from keepbench import flops
 from keepbench.own_network import find_function, is_function, make_network
+from keepbench.weights import plain_names
 
 __all__ = [
     "MODELS",
+    "SMALL",
     "ShakeDrop",
     "ShakeShake",
     "airbench",
     "check_arch",
+    "check_side",
     "cifar_resnet",
     "create_model",
+    "find_model",
     "forward_flop",
     "pyramidnet",
     "resnet18",
@@ -57,8 +63,12 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 """Our own models; each value takes `num_classes`, then `in_chans` and its options by keyword.
 
 `resnet18` is timm's name, too: where photographs are looked at, it means timm's network, and
-`cifar_resnet18` ours.
+`cifar_resnet18` ours; to train on photographs, it is refused (`check_side`).
 """
+SMALL = tuple(name for name in MODELS if not timm.is_model(name))
+"""Names that are ours alone, of networks for 32-pixel images."""
+LARGEST_SMALL = 64
+"""Side of images in pixels up to which these are taken for granted."""
 
 
 def create_model(
@@ -94,13 +104,71 @@ def check_arch(name: str, *, download: bool = False) -> None:
         find_function(name)
         return
     if name.startswith(("hf-hub:", "hf_hub:")) and not download:
-        raise ValueError(f"{name} lies elsewhere; --download fetches its description")
+        raise ValueError(
+            f"{name} lies elsewhere; --download fetches its description (preview: --pretrained)"
+        )
     if name not in MODELS and not timm.is_model(name) and ":" not in name:  # "hf-hub:owner/model"
         ours, timms = (
             ", ".join(difflib.get_close_matches(name.lower(), known, n=2, cutoff=0.0))
             for known in (MODELS, timm.list_models())
         )
         raise ValueError(f"unknown model {name!r}; nearest of ours: {ours}; of timm's: {timms}")
+
+
+def _tagged(name: str) -> str:
+    """A name of timm's with its usual tag, which no model of ours has."""
+    config = get_pretrained_cfg(name)
+    return f"{name}.{config.tag}" if config and config.tag else name
+
+
+def check_side(name: str, side: int) -> str:
+    """What is to be known of a model that is to train on images with `side` pixels; "" if nothing.
+
+    Raises:
+        ValueError: Its name is timm's, of a network for photographs, but would give ours.
+    """
+    if name not in MODELS or side <= LARGEST_SMALL:
+        return ""
+    if name not in SMALL:
+        raise ValueError(
+            f"{name} is our network for images of 32 pixels, and timm's for photographs; for these "
+            f"images of {side} pixels take timm's, {_tagged(name)}, or ours by its other name, "
+            f"cifar_{name}"
+        )
+    return f"{name} is made for images of 32 pixels and keeps their resolution; these have {side}"
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shapes of a network's weights by its own names, without BatchNorm's counters."""
+    return {
+        name: tuple(value.shape)
+        for name, value in plain_names(weights).items()
+        if not name.endswith("num_batches_tracked")
+    }
+
+
+def find_model(weights: Mapping[str, Tensor], like: str) -> str:
+    """The name of a model that has such weights: ours, a ResNet, or one of timm's named alike.
+
+    Args:
+        weights: by the network's own names.
+        like: the name that was thought to be theirs.
+
+    Returns:
+        A name that means the same model wherever it is given; "" if none was found.
+    """
+    layers = [value.shape for value in weights.values() if value.ndim in (2, 4)]
+    if not layers:
+        return ""
+    wanted, channels = _shapes(weights), next((s[1] for s in layers if len(s) == 4), 3)
+    plain = [f"resnet{depth}" for depth in (18, 34, 50, 101, 152)]
+    near = difflib.get_close_matches(like, timm.list_models(), n=12, cutoff=0.5)
+    for name in [*SMALL, *map(_tagged, [*plain, *near])]:
+        with suppress(Exception), torch.device("meta"):  # some models compute with their weights
+            made = create_model(name, layers[-1][0], in_chans=channels)
+            if _shapes(made.state_dict()) == wanted:
+                return name
+    return ""
 
 
 @cache

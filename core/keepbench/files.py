@@ -142,3 +142,16 @@ def digest(parts: Iterable[str | bytes]) -> str:
         total.update(len(content).to_bytes(8, "little"))
         total.update(content)
     return total.hexdigest()
+
+
+def file_at(place: str) -> list[Path]:
+    """The file at a place, if there is one; a folder may be called as a word that is no place."""
+    path = os.path.expanduser(place)
+    return [Path(path)] if os.path.isfile(path) else []
+
+
+def files_at(place: str) -> list[Path]:
+    """The file at a place, or all files below a folder; none if nothing is there."""
+    folder = Path(os.path.expanduser(place))
+    below = sorted(folder.rglob("*")) if place and os.path.isdir(folder) else []
+    return file_at(place) or [path for path in below if path.is_file()]

@@ -19,11 +19,12 @@ from tqdm import tqdm
 
 from keepbench.clock import Clock
 from keepbench.files import FolderLock, digest
+from keepbench.identity import Identity
 from keepbench.leaving import Stop, resume_command
 from keepbench.network import load_optimizer, load_whole
 from keepbench.processes import Processes
 from keepbench.progress import progress_bar
-from keepbench.run import Identity, Run, check_folder
+from keepbench.run import Run, check_folder
 from keepbench.settings import check_shared
 
 SAVE_BEFORE_TEST = 20.0  # seconds since the last checkpoint that are worth one before a test

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
+import sysconfig
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from torch import nn
+
+from keepbench.files import file_at, files_at
 
 _FETCHED = ("hf-hub:", "hf_hub:", "local-dir:")  # timm's names with a colon
 
@@ -30,6 +35,67 @@ def refuse_code(name: object) -> None:
             f"its network is code, {name}, which is not run because a folder says so; load the "
             "weights by --model and --weights instead"
         )
+
+
+def _files_of(module: str, folder: Path) -> Iterator[Path]:
+    """The files in a folder of a module by its dotted name, and of the packages that it lies in."""
+    for part in module.split("."):
+        package, file = folder / part / "__init__.py", folder / f"{part}.py"
+        yield from (each for each in (package, file) if os.path.isfile(each))
+        folder = folder / part
+
+
+def _imports(file: Path, folders: list[Path]) -> Iterator[Path]:
+    """The files in some folders, or beside it, that a file of Python code imports anywhere."""
+    with suppress(SyntaxError, ValueError, IndexError):  # which are said when it is run
+        for node in ast.walk(ast.parse(file.read_bytes())):
+            if isinstance(node, ast.Import):
+                names, places = [alias.name for alias in node.names], folders
+            elif isinstance(node, ast.ImportFrom):
+                names = [f"{node.module or ''}.{alias.name}".strip(".") for alias in node.names]
+                places = [file.parents[node.level - 1]] if node.level else folders
+            else:
+                continue
+            for name in names:
+                for place in places:
+                    yield from _files_of(name, place)
+
+
+def _roots() -> list[Path]:
+    """Where modules are looked for that neither are installed nor belong to this repository."""
+    ours, stdlib = Path(__file__).resolve().parents[2], Path(sysconfig.get_path("stdlib"))
+    return [
+        path
+        for path in (Path(place).resolve() for place in sys.path)
+        if path.name not in ("site-packages", "dist-packages")
+        and path not in (ours, stdlib)
+        and ours not in path.parents
+    ]
+
+
+def source_files(name: str) -> list[Path]:
+    """The file of a network's code, and those that it imports, in a fixed order.
+
+    Imports are known as they are written; what code loads otherwise is not. Installed packages and
+    this repository are left out: a run notes their versions and its commit.
+
+    Args:
+        name: of a network; one that is no code has no files, unless it is timm's "local-dir:".
+    """
+    if name.startswith("local-dir:"):
+        return files_at(name.removeprefix("local-dir:"))
+    if not is_function(name):
+        return []
+    place, roots = name.rpartition(":")[0], _roots()
+    if place.endswith(".py"):
+        path = Path(place).resolve()
+        roots, queue = [path.parent, *roots], file_at(str(path))
+    else:
+        roots.append(Path.cwd())
+        queue = next((files for root in roots if (files := [*_files_of(place, root)])), [])
+    for file in queue:  # which grows
+        queue += sorted({*_imports(file, roots)} - {*queue})
+    return queue
 
 
 def _module(place: str) -> ModuleType:

@@ -21,40 +21,18 @@ import torch
 
 from keepbench.checkpoints import CHECKPOINTS, DETECTRON, newest_state
 from keepbench.files import FolderLock, parse_json, set_aside, write_text, write_whole
+from keepbench.identity import Identity, check_digests
 from keepbench.machine import commit, hardware, versions
 from keepbench.own_network import refuse_code
 from keepbench.progress import say
 
 Config = TypeVar("Config")
 _TEXTS = ("task", "experiment", "budget", "command", "commit", "hardware", "data")
-_KINDS = dict.fromkeys(_TEXTS, str) | {"settings": dict, "versions": dict}
+_KINDS = dict.fromkeys(_TEXTS, str) | {"settings": dict, "versions": dict, "files": dict}
 _USUAL: dict[str, Any] = {
     "command": "", "hardware": "unknown", "commit": "unknown", "data": "", "versions": {},
+    "files": {},
 }  # fmt: skip
-
-
-class Identity:
-    """What a run is: its experiment, and those settings that change what comes of it."""
-
-    def __init__(self, experiment: str, config: Any) -> None:
-        free = {each.name for each in fields(config) if each.metadata.get("may_change")}
-        settings = {name: value for name, value in asdict(config).items() if name not in free}
-        self.settings = json.loads(json.dumps({"experiment": experiment, **settings}))
-        self.defaults = {each.name: each.default for each in fields(config)}
-
-    def compare(self, then: dict[str, Any], what: str) -> None:
-        """Raise ValueError if experiment or settings of `what` are others.
-
-        A setting that is newer than the run had its default's effect.
-        """
-        then = {**self.defaults, **then}
-        differences = [
-            f"{name}: {then.get(name)!r} then, {value!r} now"
-            for name, value in sorted(self.settings.items())
-            if then.get(name) != value
-        ]
-        if differences:
-            raise ValueError(f"{what} was run otherwise ({'; '.join(differences)})")
 
 
 def check_folder(folder: Path, identity: Identity, *, resume: bool) -> None:
@@ -84,6 +62,7 @@ def _find_record(folder: Path, identity: Identity, resume: bool) -> RunRecord | 
             "give --resume to go on with it, or another --out"
         )
     identity.compare({"experiment": record.experiment, **record.settings}, str(folder))
+    check_digests(record.files, identity.files, f"the run in {folder}")
     return record
 
 
@@ -119,8 +98,9 @@ class Run:
         saved: whether there is a checkpoint to go on from.
 
     Raises:
-        ValueError: The folder holds a run and `resume` is off, its settings or data are others, it
-            holds files of a run without `run.json`, or another process is at work in it.
+        ValueError: The folder holds a run and `resume` is off, its settings, data or files that
+            settings name are others, it holds files of a run without `run.json`, or another process
+            is at work in it.
         OSError: The folder cannot be written.
     """
 
@@ -170,6 +150,7 @@ class Run:
             "versions": versions(),
             "hardware": hardware(device),
             "data": data,
+            "files": self.identity.files,
         }
         write_text(self.folder / "run.json", json.dumps(about, indent=2) + "\n")
 
@@ -314,6 +295,7 @@ class RunRecord:
         hardware: in words.
         versions: of Python and packages.
         data: digest of the data; "" if unknown.
+        files: digests of the files that settings name, by setting.
         rows: the good lines of `metrics.jsonl`.
         damaged: number of the others.
     """
@@ -330,6 +312,7 @@ class RunRecord:
     rows: list[dict[str, Any]] = field(repr=False)
     damaged: int = 0
     data: str = ""
+    files: dict[str, str] = field(default_factory=dict, repr=False)
 
     @classmethod
     def read(cls, folder: Path) -> RunRecord:
@@ -351,8 +334,9 @@ class RunRecord:
         found = _USUAL | {name: value for name, value in about.items() if value is not None}
         found["task"] = _task_of(found)
         wrong = [name for name, kind in _KINDS.items() if not isinstance(found.get(name), kind)]
-        if not wrong and {*map(type, found["versions"].values())} - {str}:
-            wrong = ["versions"]
+        if not wrong:
+            texts = ("versions", "files")
+            wrong = [name for name in texts if {*map(type, found[name].values())} - {str}]
         if wrong:
             raise ValueError(f"it has no usable {', '.join(wrong)}")
         rows, damaged = _read_lines(folder / "metrics.jsonl")

@@ -7,7 +7,7 @@ import difflib
 import os
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -60,6 +60,7 @@ def setting(
     role: str = "",
     may_change: bool = False,
     shared: bool = False,
+    files: Callable[[str], Iterable[Path]] | None = None,
 ) -> Any:
     """A field of a config dataclass: its default and what `--help`, `check` and reports need.
 
@@ -72,12 +73,14 @@ def setting(
         may_change: it changes no result, so it may differ when a run is resumed; such a setting is
             neutral.
         shared: a number of all processes together, each of which takes an equal share.
+        files: the files that a value names, whose digest a run's folder holds.
     """
     help += ", over all processes" if shared else ""
     role = "neutral" if may_change else role
     assert role in ROLES, role
-    about = {"help": help, "choices": choices, "range": range, "role": role}
-    return field(default=default, metadata={**about, "may_change": may_change, "shared": shared})
+    about: dict[str, Any] = {"help": help, "choices": choices, "range": range, "role": role}
+    about |= {"may_change": may_change, "shared": shared, "files": files}
+    return field(default=default, metadata=about)
 
 
 def with_role(config: Any, *roles: str) -> set[str]:
@@ -115,6 +118,18 @@ def check(config: Any) -> None:
         raise ValueError(f"{each.name} must be {possible}, found {value!r}")
 
 
+def check_keep(config: Any, **used: bool) -> None:
+    """Raise ValueError for a Keep arm of a method that changes nothing, so that it keeps nothing.
+
+    Args:
+        config: its `keep` is the switch.
+        **used: by a setting's name, whether its value leaves the method something to do.
+    """
+    if config.keep and not all(used.values()):
+        idle = [f"{name}={getattr(config, name)!r}" for name, does in used.items() if not does]
+        raise ValueError(f"keep={config.keep} has nothing to keep from ({', '.join(idle)})")
+
+
 def check_shared(config: Any, processes: int) -> None:
     """Raise ValueError for a setting that cannot be shared out equally among processes."""
     for each in fields(config):
@@ -137,10 +152,11 @@ def check_kinds(config: Any, settings: Mapping[str, Any]) -> None:
 def check_lengths(image_size: tuple[int, int], **lengths: int) -> None:
     """Raise ValueError for a setting in pixels that is longer than images (H, W) have room for.
 
-    A crop's `padding` stays below the shorter side, or a crop could miss the whole image.
+    A crop's `padding` stays below the shorter side, or a crop could miss the whole image; so does
+    a `paste_size`, or nothing of the policy would be left.
     """
     for name, length in lengths.items():
-        most = min(image_size) - (name == "padding")
+        most = min(image_size) - (name in ("padding", "paste_size"))
         if length > most:
             size = "x".join(map(str, image_size))
             raise ValueError(f"{name} must be at most {most} for {size} images, found {length}")

@@ -265,7 +265,7 @@ def _official(
     except RuntimeError:
         raise ValueError(
             f"{root} holds neither the official archive nor train/<class>/ folders; "
-            "give --data, or --download to fetch the archive"
+            "give --data, or train with --download to fetch the archive"
         ) from None
     labels, (subset, seed) = list(dataset.targets), choice
     chosen = even_subset(labels, subset, seed)

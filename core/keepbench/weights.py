@@ -180,7 +180,9 @@ def load_weights(model: nn.Module, weights: Weights) -> None:
     """
     own, given = model.state_dict(), plain_names(weights.tensors)
     places = dict(zip(plain_names(own), (n for n in own if n != _COUNTER), strict=True))
-    missing, strange = sorted(places.keys() - given), sorted(given.keys() - places)
+    strange = sorted(given.keys() - places)
+    # a model's own counters stay where a file, as torchvision's, is too old to have them
+    missing = sorted(n for n in places.keys() - given if not n.endswith("num_batches_tracked"))
     shapes = [
         f"{name} {tuple(value.shape)}, not {tuple(own[places[name]].shape)}"
         for name, value in given.items()

@@ -23,6 +23,7 @@ from classification.train import Trainer, train
 from keepbench import images
 from keepbench.leaving import PREEMPTED, exit_with_message
 from keepbench.loop import train_epoch, train_steps
+from keepbench.run import Run
 from keepbench.weights import load_checkpoint
 from runs import CPU, ROOT, rows_of, stop_after
 
@@ -48,6 +49,16 @@ def test_a_reader_that_dies_ends_with_a_message(
     message = "DataLoader worker .*try fewer --workers"
     with pytest.raises(SystemExit, match=message), exit_with_message():
         train("a", config, tmp_path / "run", CPU)
+
+
+def test_resnet18_is_not_trained_on_photographs_unless_it_was_begun(
+    tree: Path, tmp_path: Path
+) -> None:
+    config = replace(FILES, data=str(tree), arch="resnet18", image_size=65, epochs=1, subset=8)
+    with pytest.raises(ValueError, match="timm's, resnet18"):
+        train("a", config, tmp_path / "run", CPU)
+    Run(tmp_path / "run", "a", config, CPU.device, resume=False).close()
+    assert train("a", config, tmp_path / "run", CPU, resume=True)
 
 
 @pytest.mark.parametrize("change", [{}, {"dataset": "folder", "image_size": 0}])

@@ -14,8 +14,10 @@ from classification.models import (
     MODELS,
     ShakeDrop,
     ShakeShake,
+    check_side,
     cifar_resnet,
     create_model,
+    find_model,
     pyramidnet,
     resnet18,
     shake_shake,
@@ -65,6 +67,24 @@ def num_params(model: nn.Module) -> int:
 def test_parameter_counts(name: str, options: dict, expected: int) -> None:
     with torch.device("meta"):
         assert num_params(create_model(name, 10, **options)) == expected
+
+
+def test_a_name_of_timms_trains_on_photographs_as_timms_alone() -> None:
+    assert [check_side(name, 64) for name in ("resnet18", "wrn28_2")] == ["", ""]
+    assert not any(check_side(name, 224) for name in ("resnet18.tv_in1k", "resnet50", "a.py:b"))
+    assert "made for images of 32 pixels" in check_side("cifar_resnet18", 224)
+    with pytest.raises(ValueError, match=r"resnet18\.\w+_in1k, or ours .* cifar_resnet18"):
+        check_side("resnet18", 65)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet20", "cifar_resnet18", "resnet18.a1_in1k", "test_vit.r160_in1k"]
+)
+def test_weights_tell_their_model(name: str) -> None:
+    with torch.device("meta"):
+        weights = create_model(name, 7, in_chans=1).state_dict()
+    assert find_model(weights, like=name.partition("_")[0]) == name
+    assert find_model({"weight": torch.zeros(2, 3)}, like=name) == ""
 
 
 def test_resnet8_has_the_parameters_one_counts_by_hand() -> None:

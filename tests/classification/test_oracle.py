@@ -87,7 +87,7 @@ def test_other_boxes_are_other_data(config: Config, tmp_path: Path) -> None:
     train("a", replace(config, epochs=1), tmp_path / "run", CPU)
     boxes = Path(config.objects)
     boxes.write_text(boxes.read_text().replace("2,3,7,9", "2,3,7,8", 1))
-    with pytest.raises(ValueError, match="the data are not those"):
+    with pytest.raises(ValueError, match="what objects names has changed"):
         train("a", replace(config, epochs=1), tmp_path / "run", CPU, resume=True)
 
 

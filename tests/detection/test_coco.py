@@ -223,8 +223,13 @@ def test_a_turned_image_has_the_size_that_is_shown(tmp_path: Path) -> None:
 def test_what_is_no_image_of_8_bits_is_named(tmp_path: Path) -> None:
     Image.fromarray(PIXELS[..., 0].astype(np.uint16)).save(tmp_path / "a.png")
     Image.fromarray(PIXELS[..., 0].astype(np.float32)).save(tmp_path / "a.tif")
+    Image.fromarray(PIXELS).convert("RGBA").save(tmp_path / "opaque.png")
+    look(tmp_path, "opaque.png")
+    clear = np.dstack([PIXELS, PIXELS[..., 0]])
+    Image.fromarray(clear).save(tmp_path / "clear.png")
     os.mkfifo(tmp_path / "pipe.jpg")
     messages = {
+        "clear.png": "is transparent in places",
         "a.png": "has 16 bits", "a.tif": "floating-point", "pipe.jpg": "is no regular file",
         "gone.jpg": "is not there",
     }  # fmt: skip

@@ -141,6 +141,12 @@ def test_a_backbones_settings_reach_detectron2(exported: Path) -> None:
     assert cfg.MODEL.WEIGHTS == str(exported)
 
 
+def test_colours_of_another_scale_are_refused() -> None:
+    extra = "MODEL.PIXEL_MEAN [31537.0,29651.0,26402.0]"
+    with pytest.raises(ValueError, match="divide those of bytes by 255"):
+        cfg_of(Config(backbone="none", extra=extra))
+
+
 def test_a_yaml_with_other_keys_is_refused(exported: Path, tmp_path: Path) -> None:
     for ending in (".pkl", ".yaml"):
         (tmp_path / f"a{ending}").write_bytes(exported.with_suffix(ending).read_bytes())

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,11 @@ def test_a_run_knows_its_images_and_itself(
         ({"dataset": "images", "arch": "resnet50"}, {}, "those of resnet18, not of resnet50"),
         ({"dataset": "images"}, {"arch": "resnetblur18"}, "those of resnet18, not of resnetblur18"),
         ({"dataset": "images"}, {"mean": [0.5] * 3}, "both --mean and --std"),
-        ({"dataset": "images"}, {"mean": [0.5] * 3, "std": [0.0] * 3}, "three numbers"),
+        ({"dataset": "images"}, {"mean": [0.5] * 2, "std": [0.5] * 3}, "three numbers"),
+        ({"dataset": "images"}, {"mean": [0.5] * 3, "std": [0.0] * 3}, "std is above 0"),
+        ({"dataset": "images"}, {"mean": [123.7] * 3, "std": [58.4] * 3}, "divide those of bytes"),
+        ({"dataset": "images"}, {"mean": [math.nan] * 3, "std": [0.5] * 3}, "found .nan"),
+        ({"dataset": "images"}, {"mean": [0.5] * 3, "std": [math.inf] * 3}, "and .inf"),
         ({"dataset": "images"}, {"use": "average"}, "no weights for 'average'"),
     ],
 )

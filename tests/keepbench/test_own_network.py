@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from keepbench.own_network import is_function, make_network, refuse_code
+from keepbench.own_network import is_function, make_network, refuse_code, source_files
 
 SOURCE = """
 from dataclasses import dataclass
@@ -63,6 +63,32 @@ def test_a_function_that_makes_no_network_is_refused(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=message):
         make_network(name)
+
+
+def test_code_is_its_file_and_what_that_imports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = {
+        "net.py": "import torch, blocks.conv\ndef make():\n    from blocks import late\n",
+        "blocks/__init__.py": "",
+        "blocks/conv.py": "from . import act\nfrom .act import relu\nimport net",
+        "blocks/act.py": "def (:",
+        "blocks/late.py": "from ... import beyond",
+        "blocks/other.py": "",
+        "other.py": "",
+    }
+    for name, text in sources.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    parts = ["net.py", *(f"blocks/{name}.py" for name in ("__init__", "conv", "late", "act"))]
+    paths = [tmp_path / part for part in parts]
+    for name in ("net.py:make", f"{tmp_path}/net.py:make", "net:make"):
+        assert source_files(name) == paths
+    monkeypatch.chdir("/")
+    assert source_files(f"{tmp_path}/net.py:make") == paths
+    for name in ("resnet18", "hf-hub:owner/net", "torchvision.models:resnet18", "a/b:c", "~:c"):
+        assert source_files(name) == []
 
 
 def test_names_that_timm_fetches_are_no_functions() -> None:

@@ -16,9 +16,11 @@ import pytest
 import torch
 
 from keepbench.checkpoints import load_state
-from keepbench.files import write_whole
+from keepbench.files import file_at, files_at, write_whole
+from keepbench.identity import Identity, digests
 from keepbench.machine import find_device
-from keepbench.run import Run, RunRecord, read_rows
+from keepbench.run import Run, RunRecord, check_folder, read_rows
+from keepbench.settings import setting
 from keepbench.weights import load_checkpoint
 
 CPU = torch.device("cpu")
@@ -67,6 +69,33 @@ def test_a_run_from_before_a_setting_had_its_default(tmp_path: Path) -> None:
     Run(tmp_path, "plain", Config(), CPU, resume=True).close()
     with pytest.raises(ValueError, match="keep: False then, True now"):
         Run(tmp_path, "plain", Config(keep=True), CPU, resume=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filed:
+    weights: str = setting("random", "weights, or random", files=file_at)
+    masks: str = setting("", "folder", files=files_at)
+
+
+def test_what_settings_name_is_the_same_when_a_run_goes_on(tmp_path: Path) -> None:
+    weights, masks = tmp_path / "a.pt", tmp_path / "masks"
+    (masks / "cat").mkdir(parents=True)
+    (masks / "cat" / "1.png").write_bytes(b"one")
+    weights.write_bytes(b"first")
+    config = Filed(weights=str(weights), masks=str(masks))
+    Run(tmp_path / "run", "plain", config, CPU, resume=False).close()
+    assert {*RunRecord.read(tmp_path / "run").files} == {"weights", "masks"}
+    for path in (weights, masks / "cat" / "1.png"):
+        before, name = path.read_bytes(), "weights" if path == weights else "masks"
+        path.write_bytes(b"another")
+        with pytest.raises(ValueError, match=f"what {name} names has changed since; bring it back"):
+            check_folder(tmp_path / "run", Identity("plain", config), resume=True)
+        path.write_bytes(before)
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    weights.write_bytes(b"another")
+    (tmp_path / "run" / "run.json").write_text(json.dumps({**about, "files": None}))
+    Run(tmp_path / "run", "plain", config, CPU, resume=True).close()  # it was not known then
+    assert digests(Filed()) == {}
 
 
 def test_some_settings_may_change_when_a_run_goes_on(tmp_path: Path) -> None:

@@ -138,11 +138,13 @@ def test_settings_at_the_ends_of_their_ranges() -> None:
 
 
 def test_lengths_fit_in_the_shorter_side() -> None:
-    check_lengths((40, 32), size=32, padding=31)
+    check_lengths((40, 32), size=32, padding=31, paste_size=31)
     with pytest.raises(ValueError, match="size must be at most 32 for 40x32 images, found 33"):
         check_lengths((40, 32), padding=4, size=33)
     with pytest.raises(ValueError, match="padding must be at most 31 for 40x32 images, found 32"):
         check_lengths((40, 32), padding=32)  # a crop could miss the image
+    with pytest.raises(ValueError, match="paste_size must be at most 31"):
+        check_lengths((32, 32), paste_size=32)  # nothing of the policy would be left
     check_scale(0.25, (8, 8))
     with pytest.raises(ValueError, match="scale must leave 2 pixels of a side of 8x8 images"):
         check_scale(0.125, (8, 8))  # a map of one number: every region scores the same

@@ -109,8 +109,10 @@ def test_a_record_says_which_images_are_labelled(config: Config) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"keep": "paste", "method": "supervised"}, "no strong view to paste on"),
-        ({"keep": "paste", "policy": ""}, "no strong view to paste on"),
+        ({"keep": "paste", "method": "supervised"}, "nothing to keep from"),
+        ({"keep": "paste", "policy": ""}, "nothing to keep from"),
+        ({"keep": "paste", "weight": 0.0}, r"nothing to keep from \(weight=0.0\)"),
+        ({"keep": "paste", "confidence": 1.0}, r"nothing to keep from \(confidence=1.0\)"),
     ],
 )
 def test_settings_that_cannot_be(change: dict, message: str) -> None:

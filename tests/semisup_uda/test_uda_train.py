@@ -251,8 +251,8 @@ def test_bad_words_end_without_a_traceback(tree: Path, tmp_path: Path) -> None:
         ([*folder, "--labels", "9"], "take --split balanced"),
         ([*folder, "--labels", "24", "--unlabelled", "nowhere"], "no images in nowhere"),
         ([*folder, "--labels", "24", "--arch", "vgg11", "--keep", "paste"], "of 16x16 pixels"),
-        ([*folder, "--labels", "24", "--paste-size", "33", "--keep", "paste"], "at most 32"),
-        (["digits-supervised-20", "--keep", "paste"], "no strong view to paste on"),
+        ([*folder, "--labels", "24", "--paste-size", "32", "--keep", "paste"], "at most 31"),
+        (["digits-supervised-20", "--keep", "paste"], "nothing to keep from"),
     ]:
         with pytest.raises(SystemExit, match=message):
             main([*words, "--device", "cpu", "--out", str(tmp_path / "run")])

@@ -304,6 +304,14 @@ def test_an_unknown_model_is_refused() -> None:
         subject.Subject("resnet19").make()
 
 
+def test_a_hubs_network_is_fetched_if_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timm, "create_model", lambda name, **options: nn.Identity())
+    with pytest.raises(ValueError, match="hf-hub:a/b lies elsewhere; --download"):
+        subject.Subject("hf-hub:a/b").make()
+    words = cli._arguments(["hf-hub:a/b", "--download"])
+    assert isinstance(subject.Subject(words.model, download=words.download).make(), nn.Identity)
+
+
 def test_weights_are_read(tmp_path: Path) -> None:
     trained, average = create_model("resnet8", 10), create_model("resnet8", 10)
     file = tmp_path / "last.pt"

@@ -9,6 +9,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from torch import nn
 
@@ -56,8 +57,25 @@ def test_a_state_dict_gives_the_same_network(wrap: object, tmp_path: Path) -> No
     assert network.warning == "" and "with the trained weights" in network.about
     with pytest.raises(ValueError, match="--arch"):
         load_network(str(tmp_path / "weights.pt"), device=CPU)
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match="do not fit resnet20: .* those of --arch resnet8"):
         load_network(str(tmp_path / "weights.pt"), arch="resnet20", device=CPU)
+
+
+def test_a_file_of_torchvisions_names_the_model_that_it_fits(tmp_path: Path) -> None:
+    """Its files are older than BatchNorm's counters; our resnet18 has another stem."""
+    state = torchvision.models.resnet18().state_dict()
+    old = {name: value for name, value in state.items() if "num_batches" not in name}
+    torch.save(old, tmp_path / "weights.pt")
+    with pytest.raises(
+        ValueError, match=r"do not fit resnet18: .* --arch resnet18\.\w+_in1k"
+    ) as error:
+        load_network(str(tmp_path / "weights.pt"), arch="resnet18", device=CPU)
+    fitting = str(error.value).rpartition(" ")[2]
+    network = load_network(str(tmp_path / "weights.pt"), arch=fitting, device=CPU)
+    assert network.size == 224 and network.warning == ""
+    assert Subject("resnet18", classes=1000, weights=tmp_path / "weights.pt").make().training
+    with pytest.raises(ValueError, match="does not fit cifar_resnet18: .* those of resnet18"):
+        Subject("cifar_resnet18", classes=1000, weights=tmp_path / "weights.pt").make()
 
 
 class Harmful:

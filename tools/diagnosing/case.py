@@ -113,7 +113,9 @@ def prepare_case(words: argparse.Namespace) -> Case:
     Raises:
         ValueError: A model or images that cannot be used.
     """
-    subject = Subject(words.model, words.classes, words.channels, words.output, words.weights)
+    subject = Subject(
+        words.model, words.classes, words.channels, words.output, words.weights, words.download
+    )
     device, size = find_device(words.device), words.size or subject.usual_size
     images = read_images(words.images, size, words.channels, words.batch_size).to(device)
     if len(images) < 2:

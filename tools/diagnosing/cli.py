@@ -42,6 +42,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--classes", type=int, default=10, help="of a model by name")
     add("--output", default="", help="number or name of the logits in what the model returns")
     add("--weights", type=Path, help="file of weights; the average if it has one")
+    add("--download", action="store_true", help="fetch the description of a hub's network")
     add("--images", nargs="+", default=[], help="files or folders; if not, two photographs' parts")
     add("--batch-size", type=int, default=8, help="images to look at, at least 2")
     add("--agreement", type=float, default=LEAST, help="with full maps, that is asked for")

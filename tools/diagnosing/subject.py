@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,12 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from classification.models import create_model
-from keepaugment.cutting import per_channel
+from classification.models import SMALL, create_model, find_model
 from keepaugment.no_trace import Forward, no_trace
-from keepbench.images import IMAGENET_MEAN, IMAGENET_STD
+from keepbench.images import IMAGENET_MEAN, IMAGENET_STD, Normalise
 from keepbench.own_network import is_function, make_network
 from keepbench.weights import load_weights, read_weights
 from previewing.images import SAMPLE, read_pictures
-from previewing.networks import SMALL
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,7 @@ class Subject:
         channels: of its images.
         output: number or name of the logits in what the model returns; empty if it is the logits.
         weights: file of weights.
+        download: fetch the description of a hub's network.
     """
 
     model: str
@@ -38,6 +38,7 @@ class Subject:
     channels: int = 3
     output: str = ""
     weights: Path | None = None
+    download: bool = False
 
     @property
     def usual_size(self) -> int:
@@ -54,13 +55,20 @@ class Subject:
         if is_function(self.model):
             model = make_network(self.model)
         else:
-            make = timm.create_model if timm.is_model(self.model) else create_model
+            ours = partial(create_model, download=self.download)
+            make = timm.create_model if timm.is_model(self.model) else ours
             model = make(self.model, num_classes=self.classes, in_chans=self.channels)
         if self.weights:
+            weights = read_weights(self.weights)
             try:
-                load_weights(model, read_weights(self.weights))
+                load_weights(model, weights)
             except ValueError as error:
-                raise ValueError(f"{self.weights} does not fit {self.model}: {error}") from None
+                fitting = find_model(weights.tensors, self.model)
+                other = fitting.partition(".")[0] not in ("", self.model)  # not of other --classes
+                advice = f"; its weights are those of {fitting}" if other else ""
+                raise ValueError(
+                    f"{self.weights} does not fit {self.model}: {error}{advice}"
+                ) from None
         return model.train()
 
     def weights_in_words(self) -> str:
@@ -114,8 +122,7 @@ def read_images(places: list[str], size: int, channels: int, number: int) -> Ten
                 for n, (row, column) in enumerate(corners)
             ]
         )
-    images = pixels.float() / 255
-    images = (images - per_channel(IMAGENET_MEAN, images)) / per_channel(IMAGENET_STD, images)
+    images = Normalise(IMAGENET_MEAN, IMAGENET_STD)(pixels)
     return images if channels == 3 else images.mean(1, keepdim=True).repeat(1, channels, 1, 1)
 
 

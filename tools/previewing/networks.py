@@ -11,10 +11,9 @@ import torch
 from timm.data import ImageNetInfo, resolve_data_config
 from torch import Tensor, nn
 
-from classification.models import MODELS, create_model
+from classification.models import MODELS, SMALL, create_model, find_model
 from keepaugment import GradientSaliency, Saliency
-from keepaugment.cutting import per_channel
-from keepbench.images import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD
+from keepbench.images import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD, Normalise
 from keepbench.own_network import is_function, make_network
 from keepbench.processes import Processes
 from keepbench.weights import load_weights, read_weights
@@ -24,10 +23,6 @@ RANDOM = (
     "The network's weights are RANDOM. Its map says nothing about what matters in an image; the "
     "page only shows how the methods work."
 )
-
-
-SMALL = frozenset(name for name in MODELS if not timm.is_model(name))
-"""Our networks for 32-pixel images; a name that timm has too is timm's here, for photographs."""
 
 
 class Network(NamedTuple):
@@ -58,8 +53,7 @@ class Network(NamedTuple):
         images = pixels.float() / 255
         if len(self.mean) == 1:
             images = images.mean(1, keepdim=True)
-        mean, std = (per_channel(values, images) for values in (self.mean, self.std))
-        return (images - mean) / std
+        return Normalise(self.mean, self.std).images(images)
 
     def name(self, label: int, classes: int) -> str:
         """One of so many classes, in words if the names are theirs."""
@@ -112,7 +106,9 @@ def _named(name: str, scale: float, pretrained: bool, device: torch.device) -> N
     return _made(model, scale, about, "" if pretrained else RANDOM, **known)
 
 
-def _from_file(path: Path, arch: str | None, scale: float, device: torch.device) -> Network:
+def _from_file(
+    path: Path, arch: str | None, scale: float, pretrained: bool, device: torch.device
+) -> Network:
     """A file of weights, whose first convolution and last layer tell channels and classes."""
     if not arch:
         raise ValueError(f"{path} is a file of weights: say of which model with --arch NAME")
@@ -121,11 +117,13 @@ def _from_file(path: Path, arch: str | None, scale: float, device: torch.device)
     if not layers:
         raise ValueError(f"{path} holds no layer")
     channels = next((shape[1] for shape in layers if len(shape) == 4), 3)
-    model = create_model(arch, layers[-1][0], in_chans=channels)
+    model = create_model(arch, layers[-1][0], in_chans=channels, download=pretrained)
     try:
         load_weights(model, weights)
     except ValueError as error:
-        raise ValueError(f"the weights in {path} do not fit {arch}: {error}") from None
+        fitting = find_model(weights.tensors, arch)
+        advice = f"; they are those of --arch {fitting}" if fitting else ""
+        raise ValueError(f"the weights in {path} do not fit {arch}: {error}{advice}") from None
     known: dict[str, Any] = dict(_CIFAR) if arch in MODELS else {}
     if channels == 1:
         known |= {"mean": (0.5,), "std": (0.5,)}
@@ -179,7 +177,7 @@ def load_network(
         name: a model of classification.models or timm, a run's folder or a checkpoint in one, a
             file of weights, or MODULE:FUNCTION or FILE.py:FUNCTION, which returns a module.
         arch: the model that a state dict belongs to.
-        pretrained: fetch timm's weights.
+        pretrained: fetch timm's weights, or the description of a hub's network for a file's.
         scale: of the copy that the map is taken of; a run has its own.
         data: folder of a run's data set, in place of the one it was run with.
         device: to compute on.
@@ -192,7 +190,7 @@ def load_network(
     if path.exists() and run_folder(path):
         return _from_run(path, data, device)
     if path.is_file():
-        return _from_file(path, arch, scale, device)
+        return _from_file(path, arch, scale, pretrained, device)
     if path.is_dir() or path.suffix in (".pt", ".pth", ".safetensors"):
         raise ValueError(f"{path} is no run's folder and no file of weights")
     if is_function(name):

@@ -154,7 +154,9 @@ def group_of(record: RunRecord, package: Package) -> Group:
             other["data"] = "not comparable"
     if budget == "paper" and is_small(experiment):
         budget = SMALL
-    return Group(budget, tuple(sorted((name, str(value)) for name, value in other.items())))
+    content = {name: f" {record.files[name][:8]}" for name in other.keys() & record.files.keys()}
+    words = ((name, f"{value}{content.get(name, '')}") for name, value in other.items())
+    return Group(budget, tuple(sorted(words)))
 
 
 def finished(record: RunRecord, catalogue: Catalogue) -> FinishedRun:

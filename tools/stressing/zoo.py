@@ -56,8 +56,14 @@ def _saved(form: str, change: Callable[[Image.Image], Image.Image] = lambda i: i
     return put
 
 
-def _wide(image: Image.Image) -> Image.Image:
-    return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+def _wide(image: Image.Image, white: int = 65535) -> Image.Image:
+    return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * (white // 255))
+
+
+def _in_alpha(image: Image.Image) -> Image.Image:
+    shape = Image.new("LA", image.size)
+    shape.putalpha(image.convert("L"))
+    return shape
 
 
 def _turned(path: Path, healthy: bytes) -> None:
@@ -171,6 +177,8 @@ def images(random: Random, healthy: bytes) -> Iterator[Animal]:
     yield _animal("PNG, P", palette, SAME)
     yield _animal("16 bits, PNG", _saved("PNG", _wide), SAME, REFUSED)
     yield _animal("16 bits, TIFF", _saved("TIFF", _wide), SAME, REFUSED)
+    yield _animal("12 bits in 16", _saved("PNG", lambda i: _wide(i, 4095)), REFUSED)
+    yield _animal("black whose shape is in alpha", _saved("PNG", _in_alpha), ANY, REFUSED)
     yield _animal("lossless WebP", _saved("WEBP", lossless=True), SAME)
     yield _animal("turned by EXIF", _turned, SAME)
     yield _animal("32-bit integers", _saved("TIFF", lambda i: i.convert("I")), REFUSED)
