@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import operator
 import re
 import sys
 from collections import OrderedDict, deque
@@ -21,6 +22,7 @@ from weakref import ProxyTypes, ReferenceType, WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.autograd import _unsafe_preserve_version_counter
+from torch.nn.utils import parametrize
 from torch.utils.weak import WeakIdKeyDictionary
 
 from keepaugment.generators import Generators, is_generator
@@ -32,6 +34,7 @@ _FIXED = {
     *(ReferenceType, *ProxyTypes),
 }
 _PLAIN = (Tensor, nn.Parameter)  # others may be spread over processes
+_OWN_PARAMETERS = {nn.Parameter, type(None)}
 _CONTAINERS = (list, tuple, set, frozenset, deque)
 _FOREIGN = ("torch.", "logging")  # whose objects are not looked into
 _SHARED = ("_thread", "threading")  # what holds such an object belongs to other threads, too
@@ -121,19 +124,16 @@ def held_values(module: nn.Module, seen: set[int]) -> Iterator[tuple[str, Any]]:
 
 def _same_parts(content: Any, before: Any) -> bool:
     """Whether two contents are the same objects in the same order."""
-    if len(content) != len(before):
+    if len(content) != len(before) or not all(map(operator.is_, content, before)):
         return False
-    same = all(a is b for a, b in zip(content, before, strict=True))
-    if isinstance(before, dict):
-        pairs = zip(content.values(), before.values(), strict=True)
-        return same and all(a is b for a, b in pairs)
-    return same
+    if isinstance(before, list):
+        return True
+    return all(map(operator.is_, content.values(), before.values()))
 
 
 def _refill(value: Any, before: Any) -> None:
     """Give a container or an object the content that it had, if that has changed."""
-    content = content_of(value)
-    if _same_parts(content, before):
+    if _same_parts(value if isinstance(value, dict) else content_of(value), before):
         return
     if isinstance(value, set):
         value.clear()
@@ -172,6 +172,10 @@ class Changes:
     def __init__(self, generators: Generators) -> None:
         self.generators = generators
         self.undo: list[Callable[[], object]] = []
+        # Containers and objects, and what they held; the first has weights that a pass computed.
+        cache = parametrize._cache
+        self.noted: list[tuple[Any, Any]] = [(cache, cache.copy())]
+        self.empty: list[dict] = []
         self.seen: set[int] = set()
         self.copied: set[tuple] = set()
         self.tensors: list[Tensor] = []  # that modules hold, with their versions
@@ -179,26 +183,29 @@ class Changes:
         self.trials: list[tuple[Tensor, Tensor]] = []  # tensors that may move, and copies
         self.known: set[int] = set()  # storages of the first so many of them
         self.num_known = 0
+        self.spread = False  # over processes, so that tensors of its machinery are in use
 
     def watch_tensor(self, tensor: Tensor) -> None:
         """Tell later if a tensor moved, and copy it, however large, before it is written to."""
         if not tensor.is_inference():
             self.tensors.append(tensor)
             self.versions.append(tensor._version)
+        self.spread |= type(tensor) not in _PLAIN
 
     def watch_attributes(self, module: nn.Module) -> list[nn.Module]:
         """Note a module's attributes and buffers, and what these hold: modules in it."""
         held: list[nn.Module] = []
         attributes = vars(module)
-        self._note(attributes)
+        self.noted.append((attributes, attributes.copy()))
         for name in _OWN & attributes.keys():
-            if type(attributes[name]) not in (dict, OrderedDict):
+            places = attributes[name]
+            if type(places) not in (dict, OrderedDict):
                 continue
+            if not places:
+                self.empty.append(places)
             # Parameters of another class are exchanged by who made it, fully_shard for one.
-            if name != "_parameters" or all(
-                type(each) in (nn.Parameter, type(None)) for each in attributes[name].values()
-            ):
-                self._note(attributes[name])
+            elif name != "_parameters" or {*map(type, places.values())} <= _OWN_PARAMETERS:
+                self.noted.append((places, dict(places)))
         for buffer in module._buffers.values():
             if buffer is not None and not buffer.is_inference():
                 self.undo.append(_putting_back(buffer.data, buffer.detach().clone()))
@@ -213,12 +220,9 @@ class Changes:
                 if value.flags.writeable and value.nbytes <= _SMALL_ARRAY:
                     self.undo.append(functools.partial(_refill_array, value, value.copy()))
             elif not isinstance(value, tuple | frozenset):
-                self._note(value)
+                if (content := content_of(value)) is not None:
+                    self.noted.append((value, content))
         return held
-
-    def _note(self, value: Any) -> None:
-        if (content := content_of(value)) is not None:
-            self.undo.append(lambda: _refill(value, content))
 
     def copy_hidden(self, root: nn.Module | None) -> None:
         """Copy what compiled code of `root` may write to: at first all, then what it wrote to."""
@@ -241,6 +245,8 @@ class Changes:
         """Before a function of torch runs: note what it draws from and copy what it writes to."""
         name = getattr(func, "__name__", "")
         draws, writes = _effects(name)
+        if not (draws or writes or "generator" in kwargs or "out" in kwargs):
+            return
         if draws or "generator" in kwargs:
             self.generators.before_draw(kwargs.get("generator"))
         written: Any = kwargs.get("out")
@@ -273,7 +279,7 @@ class Changes:
         key = (storage, tensor.storage_offset(), tensor.shape, tensor.stride())
         if key in self.copied:
             return
-        if tensor.numel() <= _SMALL or storage in self._known():
+        if (tensor.numel() <= _SMALL and not self.spread) or storage in self._known():
             self.copied.add(key)
             self._keep(tensor)
 
@@ -292,6 +298,10 @@ class Changes:
                 _moving[tensor] = True
         for put in reversed(self.undo):
             put()
+        for value, before in self.noted:
+            _refill(value, before)
+        for places in self.empty:
+            places.clear()
 
     def moved(self) -> list[Tensor]:
         """Tensors that modules hold and that are not what they were, after all was put back."""
@@ -299,12 +309,17 @@ class Changes:
         return [tensor for tensor, version in pairs if tensor._version != version]
 
 
+def _length(tensor: Tensor) -> int:
+    return tensor.untyped_storage().nbytes() if tensor.layout is torch.strided else 0
+
+
 def _putting_back(tensor: Tensor, before: Tensor) -> Callable[[], None]:
     """What gives a tensor its values, without a trace in what a graph knows of it."""
-    version = _unsafe_preserve_version_counter(tensor)
+    version, length = _unsafe_preserve_version_counter(tensor), _length(tensor)
 
     def put() -> None:
-        if tensor.shape == before.shape:  # else it was resized, which its version tells
+        # Else it was resized, which its version tells, or freed by who made it.
+        if tensor.shape == before.shape and _length(tensor) == length:
             with torch.no_grad(), version:
                 tensor.copy_(before)
 

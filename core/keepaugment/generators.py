@@ -25,7 +25,7 @@ def is_generator(value: Any) -> bool:
     return numpy is not None and isinstance(value, numpy.Generator | numpy.RandomState)
 
 
-def state_of(generator: Any) -> Any:
+def generator_state(generator: Any) -> Any:
     """The state of a generator, of any kind."""
     if isinstance(generator, torch.Generator):
         return generator.get_state()
@@ -92,7 +92,8 @@ class Generators:
             )
         else:
             self._note(
-                functools.partial(state_of, generator), functools.partial(_set_state, generator)
+                functools.partial(generator_state, generator),
+                functools.partial(_set_state, generator),
             )
 
     def moved(self) -> bool:

@@ -50,6 +50,10 @@ def computing_map() -> bool:
     return _computing_map
 
 
+class MapWarning(UserWarning):
+    """A model did for a map what could not be switched off, or not be put back."""
+
+
 _RANDOM = (
     "the model drew random numbers for a map, which is therefore not that of evaluation; where it "
     "is random in training alone, let it ask: self.training and not keepaugment.computing_map()"
@@ -284,13 +288,17 @@ def no_trace(model: Forward, device: torch.device) -> Iterator[bool]:
     It yields whether a part of the model is compiled.
 
     On leaving, also by an exception, everything is what it was: the train flag and the attributes
-    of every module, buffers, `requires_grad` of every parameter and the global random number
-    generators (torch's on the CPU and `device`, Python's, NumPy's). `.grad` is never written.
+    of every module and what these hold, parameters, buffers and every other tensor that a function
+    of torch has written to, and random number generators, the global ones (torch's on the CPU and
+    `device`, Python's, NumPy's) and the model's own. `.grad` is never written.
 
     What cannot be switched: the outermost module, and a block that holds a linear layer, keep their
-    train flag, since some models give logits only then. If such a module draws random numbers, a
-    warning says so. Maps in several threads wait for one another; training in another thread
-    meanwhile is not supported.
+    train flag, since some models give logits only then. If such a module draws random numbers, or
+    moves a tensor where it cannot be put back, a `MapWarning` says so. Maps in several threads wait
+    for one another; training in another thread meanwhile is not supported.
+
+    Raises:
+        ValueError: A map in a worker of a DataLoader, a model with lazy layers that never ran.
     """
     global _computing_map
     if get_worker_info() is not None:
@@ -326,6 +334,6 @@ def no_trace(model: Forward, device: torch.device) -> Iterator[bool]:
             trace.put_back()
             generators.put_back()
     if drew:
-        warnings.warn(_RANDOM, stacklevel=4)
+        warnings.warn(_RANDOM, MapWarning, stacklevel=4)
     if moved := trace.moved():
-        warnings.warn(_MOVED.format(moved), stacklevel=4)
+        warnings.warn(_MOVED.format(moved), MapWarning, stacklevel=4)
