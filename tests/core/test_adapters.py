@@ -12,7 +12,7 @@ import textwrap
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -192,6 +192,26 @@ def test_mixing_after_a_step_is_switched_off_with_it() -> None:
     keep.mixup_enabled = False
     images, targets = keep(IMAGES.clone(), LABELS)
     assert torch.equal(images, IMAGES) and not mixup.mixup_enabled
+
+
+def test_a_mixup_and_the_step_before_it_smooth_alike() -> None:
+    mixup = library("timm.data").Mixup(label_smoothing=0.2, num_classes=NUM_CLASSES)
+    assert KeepMixup(mixed, NUM_CLASSES, mixup=mixup).label_smoothing == 0.2
+    assert KeepMixup(mixed, NUM_CLASSES).label_smoothing == 0.1
+    with pytest.raises(ValueError, match="label_smoothing is 0.1 here and 0.2 in mixup"):
+        KeepMixup(mixed, NUM_CLASSES, label_smoothing=0.1, mixup=mixup)
+    with pytest.raises(ValueError, match="num_classes is 7 here and 5 in mixup"):
+        KeepMixup(mixed, 7, mixup=mixup)
+
+
+def test_targets_fit_the_losses_of_timm() -> None:
+    """The cross-entropy and the binary one that its script makes for its own mixing."""
+    losses, logits = library("timm.loss"), randn(4, NUM_CLASSES)
+    _, targets = KeepMixup(mixed, NUM_CLASSES, label_smoothing=0.2)(IMAGES, LABELS)
+    expected = F.cross_entropy(logits, mixed(IMAGES, LABELS)[1], label_smoothing=0.2)
+    torch.testing.assert_close(losses.SoftTargetCrossEntropy()(logits, targets), expected)
+    expected = F.binary_cross_entropy_with_logits(logits, targets)
+    torch.testing.assert_close(losses.BinaryCrossEntropy(smoothing=0.2)(logits, targets), expected)
 
 
 def test_labels_may_be_bytes_and_must_be_classes() -> None:
@@ -442,14 +462,18 @@ def test_torchreid_takes_no_mixed_persons(persons: Any) -> None:
 # transformers
 
 
+TRAINING_ARGUMENTS = "gradient_accumulation_steps", "label_smoothing_factor"
+
+
 def hugging_face(tmp_path: Path, step: Any, **options: Any) -> tuple[Any, Any, list[Tensor]]:
     """A Trainer of a small ViT, the model, and the images that it gets to see."""
+    problem = options.pop("problem_type", None)
     transformers = library("transformers")
     library("accelerate")
     torch.manual_seed(0)
     config = transformers.ViTConfig(
         image_size=8, patch_size=4, hidden_size=12, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=12, num_labels=NUM_CLASSES,
+        intermediate_size=12, num_labels=NUM_CLASSES, problem_type=problem,
     )  # fmt: skip
     model = transformers.ViTForImageClassification(config)
     seen: list[Tensor] = []
@@ -465,7 +489,7 @@ def hugging_face(tmp_path: Path, step: Any, **options: Any) -> tuple[Any, Any, l
         output_dir=str(tmp_path), max_steps=1, use_cpu=True, report_to=[], save_strategy="no",
         per_device_train_batch_size=5, per_device_eval_batch_size=5, disable_tqdm=True,
         dataloader_pin_memory=False, logging_strategy="no",
-        **{k: options.pop(k) for k in ["gradient_accumulation_steps"] if k in options},
+        **{k: options.pop(k) for k in TRAINING_ARGUMENTS if k in options},
     )  # fmt: skip
     data = Numbered(lambda image, number: {"pixel_values": image, "labels": number})
     made = step(lambda images: model(pixel_values=images).logits)
@@ -506,6 +530,44 @@ def test_mixed_labels_of_hugging_face(tmp_path: Path, accumulation: int) -> None
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("loss", [mixed_loss, None])
+@pytest.mark.parametrize("step", [zeroed, mixed])
+def test_label_smoothing_of_hugging_face(tmp_path: Path, step: Any, loss: Any) -> None:
+    """By `mixed_loss` or by the Trainer's own, which knows no class weights."""
+    trainer, model, _ = hugging_face(
+        tmp_path, lambda logits: step, compute_loss_func=loss, label_smoothing_factor=0.2
+    )
+    images, numbers = torch.ones(5, 3, 8, 8), torch.arange(5)
+    images[2:] = 0.5
+    inputs = {"pixel_values": images, "labels": numbers}
+    model.train()
+    if step is mixed and loss is None:
+        with pytest.raises(ValueError, match="compute_loss_func=mixed_loss"):
+            trainer.compute_loss(model, inputs)
+        return
+    changed, targets = run_step(step, images, numbers)
+    logits = model(pixel_values=changed).logits
+    expected = F.cross_entropy(logits, targets, label_smoothing=0.2)
+    torch.testing.assert_close(trainer.compute_loss(model, inputs), expected)
+    total = trainer.compute_loss(model, inputs, num_items_in_batch=torch.tensor(10))
+    torch.testing.assert_close(total, expected / 2)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_losses_that_would_be_dropped_are_refused(tmp_path: Path) -> None:
+    def own(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+        return F.cross_entropy(outputs["logits"], labels)
+
+    options: dict[str, Any] = {"tmp_path": tmp_path, "step": lambda logits: mixed}
+    hugging_face(**options, compute_loss_func=own)
+    with pytest.raises(ValueError, match="label_smoothing_factor=0.2 reaches no compute_loss_func"):
+        hugging_face(**options, compute_loss_func=own, label_smoothing_factor=0.2)
+    problem = "multi_label_classification"
+    with pytest.raises(ValueError, match=f"problem_type is '{problem}'"):
+        hugging_face(**options, compute_loss_func=mixed_loss, problem_type=problem)
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_mixed_labels_need_their_loss(tmp_path: Path) -> None:
     trainer, _, _ = hugging_face(tmp_path, lambda logits: mixed)
     with pytest.raises(ValueError, match="compute_loss_func=mixed_loss"):
@@ -514,7 +576,8 @@ def test_mixed_labels_need_their_loss(tmp_path: Path) -> None:
 
 def test_targets_of_a_detector_of_hugging_face_pass() -> None:
     class Base:
-        compute_loss_func = None
+        compute_loss_func, model = None, None
+        args = SimpleNamespace(label_smoothing_factor=0.0)
 
         def compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
             return inputs

@@ -41,7 +41,8 @@ from keepaugment import (
     Spare,
     View,
 )
-from keepaugment.no_trace import _DRAWS, no_trace
+from keepaugment.changes import _DRAWS
+from keepaugment.no_trace import no_trace
 from keeppolicies import AugMix, AutoAugment, RandAugment, TrivialAugment
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 
 from diagnosing.traces import same, state_of, trace_of
 from keepaugment import EarlyHead, GradientSaliency, Saliency, saliency_map
-from keepaugment.no_trace import Forward
+from keepaugment.no_trace import Forward, MapWarning, no_trace
 
 
 class Finding(NamedTuple):
@@ -40,11 +42,31 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:3]) + more
 
 
+def _verdict(check: str, wrong: str, right: str) -> Finding:
+    return Finding(check, "FAIL" if wrong else "pass", wrong or right)
+
+
 def check_aspects(
     model: nn.Module, maps: Mapping[str, Saliency], images: Tensor, labels: Tensor
 ) -> Iterator[Finding]:
-    """A finding for each aspect of the state, over all kinds of map."""
-    traces = {kind: trace_of(model, lambda: maps[kind](images, labels)) for kind in maps}  # noqa: B023
+    """Findings on the maps of all kinds, and for each aspect of the state."""
+    traces: dict[str, dict[str, list[str]]] = {}
+    empty: list[str] = []
+    said: dict[str, None] = {}
+    for kind, saliency in maps.items():
+        found: list[Tensor] = []
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", MapWarning)
+            traces[kind] = trace_of(model, lambda: found.append(saliency(images, labels)))  # noqa: B023
+        said |= {str(each.message): None for each in caught if each.category is MapWarning}
+        if number := int((found[0].flatten(1).amax(1) == 0).sum()):
+            empty.append(f"{kind} ({number} of {len(images)})")
+    yield _verdict("maps warn of nothing", "; ".join(said), f"maps {', '.join(maps)}")
+    yield _verdict(
+        "no map is zero everywhere",
+        f"no gradient reaches the image in maps {', '.join(empty)}" if empty else "",
+        f"maps {', '.join(maps)}",
+    )
     for aspect, values in state_of(model).items():
         check = f"left alone: {aspect}"
         if not values:
@@ -52,14 +74,12 @@ def check_aspects(
             yield Finding(check, "skip", "no CUDA here" if cuda else "the model has none")
             continue
         guilty: dict[str, list[str]] = {}
-        for kind, found in traces.items():
-            if aspect in found:
-                guilty.setdefault(_listed(found[aspect]), []).append(kind)
-        if guilty:
-            said = [f"{names} (by maps {', '.join(kinds)})" for names, kinds in guilty.items()]
-            yield Finding(check, "FAIL", "changed " + "; ".join(said))
-        else:
-            yield Finding(check, "pass", f"by maps {', '.join(maps)}")
+        for kind, changed in traces.items():
+            if aspect in changed:
+                guilty.setdefault(_listed(changed[aspect]), []).append(kind)
+        names = [f"{names} (by maps {', '.join(kinds)})" for names, kinds in guilty.items()]
+        wrong = f"changed {'; '.join(names)}" if names else ""
+        yield _verdict(check, wrong, f"by maps {', '.join(maps)}")
 
 
 def _traceless(check: str, model: nn.Module, action: Callable[[], str]) -> Finding:
@@ -73,7 +93,7 @@ def _traceless(check: str, model: nn.Module, action: Callable[[], str]) -> Findi
         *filter(None, said),
         *(f"changed {_listed(names)}" for names in traces.values()),
     ]
-    return Finding(check, "FAIL" if wrong else "pass", "; ".join(wrong) or "no trace")
+    return _verdict(check, "; ".join(wrong), "no trace")
 
 
 def differ(a: Tensor, b: Tensor, tolerance: float = 1e-2) -> str:
@@ -123,6 +143,46 @@ def check_situations(
     yield _traceless("no noise in the map", model, other_noise)
     yield _traceless("after an error in the model", model, failing)
     yield _traceless("under autocast (bfloat16)", model, mixed_precision)
+
+
+@contextmanager
+def _evaluation(model: nn.Module) -> Iterator[None]:
+    """The whole model in evaluation mode."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def check_evaluation(
+    model: nn.Module, logits: Forward, images: Tensor, labels: Tensor
+) -> Iterator[Finding]:
+    """Whether the map of a model that trains is that of one in evaluation mode, and that one's."""
+    check = "the map is that in evaluation mode"
+    full = GradientSaliency(logits)
+
+    def shape() -> tuple[int, ...] | None:
+        with torch.no_grad(), no_trace(logits, images.device):
+            return getattr(logits(images), "shape", None)
+
+    found, trained = full(images, labels), shape()
+    with _evaluation(model):
+        try:
+            same_outputs = shape() == trained
+        except Exception:  # the user's model may raise anything
+            same_outputs = False
+        if not same_outputs:
+            yield Finding(check, "skip", "the model gives other outputs there")
+            return
+        yield _traceless(check, model, lambda: differ(found, full(images, labels)))
+        yield _traceless(
+            "a batch of one image in evaluation mode, with its map in a batch",
+            model,
+            lambda: differ(full(images[:1], labels[:1]), full(images, labels)[:1]),
+        )
 
 
 def step_gradients(

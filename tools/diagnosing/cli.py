@@ -6,6 +6,7 @@ import argparse
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from diagnosing.case import Case, prepare_case, recycled_maps
 from diagnosing.checks import (
     Finding,
     check_aspects,
+    check_evaluation,
     check_head,
     check_situations,
     check_training,
@@ -24,6 +26,7 @@ from diagnosing.checks import (
 )
 from diagnosing.compiled_and_parallel import check_compiled, check_distributed
 from keepaugment.early_stage import EARLY_SHARES, stages
+from keepaugment.no_trace import MapWarning
 from keepbench.flops import flop_table
 from keepbench.machine import bfloat16, hardware
 
@@ -58,6 +61,7 @@ def findings(case: Case, backend: str, without: list[str]) -> Iterator[Finding]:
     subject, model, images, labels = case.subject, case.model, case.images, case.labels
     yield from check_aspects(model, case.kinds, images, labels)
     yield from check_situations(model, case.logits, images, labels)
+    yield from check_evaluation(model, case.logits, images, labels)
     for bf16 in (False, True):
         yield check_training(model, subject.logits, images, labels, bf16=bf16)
     if case.head:
@@ -132,6 +136,7 @@ def examine(words: argparse.Namespace) -> bool:
     Raises:
         ValueError: A model or images that cannot be used.
     """
+    warnings.simplefilter("ignore", MapWarning)  # a finding tells of it
     case = prepare_case(words)
     size = case.images.shape[3]
     million = sum(parameter.numel() for parameter in case.model.parameters()) / 1e6

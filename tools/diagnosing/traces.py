@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from keepaugment.changes import content_of, held_values, is_array
+from keepaugment.generators import generator_state, is_generator
+
 State = dict[str, dict[str, Any]]
 """What a map must leave: by aspect, and there by name."""
 
@@ -29,6 +32,40 @@ def _copy(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.detach().clone()
 
 
+_VALUES = (str, bytes, int, float, complex, type(None))
+
+
+def _held(value: Any) -> Any:
+    """What an attribute is or holds, to be compared; objects in it come by themselves."""
+    if isinstance(value, _VALUES):
+        return value
+    if isinstance(value, Tensor):
+        return _copy(value)
+    if is_array(value):
+        return value.dtype.str, value.shape, value.tobytes()
+    if is_generator(value):
+        state = generator_state(value)
+        return state if isinstance(state, Tensor) else repr(state)
+    content = content_of(value)
+    if content is None:  # an iterator tells by its name how far it is
+        return repr(value) if type(value).__module__ in ("builtins", "itertools") else id(value)
+    parts = content.items() if isinstance(content, dict) else enumerate(content)
+    return {key: part if isinstance(part, _VALUES) else id(part) for key, part in parts}
+
+
+def _attributes(modules: dict[str, nn.Module]) -> dict[str, Any]:
+    """What modules hold beside parts, parameters, buffers and hooks, by name."""
+    found, seen = {}, set[int]()
+    for name, module in modules.items():
+        own = vars(module).items()
+        plain = [
+            (n, v) for n, v in own if isinstance(v, _VALUES) and n != "training" and v is not None
+        ]
+        for path, value in (*plain, *held_values(module, seen)):
+            found[f"{name}.{path}" if name else path] = _held(value)
+    return found
+
+
 def state_of(model: nn.Module) -> State:
     """Everything that a map must leave as it is, copied."""
     modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
@@ -44,6 +81,7 @@ def state_of(model: nn.Module) -> State:
             n or "the model": (sorted(vars(m)), [list(getattr(m, hooks)) for hooks in _HOOKS])
             for n, m in modules.items()
         },
+        "what attributes hold": _attributes(modules),
         "random numbers of the CPU": _random_state(),
         "random numbers of CUDA": {f"device {n}": state for n, state in enumerate(cuda)},
         "autocast and gradient mode": {

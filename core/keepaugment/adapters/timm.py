@@ -2,9 +2,12 @@
 
 Two lines after `loader_train` and `train_loss_fn` are made, with or without timm's prefetcher:
 
-    keep = KeepMixup(KeepCutMix(model, num_classes=1000), num_classes=1000, autocast=amp_autocast)
+    keep = KeepMixup(KeepCutMix(model, num_classes=1000), num_classes=1000,
+                     label_smoothing=args.smoothing, autocast=amp_autocast)
     loader_train, train_loss_fn = KeepLoader(loader_train, keep), SoftTargetCrossEntropy()
 
+The loss is the one that the script makes for its own `--mixup`: with `--bce-loss` leave
+`train_loss_fn` as it is, which takes these targets, too. `--jsd-loss` knows no mixed labels.
 timm's own `--mixup` and `--cutmix` stay off: its prefetcher mixes bytes in the workers, before a
 map could be taken. `--mixup-off-epoch` works as for timm's mixing.
 """
@@ -27,12 +30,15 @@ class KeepMixup:
     Args:
         step: such as `KeepCutMix(model, num_classes)` or `KeepCutout(model)`.
         num_classes: length of the targets.
-        label_smoothing: of the targets; the default is that of timm's `Mixup`.
+        label_smoothing: of the targets; None takes that of `mixup`, or 0.1, the default of timm.
         mixup: timm's `Mixup`, to mix and smooth after a step that leaves labels as they are.
         autocast: makes the context that the map is taken in, as `amp_autocast` of timm's script.
 
     Attributes:
         mixup_enabled: False leaves images and classes as they are, as in timm.
+
+    Raises:
+        ValueError: A `mixup` of another smoothing or another number of classes.
     """
 
     def __init__(
@@ -40,10 +46,16 @@ class KeepMixup:
         step: Step,
         num_classes: int,
         *,
-        label_smoothing: float = 0.1,
+        label_smoothing: float | None = None,
         mixup: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
+        if label_smoothing is None:
+            label_smoothing = getattr(mixup, "label_smoothing", 0.1)
+        ours = {"num_classes": num_classes, "label_smoothing": label_smoothing}
+        for name, value in ours.items():
+            if (other := getattr(mixup, name, value)) != value:
+                raise ValueError(f"{name} is {value} here and {other} in mixup; give both the same")
         self.step = step
         self.num_classes = num_classes
         self.label_smoothing = label_smoothing
