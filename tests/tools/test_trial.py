@@ -5,6 +5,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,24 @@ def test_a_changed_plan_is_refused(change: dict[str, Any], tmp_path: Path) -> No
     assert read_plan(tmp_path) == planned()
     with pytest.raises(ValueError, match="was fixed before the first run and is another"):
         fix_plan(planned(**change), tmp_path)
+
+
+def test_a_network_edited_within_a_trial_is_refused(tmp_path: Path) -> None:
+    code = tmp_path / "mine.py"
+    code.write_text("def net(channels, classes): ...\n")
+    base, folder = replace(TRIAL, arch=f"{code}:net"), tmp_path / "trial"
+
+    def plan() -> Plan:
+        return make_plan(base, "cutout", ("plain", "keep"), seeds=3, budget="", margin=0.5)
+
+    fix_plan(before := plan(), folder)
+    fix_plan(plan(), folder)
+    code.write_text("def net(channels, classes): return None\n")
+    with pytest.raises(ValueError, match="what arch names has changed"):
+        fix_plan(plan(), folder)
+    store(before, folder, "keep", 0, torch.arange(100) < 80)  # by the code as it is now
+    with pytest.raises(ValueError, match="what arch names has changed"):
+        accuracies(before, folder)
 
 
 def test_runs_without_a_plan_are_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from classification.config import Config
 from classification.experiments import EXPERIMENTS
 from keepbench.files import write_text
+from keepbench.identity import check_digests, digests
 from keepbench.right import NAME, read_right
 from keepbench.run import RunRecord
 from queueing.jobs import TOOLS, Job
@@ -52,6 +53,7 @@ class Plan:
         first_seed: the others follow it; not 0 where 0 served to choose what is tried.
         settings: the method's, as all its arms have them.
         doses: that replace some of these, from mild to strong; () is one trial as `settings` are.
+        files: digests of the files that settings name, as of the network's code.
     """
 
     method: str
@@ -65,6 +67,7 @@ class Plan:
     first_seed: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
     doses: tuple[Dose, ...] = ()
+    files: dict[str, str] = field(default_factory=dict)
 
     @property
     def seeds(self) -> int:
@@ -162,7 +165,7 @@ def make_plan(
         asked = contrasts(about, arms)
     plan = Plan(
         method, arms, asdict(replace(base, seed=0)), tuple(asked), budget, looks, most, margin,
-        first_seed, dict(about.settings if settings is None else settings), doses,
+        first_seed, dict(about.settings if settings is None else settings), doses, digests(base),
     )  # fmt: skip
     for each in plan.cells:
         plan.config(each)
@@ -199,6 +202,7 @@ def fix_plan(plan: Plan, folder: Path) -> None:
         write_text(path, json.dumps(asdict(plan), indent=1) + "\n")
         return
     then, now = asdict(read_plan(folder)), asdict(plan)
+    check_digests(then.pop("files"), now.pop("files"), f"the plan in {folder}")
     for each in (then, now):
         for part in ("base", "settings"):
             each |= {f"{part}.{name}": value for name, value in each.pop(part).items()}
@@ -261,6 +265,7 @@ def accuracies(plan: Plan, folder: Path) -> Accuracies:
             value = 100 * float(right.double().mean())
             if abs(value - record.rows[-1]["test_accuracy"]) > 1e-9:
                 raise ValueError(f"{job.out}: its bits say {value:.4f} %, its metrics another")
+            check_digests(plan.files, record.files, f"{job.out}")
             found[cell][seed] = value
             data.add(record.data)
         if len(data) > 1:
