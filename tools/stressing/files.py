@@ -151,7 +151,7 @@ def _preview(root: Path) -> list[bytes]:
 def _doctor(root: Path) -> list[bytes]:
     words = argparse.Namespace(
         model="resnet8", weights=_only(root), classes=10, channels=3, output="", device="cpu",
-        size=32, images=[], batch_size=2,
+        size=32, images=[], batch_size=2, download=False,
     )  # fmt: skip
     case = prepare_case(words)
     return _bytes_of(case.logits(case.images))
