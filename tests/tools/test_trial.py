@@ -316,6 +316,7 @@ def test_arms_differ_from_the_plain_one_in_keeping_only(method: str) -> None:
         (["digits", "--", "--saliency", "random"], "saliency: arms own this"),
         (["digits", "--", "--early-head=layer1", "--tau=0.5"], "early_head: arms own this"),
         (["digits", "--", "--scale=1.0"], "scale: arms own this"),
+        (["photos", "--network=resnet18", "--", "--image-size=96"], "resnet18.a1_in1k"),
         (["digits", "--", "--match-area"], "match_area: arms own this"),
         (["digits", "--arms", "plain", "none", "--", "--tau=0.5"], "tau: arms own this, or none"),
         (["digits", "--", "--paste-size=8"], "paste_size: arms own this, or none"),

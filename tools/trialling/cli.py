@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from classification.config import Config
+from classification.models import check_side
 from keepbench.leaving import PREEMPTED
 from previewing.pages import write
 from queueing import local
@@ -115,6 +116,8 @@ def shared_settings(
     for name in given & {name for dose in doses for name in dose}:
         raise ValueError(f"{name} is given by --dose and for all arms; leave one out")
     check_given(method, arms, given)
+    if config.image_size and (remark := check_side(config.arch, config.image_size)):
+        print(remark, file=sys.stderr)
     bare, _ = config_of(package, ["trial"])
     shared = {name: getattr(bare, name) for name in method.settings}
     settings = {name: getattr(config, name) for name in method.settings}
