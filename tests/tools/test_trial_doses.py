@@ -13,6 +13,9 @@ import torch
 
 from classification.experiments import TRIAL
 from keepbench.right import write_right
+from reporting.catalogue import load
+from reporting.content import build
+from reporting.page import html as page_of_report
 from trialling.analysis import FALLS, GROWS, findings, half_width
 from trialling.arms import METHODS
 from trialling.contrasts import dose_contrasts
@@ -115,6 +118,8 @@ def test_the_page_draws_the_doses_and_says_from_which_on(tmp_path: Path) -> None
     assert "Of the best doses: KeepCutout, size " in trial.sentence
     html = page(trial)
     assert "Dose and response" in html and "crop and flip: 89.4" in html
+    report = page_of_report(build([tmp_path], load({})), tmp_path)
+    assert "accuracy over the dose" in report and "from size 8 on" in report
     found = json.loads(json.dumps(as_json(trial)))
     slope = next(each for each in found["contrasts"] if each["contrast"]["kind"] == "slope")
     assert slope["verdict"] == GROWS and slope["difference"] == pytest.approx(0.5, abs=0.05)

@@ -12,7 +12,7 @@ from jinja2 import Environment
 from markupsafe import Markup, escape
 
 from previewing.pages import environment
-from reporting import forest, pictures
+from reporting import forest, pictures, plots
 from reporting.catalogue import TASKS
 from reporting.content import Report
 from reporting.evidence import RULE, Estimate, Verdict, p_value
@@ -122,6 +122,11 @@ def html(report: Report, folder: Path) -> str:
         "trial_ruler": forest.ruler(trial_axis),
         "tables": {v.section.name: pictures.table_plots(v, results) for v in report.tables},
         "figures": {v.section.name: pictures.figure_plots(v) for v in report.figures},
+        "doses": [
+            plots.doses(f"doses-{number}", f"{each.place}: accuracy over the dose", each.doses)
+            for number, each in enumerate(report.trials)
+            if each.doses
+        ],
         "curves": pictures.curves_and_times(results),
         "strips": strips(results.all()),
     }

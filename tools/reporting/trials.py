@@ -8,9 +8,10 @@ from pathlib import Path
 
 from reporting.folders import Skipped, find_trials
 from reporting.naming import place
+from reporting.plots import Doses
 from trialling.analysis import Finding
 from trialling.plan import read_plan
-from trialling.results import read_trial
+from trialling.results import dose_curves, read_trial
 
 BASES = ("none", "plain")
 """Arms that keep nothing."""
@@ -29,6 +30,7 @@ class TrialView:
         findings: of its contrasts.
         runs: that are finished.
         finished: whether all are.
+        doses: accuracy over them; None if it has none.
     """
 
     folder: Path
@@ -39,6 +41,7 @@ class TrialView:
     findings: tuple[Finding, ...]
     runs: int
     finished: bool
+    doses: Doses | None = None
 
     @property
     def keeps(self) -> bool:
@@ -71,7 +74,7 @@ def read_trials(roots: Iterable[Path]) -> tuple[list[TrialView], list[Skipped]]:
         found.append(
             TrialView(
                 folder, data, ", ".join(place(base)), trial.sentence, trial.remark,
-                tuple(trial.findings), trial.count, trial.finished,
+                tuple(trial.findings), trial.count, trial.finished, dose_curves(trial),
             )
         )  # fmt: skip
     return found, skipped
