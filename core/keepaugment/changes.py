@@ -92,7 +92,8 @@ def content_of(value: Any) -> dict[Any, Any] | list[Any] | None:
     elif type(value).__module__.startswith(_FOREIGN):
         return None
     else:
-        attributes, slots = getattr(value, "__dict__", None), _slots(type(value))
+        kind: Any = type(value)
+        attributes, slots = getattr(value, "__dict__", None), _slots(kind)
         if not slots and not isinstance(attributes, dict):
             return None
         filled = {name: getattr(value, name) for name in slots if hasattr(value, name)}
