@@ -38,9 +38,9 @@ _OWN_PARAMETERS = {nn.Parameter, type(None)}
 _CONTAINERS = (list, tuple, set, frozenset, deque)
 _FOREIGN = ("torch.", "logging")  # whose objects are not looked into
 _SHARED = ("_thread", "threading")  # what holds such an object belongs to other threads, too
-_DEPTH = 5  # levels of containers and objects in a module's attributes
+_DEPTH = 4  # levels of containers and objects in a module's attributes
 _FEW = 200  # parts of one of them that are looked at
-_MOST = 2000  # in a model; beyond it only what a module itself holds
+_MOST = 500  # in a model; beyond it only what a module itself holds
 _SMALL = 1 << 16  # numbers of a tensor that is copied though no module is known to hold it
 _SMALL_ARRAY = 1 << 20  # bytes of an array that is copied for each map
 _TRIALS = 2  # passes of compiled code that show which tensors it moves
@@ -92,7 +92,8 @@ def content_of(value: Any) -> dict[Any, Any] | list[Any] | None:
     elif type(value).__module__.startswith(_FOREIGN):
         return None
     else:
-        attributes, slots = getattr(value, "__dict__", None), _slots(type(value))
+        kind: Any = type(value)
+        attributes, slots = getattr(value, "__dict__", None), _slots(kind)
         if not slots and not isinstance(attributes, dict):
             return None
         filled = {name: getattr(value, name) for name in slots if hasattr(value, name)}
@@ -101,10 +102,10 @@ def content_of(value: Any) -> dict[Any, Any] | list[Any] | None:
     return None if any(type(part).__module__ in _SHARED for part in parts) else content
 
 
-def held_values(module: nn.Module, seen: set[int]) -> Iterator[tuple[str, Any]]:
-    """What a module's attributes hold, at any level, by name, but for what cannot change.
+def held_values(module: nn.Module, seen: set[int]) -> Iterator[tuple[str, Any, Any]]:
+    """What a module's attributes hold, at any level: names, values and `content_of` these.
 
-    `seen` are the ids of what was met; they are left out, and added to.
+    Left out are values that cannot change, and those whose ids are `seen`, which is added to.
     """
     level = [(n, v) for n, v in vars(module).items() if n not in _OWN and type(v) not in _FIXED]
     for _ in range(_DEPTH):
@@ -113,8 +114,9 @@ def held_values(module: nn.Module, seen: set[int]) -> Iterator[tuple[str, Any]]:
             if id(value) in seen:
                 continue
             seen.add(id(value))
-            yield name, value
-            if len(seen) < _MOST and (content := content_of(value)) is not None:
+            content = content_of(value)
+            yield name, value, content
+            if len(seen) < _MOST and content is not None:
                 pairs = content.items() if isinstance(content, dict) else enumerate(content)
                 for key, part in itertools.islice(pairs, _FEW):
                     if type(part) not in _FIXED:
@@ -176,6 +178,7 @@ class Changes:
         cache = parametrize._cache
         self.noted: list[tuple[Any, Any]] = [(cache, cache.copy())]
         self.empty: list[dict] = []
+        self.classes: dict[type, dict[str, Any]] = {}
         self.seen: set[int] = set()
         self.copied: set[tuple] = set()
         self.tensors: list[Tensor] = []  # that modules hold, with their versions
@@ -193,10 +196,12 @@ class Changes:
         self.spread |= type(tensor) not in _PLAIN
 
     def watch_attributes(self, module: nn.Module) -> list[nn.Module]:
-        """Note a module's attributes and buffers, and what these hold: modules in it."""
+        """Note attributes of a module and its class, buffers, and what they hold: modules in it."""
         held: list[nn.Module] = []
         attributes = vars(module)
         self.noted.append((attributes, attributes.copy()))
+        if (kind := type(module)) not in self.classes:
+            self.classes[kind] = dict(vars(kind))
         for name in _OWN & attributes.keys():
             places = attributes[name]
             if type(places) not in (dict, OrderedDict):
@@ -209,7 +214,7 @@ class Changes:
         for buffer in module._buffers.values():
             if buffer is not None and not buffer.is_inference():
                 self.undo.append(_putting_back(buffer.data, buffer.detach().clone()))
-        for _, value in held_values(module, self.seen):
+        for _, value, content in held_values(module, self.seen):
             if isinstance(value, nn.Module):
                 held.append(value)
             elif isinstance(value, Tensor):
@@ -219,9 +224,8 @@ class Changes:
             elif is_array(value):
                 if value.flags.writeable and value.nbytes <= _SMALL_ARRAY:
                     self.undo.append(functools.partial(_refill_array, value, value.copy()))
-            elif not isinstance(value, tuple | frozenset):
-                if (content := content_of(value)) is not None:
-                    self.noted.append((value, content))
+            elif content is not None and not isinstance(value, tuple | frozenset):
+                self.noted.append((value, content))
         return held
 
     def copy_hidden(self, root: nn.Module | None) -> None:
@@ -231,7 +235,7 @@ class Changes:
             passes = _passes.get(root, 0)
             _passes[root] = passes + 1
         for tensor in self.tensors:
-            if passes < _TRIALS and type(tensor) in _PLAIN:
+            if passes < _TRIALS and _is_plain(tensor):
                 self.trials.append((tensor, self._keep(tensor)))
             elif tensor in _moving:
                 self._keep(tensor)
@@ -285,7 +289,7 @@ class Changes:
 
     def _known(self) -> set[int]:
         """The storages of what modules hold, which is more than their small tensors."""
-        held = [each for each in self.tensors[self.num_known :] if type(each) in _PLAIN]
+        held = [each for each in self.tensors[self.num_known :] if _is_plain(each)]
         held += [each.grad for each in held if each.is_leaf and each.grad is not None]
         self.known.update(each.untyped_storage()._cdata for each in held)
         self.num_known = len(self.tensors)
@@ -302,11 +306,19 @@ class Changes:
             _refill(value, before)
         for places in self.empty:
             places.clear()
+        for kind, attributes in self.classes.items():
+            for name, before in attributes.items():
+                if vars(kind).get(name) is not before:
+                    setattr(kind, name, before)
 
     def moved(self) -> list[Tensor]:
         """Tensors that modules hold and that are not what they were, after all was put back."""
         pairs = zip(self.tensors, self.versions, strict=True)
         return [tensor for tensor, version in pairs if tensor._version != version]
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return type(tensor) in _PLAIN and tensor.layout is torch.strided
 
 
 def _length(tensor: Tensor) -> int:

@@ -106,7 +106,7 @@ def _held(value: Any) -> list[Any]:
 
 
 def _reached(model: Any, depth: int = 5) -> Iterator[Any]:
-    """What a callable uses, as far as can be seen, itself first; modules are not looked into.
+    """What a callable uses, as far as can be seen, itself first; not what modules hold.
 
     That is what a bound method belongs to, what a partial, a container or an object holds, what a
     function closes over, names or has for defaults; and what these hold in turn, `depth` levels
@@ -119,7 +119,10 @@ def _reached(model: Any, depth: int = 5) -> Iterator[Any]:
             yield value
             if not isinstance(value, nn.Module):
                 deeper += _held(value)
-            elif isinstance(owner := vars(value).get("owner"), tuple):  # an EarlyHead's model
+                continue
+            if inspect.isfunction(forward := vars(type(value)).get("forward")):
+                deeper += filter(is_generator, _held(forward))  # that it names
+            if isinstance(owner := vars(value).get("owner"), tuple):  # an EarlyHead's model
                 deeper += [*owner, vars(value).get("compiled")]
         level = []
         for value in deeper:

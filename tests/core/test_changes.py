@@ -32,6 +32,8 @@ LARGE = 1 << 17  # numbers, more than are copied if nobody is known to hold them
 class Moving(nn.Module):
     """A model that moves something in each pass, and whose logits depend on it."""
 
+    steps = 0
+
     def __init__(self, held: Any, move: Callable[[Any], Any]) -> None:
         super().__init__()
         self.conv, self.fc = conv(), nn.Linear(6, NUM_CLASSES)
@@ -79,6 +81,25 @@ def appended(numbers: Any) -> int:
 def counted(counts: dict[str, int]) -> int:
     counts["images"] = counts.get("images", 0) + 1
     return counts["images"]
+
+
+def counted_by_class(model: Any) -> int:
+    type(model).steps += 1
+    return type(model).steps
+
+
+NOISE = np.random.default_rng(0)
+
+
+class Noisy(nn.Module):
+    """A model that draws from a generator of its script."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = network()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images) * NOISE.random()
 
 
 def replace_parameter(model: Any) -> Tensor:
@@ -140,6 +161,7 @@ MOVES: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "counter of an object": (Record, lambda m: step(m.held)),
     "counter in slots": (Slotted, lambda m: step(m.held)),
     "counter, nested": (lambda: {"a": [SimpleNamespace(steps=0)]}, lambda m: step(m.held["a"][0])),
+    "counter of the class": (lambda: None, counted_by_class),
     "list": (lambda: [[0]], lambda m: appended(m.held[0])),
     "deque": (lambda: deque([1, 2], maxlen=2), lambda m: appended(m.held)),
     "dict": (dict, lambda m: counted(m.held)),
@@ -173,7 +195,8 @@ def state(value: Any) -> Any:
     if is_generator(value):
         return repr(generator_state(value))
     if isinstance(value, nn.Module):
-        return {name: state(each) for name, each in vars(value).items()}
+        held = {name: state(each) for name, each in vars(value).items()}
+        return held, getattr(type(value), "steps", None)
     if isinstance(content := content_of(value), dict):
         return {str(key): state(part) for key, part in content.items()}
     return repr(value) if content is None else [*map(state, content)]
@@ -205,6 +228,13 @@ def test_generators_of_its_own_are_given_back_and_told(name: str) -> None:
     with pytest.warns(MapWarning, match="drew random numbers for a map"):
         saliency_map(model, IMAGES, LABELS)
     assert state(model) == before
+
+
+def test_a_generator_that_the_model_names_is_given_back_and_told() -> None:
+    before = repr(NOISE.bit_generator.state)
+    with pytest.warns(MapWarning, match="drew random numbers for a map"):
+        saliency_map(Noisy(), IMAGES, LABELS)
+    assert repr(NOISE.bit_generator.state) == before
 
 
 @pytest.mark.parametrize("later", [False, True])
@@ -329,7 +359,7 @@ def test_what_other_threads_share_is_not_looked_into() -> None:
     shared = SimpleNamespace(lock=threading.Lock(), numbers=[1])
     module = nn.Module()
     module.shared, module.own = shared, SimpleNamespace(numbers=[1])
-    assert [name for name, _ in held_values(module, set())] == ["shared", "own", "own.numbers"]
+    assert [name for name, *_ in held_values(module, set())] == ["shared", "own", "own.numbers"]
     assert content_of(shared) is None
 
 
@@ -337,4 +367,4 @@ def test_modules_and_values_that_hold_one_another() -> None:
     module = nn.Module()
     module.own = [module]
     module.own.append(module.own)
-    assert [name for name, _ in held_values(module, set())] == ["own", "own.0"]
+    assert [name for name, *_ in held_values(module, set())] == ["own", "own.0"]

@@ -118,6 +118,17 @@ def test_a_map_between_forward_and_backward_changes_nothing() -> None:
     assert equal(gradients, expected)
 
 
+def test_gradients_accumulate_over_maps() -> None:
+    model = make("batch norm")
+    twin = copy.deepcopy(model)
+    for number in range(2):
+        saliency_map(model, IMAGES + number, LABELS)
+        for each in (model, twin):
+            F.cross_entropy(each(IMAGES + number), LABELS).backward()
+    grads = ([parameter.grad for parameter in each.parameters()] for each in (model, twin))
+    assert equal(*grads)
+
+
 def test_a_map_does_not_call_the_hooks_of_parameters() -> None:
     model, calls = make("batch norm"), []
     for parameter in model.parameters():
@@ -334,6 +345,9 @@ HIDDEN: dict[str, Callable[[nn.Module], Callable[[Tensor], Tensor]]] = {
     "list": lambda model: (lambda held: lambda x: held[0](x))([model]),
     "dict": lambda model: (lambda held: lambda x: held["net"](x))({"net": model}),
     "object with a list": lambda model: Trainer([model]).first,  # type: ignore[arg-type]
+    "objects nine deep": lambda model: functools.reduce(
+        lambda held, _: Trainer(held), range(9), model
+    ),
     "slots": Slots,
     "default argument": lambda model: lambda x, net=model: net(x),
     "functions five deep": lambda model: called_by(called_by(called_by(called_by(model.forward)))),

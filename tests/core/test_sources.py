@@ -256,6 +256,16 @@ def test_workers_read_maps_and_cut_by_them(tmp_path: Path) -> None:
         assert saliency[hidden].sum().item() == region_scores(saliency[None], size).min().item()
 
 
+def test_a_spawned_worker_gets_the_same_maps(tmp_path: Path) -> None:
+    """It unpickles the data set that a forked one shares."""
+    written(tmp_path / "maps.pt")
+    mine = Saved(tmp_path / "maps.pt")
+    other = pickle.loads(pickle.dumps(mine))
+    for i in range(6):
+        (saliency, cut), (expected, _) = other[i], mine[i]
+        assert torch.equal(saliency, expected) and (cut == 0).any()
+
+
 def test_a_saved_map_is_a_byte_a_cell_and_is_not_copied(tmp_path: Path) -> None:
     cached = written(tmp_path / "maps.pt")
     saved = SavedSaliency(tmp_path / "maps.pt")

@@ -399,12 +399,13 @@ def test_a_model_without_logits_is_refused(logits: Any, message: str) -> None:
 
 def test_a_good_model_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        words = ["resnet8", "--batch-size", "2", "--agreement", "0", "--backend", "eager"]
+        # Three images: two processes of DistributedDataParallel have batches of two and of one.
+        words = ["resnet8", "--batch-size", "3", "--agreement", "0", "--backend", "eager"]
         cli.main([*words, "--device", "cpu"])
     output = capsys.readouterr().out
     assert ended.value.code == 0, output
     assert "no check failed" in output and "FAIL" not in output
-    assert "10 classes, random weights; 2 images of 32 pixels" in output
+    assert "10 classes, random weights; 3 images of 32 pixels" in output
     assert re.search(r"\d+%  layer1 .*<- for an early head", output)
     assert "pass  DistributedDataParallel, two processes" in output
     assert "pass  torch.compile (eager)" in output

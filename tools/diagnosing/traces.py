@@ -57,11 +57,10 @@ def _attributes(modules: dict[str, nn.Module]) -> dict[str, Any]:
     """What modules hold beside parts, parameters, buffers and hooks, by name."""
     found, seen = {}, set[int]()
     for name, module in modules.items():
-        own = vars(module).items()
-        plain = [
-            (n, v) for n, v in own if isinstance(v, _VALUES) and n != "training" and v is not None
-        ]
-        for path, value in (*plain, *held_values(module, seen)):
+        held = {n: v for n, v in vars(module).items() if isinstance(v, _VALUES) and v is not None}
+        held.pop("training", None)
+        held |= {path: value for path, value, _ in held_values(module, seen)}
+        for path, value in held.items():
             found[f"{name}.{path}" if name else path] = _held(value)
     return found
 
