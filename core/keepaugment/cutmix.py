@@ -62,8 +62,8 @@ class CutMix(Cut):
         check_labels(labels, len(images), self.num_classes)
         mask = self.mask(images, labels) if mask is None else mask
         partner = uniform(self.generator, (len(images), 1), images.device)[:, 0].argsort()
-        hidden = mask.sum((2, 3), dtype=torch.int32).float()
-        lam, labels = 1.0 - hidden / mask[0].numel(), labels.long()[:, None]
+        hidden = mask.sum((2, 3), dtype=torch.int32)
+        lam, labels = 1.0 - hidden / images.shape[2:].numel(), labels.long()[:, None]
         targets = lam.new_zeros(len(images), self.num_classes).scatter_(1, labels, lam)
         targets.scatter_add_(1, labels[partner], 1.0 - lam)
         return torch.where(mask, images.index_select(0, partner), images), targets

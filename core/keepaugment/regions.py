@@ -25,10 +25,7 @@ _MILLION = 1_000_000  # tau in whole millionths, so that ranks are integers
 
 
 def pair(rows: int, columns: int, device: torch.device) -> int | Tensor:
-    """A number of rows and one of columns, (2, 1); or the number that both are.
-
-    Made on the device: a copy from the host would make a GPU wait.
-    """
+    """Rows and columns, (2, 1), or the number of both; made there: a GPU waits for copies."""
     if rows == columns:
         return rows
     return torch.linspace(rows, columns, 2, dtype=torch.int64, device=device)[:, None]
@@ -65,10 +62,7 @@ class Boxes:
 
     @property
     def edges(self) -> tuple[Tensor, Tensor]:
-        """First and past-the-last pixel of every box, clipped at the border: (1 or B, 2, n).
-
-        On axis 1 are rows, of which P count, and columns, of which Q do.
-        """
+        """First and past-the-last row (0) and column (1) of boxes, clipped: (1 or B, 2, n)."""
         if self._edges is None:
             place = torch.arange(max(self.places), device=self.device)
             start, stop = self._span(place.expand(1, 2, -1))
