@@ -11,7 +11,7 @@ from keepaugment.checks import Size, check_images, check_labels
 from keepaugment.cutting import Cut, Keep
 from keepaugment.draws import Source, symmetric_beta, uniform
 from keepaugment.no_trace import Forward
-from keepaugment.regions import Border
+from keepaugment.regions import Border, pair
 from keepaugment.saliency import Saliency
 
 
@@ -46,10 +46,11 @@ class CutMix(Cut):
 
     def _draw(self, images: Tensor) -> tuple[Size, Tensor]:
         u = uniform(self.generator, (len(images), 3), images.device)[:1]  # the batch's draw
-        share = (1.0 - symmetric_beta(self.alpha, u[:, :1], u[:, 1:2])).sqrt()
-        size = torch.cat([(share * side).long() for side in images.shape[2:]], dim=1)
-        size = 2 * (size // 2)  # CutMix spans [c - side // 2, c + side // 2)
-        return size.expand(len(images), 2), u[:, 2:] < self.p
+        share = (1.0 - symmetric_beta(self.alpha, u[:, :1, None], u[:, 1:2, None])).sqrt()
+        height, width = images.shape[2:]
+        size = (share * pair(height, width, images.device)).long()[:, :, 0]
+        size = size & ~1  # even: CutMix spans [c - side // 2, c + side // 2)
+        return size.expand(len(images), 2), u[:, 2:]
 
     def __call__(
         self, images: Tensor, labels: Tensor, *, mask: Tensor | None = None
@@ -63,10 +64,11 @@ class CutMix(Cut):
         check_labels(labels, len(images), self.num_classes)
         mask = self.mask(images, labels) if mask is None else mask
         partner = uniform(self.generator, (len(images), 1), images.device)[:, 0].argsort()
-        lam = 1.0 - mask.float().mean((2, 3))
-        one_hot = torch.nn.functional.one_hot(labels.long(), self.num_classes).float()
-        targets = lam * one_hot + (1.0 - lam) * one_hot[partner]
-        return torch.where(mask, images[partner], images), targets
+        hidden = mask.sum((2, 3), dtype=torch.int32)
+        lam, labels = 1.0 - hidden / images.shape[2:].numel(), labels.long()[:, None]
+        targets = lam.new_zeros(len(images), self.num_classes).scatter_(1, labels, lam)
+        targets.scatter_add_(1, labels[partner], 1.0 - lam)
+        return torch.where(mask, images.index_select(0, partner), images), targets
 
 
 class KeepCutMix(CutMix):

@@ -17,7 +17,7 @@ from torch import Tensor
 from keepaugment.checks import Size, check_generator, check_images, check_tau, fill_numbers
 from keepaugment.draws import Source, uniform
 from keepaugment.no_trace import Forward
-from keepaugment.regions import Border, Spare
+from keepaugment.regions import Border, Spare, pair
 from keepaugment.saliency import GradientSaliency, Saliency
 from keepaugment.selective import allowed_regions, choose_region, selective_paste
 
@@ -83,7 +83,7 @@ class Cut:
         self.generator = generator
 
     def _draw(self, images: Tensor) -> tuple[Size, Tensor]:
-        """The regions' size, and which images are cut: (B or 1, 1) bool."""
+        """The regions' size, and a number (B or 1, 1) by image: it is cut if that is below p."""
         raise NotImplementedError
 
     def _choice(self, images: Tensor, targets: Any, spare: Spare | None) -> dict[str, Any]:
@@ -108,10 +108,10 @@ class Cut:
                 would is not cut.
         """
         check_images(images)
-        size, wanted = self._draw(images)
+        size, u = self._draw(images)
         choice = self._choice(images, targets, spare)
         chosen = choose_region(images=images, size=size, generator=self.generator, **choice)
-        return chosen & wanted[:, :, None, None]
+        return chosen if self.p == 1.0 else chosen & (u < self.p)[:, :, None, None]
 
     def allowed(self, images: Tensor, targets: Any = None, *, spare: Spare | None = None) -> Tensor:
         """Which regions `mask` may choose from, uniformly: (B, P, Q) bool, one per candidate.
@@ -134,8 +134,8 @@ class _Erase(Cut):
         raise NotImplementedError
 
     def _draw(self, images: Tensor) -> tuple[Size, Tensor]:
-        wanted = uniform(self.generator, (len(images), 1), images.device) < self.p
-        return self._size(images), wanted
+        u = uniform(self.generator, (len(images), 1), images.device)
+        return self._size(images), u
 
     def filling(self, images: Tensor) -> float | Tensor:
         """What regions of images (B, C, H, W) become: a number, (C, 1, 1), or the images' shape."""
@@ -274,10 +274,10 @@ class RandomErasing(_Erase):
         area = (self.scale[0] + (self.scale[1] - self.scale[0]) * u[:, :_TRIES]) * height * width
         ratio = low + (high - low) * u[:, _TRIES:]
         ratio = ratio.exp() if self.log_ratio else ratio
-        sizes = torch.stack(((area * ratio).sqrt().round(), (area / ratio).sqrt().round()), dim=2)
-        fits = (sizes[..., 0] < height) & (sizes[..., 1] < width)
-        first = fits.int().argmax(1)[:, None, None].expand(-1, 1, 2)
-        return (sizes * fits[..., None]).gather(1, first)[:, 0].long()
+        sizes = torch.stack((area * ratio, area / ratio), dim=1).sqrt().round()
+        fits = (sizes < pair(height, width, images.device)).all(1)
+        first = fits.view(torch.uint8).argmax(1)[:, None, None].expand(-1, 2, 1)
+        return (sizes * fits[:, None]).gather(2, first)[:, :, 0].long()
 
 
 class KeepRandomErasing(RandomErasing):

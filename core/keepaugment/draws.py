@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ Source = torch.Generator | Callable[[tuple[int, ...], torch.device], Tensor] | N
 _GOLDEN = -7046029254386353131  # 2**64 / the golden ratio, odd, as a signed 64-bit number
 _INVERSE = -1018231460777725123  # _GOLDEN * _INVERSE = 1 modulo 2**64
 _MIX = (-4658895280553007687, -7723592293110705685)
+_CALLS, _NUMBERS = 8, 32  # of a sample are drawn at once: few kernels, not some for each call
+
+T = TypeVar("T", int, Tensor)
 
 
 def uniform(generator: Source, shape: tuple[int, ...], device: torch.device) -> Tensor:
@@ -47,11 +51,51 @@ def symmetric_beta(alpha: float, u: Tensor, v: Tensor) -> Tensor:
     return 0.5 + 0.5 * (cosine * (growth / (1 + growth * cosine**2)).sqrt()).to(u.dtype)
 
 
-def mix(number: Tensor) -> Tensor:
-    """Scramble int64 numbers: the output function of SplitMix64 (Steele et al., OOPSLA 2014)."""
+def draw_place(allowed: Tensor | tuple[int, int], u: Tensor) -> Tensor:
+    """One of the allowed places of each image, uniformly: its row and column, (B, 2) int64.
+
+    Args:
+        allowed: (B, P, Q) bool, at least one true per image; or P and Q if all are.
+        u: (B,) uniform numbers in [0, 1).
+    """
+    if isinstance(allowed, tuple):
+        rows, columns = allowed
+        index = (u * (rows * columns)).long().clamp(max=rows * columns - 1)
+        return torch.stack((index // columns, index % columns), 1)
+    # A cumulative sum over all places takes longer, and Inductor cannot write it for a GPU.
+    by_row = allowed.sum(2, dtype=torch.int32).cumsum(1)
+    total = by_row[:, -1:]
+    rank = torch.minimum((u[:, None] * total).long(), total - 1)
+    row = torch.searchsorted(by_row, rank, right=True)
+    in_row = allowed.gather(1, row[:, :, None].expand(-1, -1, allowed.shape[2]))[:, 0].cumsum(1)
+    from_end = by_row.gather(1, row) - rank
+    column = torch.searchsorted(in_row, in_row[:, -1:] - from_end, right=True)
+    return torch.cat((row, column), 1)
+
+
+def _mixed_high(number: T) -> T:
+    """`mix` but for the low 33 bits."""
     number = (number ^ ((number >> 30) & (2**34 - 1))) * _MIX[0]
-    number = (number ^ ((number >> 27) & (2**37 - 1))) * _MIX[1]
+    return (number ^ ((number >> 27) & (2**37 - 1))) * _MIX[1]
+
+
+def mix(number: T) -> T:
+    """Scramble int64 numbers: the output function of SplitMix64 (Steele et al., OOPSLA 2014).
+
+    Python's numbers are as good, modulo 2**64.
+    """
+    number = _mixed_high(number)
     return number ^ ((number >> 31) & (2**33 - 1))
+
+
+def _keys(samples: Tensor) -> Tensor:
+    return mix(samples) * _INVERSE
+
+
+def _numbers(keys: Tensor, each: Tensor) -> Tensor:
+    """Uniform numbers (B, n), 24 bits each, of keys (B,) and counts (n,)."""
+    high = _mixed_high((keys[:, None] + each) * _GOLDEN) >> 40
+    return (high & (2**24 - 1)).float() * 2.0**-24
 
 
 class SampleDraws:
@@ -74,8 +118,9 @@ class SampleDraws:
         if not 0 <= seed < 2**31:
             raise ValueError(f"seed must be in [0, 2**31), found {seed}")
         self.seed = seed
-        self.samples: tuple[Tensor, Tensor] | None = None
-        self.keys: Tensor | None = None
+        self.samples: Tensor | None = None  # (B,) where each sample's numbers start
+        self.counters: Tensor | None = None  # what is added for each number of the first calls
+        self.first: Tensor | None = None  # the numbers of the first calls
         self.calls = 0
 
     def at(self, epoch: int, index: Tensor) -> None:
@@ -86,8 +131,12 @@ class SampleDraws:
         """
         index = check_index(index)
         warn_of_repeats(index, "it gets the same draws each time; number the places in the epoch")
-        self.samples = (torch.full_like(index[:1], self.seed * 2**32 + epoch), index)
-        self.keys = None  # until the first call, which may be compiled
+        start = (mix(self.seed * 2**32 + epoch) + _GOLDEN + 2**63) % 2**64 - 2**63
+        self.samples = index * _GOLDEN + start
+        if self.counters is None or self.counters.device != index.device:
+            call, number = (torch.arange(n, device=index.device) + 1 for n in (_CALLS, _NUMBERS))
+            self.counters = ((call[:, None] << 32) + number).flatten()
+        self.first = None  # until the first call, which may be compiled
         self.calls = 0
 
     def again(self) -> None:
@@ -96,19 +145,20 @@ class SampleDraws:
 
     def __call__(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
         """Uniform numbers of `shape`, whose first axis is the batch: 24 random bits each."""
-        known = 0 if self.samples is None else len(self.samples[1])
+        known = 0 if self.samples is None else len(self.samples)
         if self.samples is None or known != shape[0]:
             raise ValueError(
                 f"numbers for {shape[0]} images were asked for, {known or 'none'} are known; "
                 "call at(epoch, index) with the samples of the batch first"
             )
-        if self.keys is None:
-            start, index = self.samples
-            self.keys = mix(mix(start) + (index + 1) * _GOLDEN) * _INVERSE
         self.calls += 1
-        # Not each * _GOLDEN, nor each + (calls << 32): Inductor works out what is done to `each`
-        # alone, on a GPU in 32 bits, and finds it too large.
-        each = torch.arange(1, math.prod(shape[1:]) + 1, device=device)
-        keys = self.keys.to(device) + (self.calls << 32)
-        bits = mix((keys[:, None] + each) * _GOLDEN)
-        return (((bits >> 40) & (2**24 - 1)).float() * 2.0**-24).view(shape)
+        number = math.prod(shape[1:])
+        if self.calls > _CALLS or number > _NUMBERS:
+            # Not each + (calls << 32), nor each * _GOLDEN: Inductor works out what is done to
+            # `each` alone, on a GPU in 32 bits, and finds it too large.
+            each = torch.arange(1, number + 1, device=device)
+            return _numbers((_keys(self.samples) + (self.calls << 32)).to(device), each).view(shape)
+        if self.first is None:
+            self.first = _numbers(_keys(self.samples), self.counters)
+        start = (self.calls - 1) * _NUMBERS
+        return self.first[:, start : start + number].to(device).reshape(shape)

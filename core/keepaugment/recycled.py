@@ -122,7 +122,7 @@ class RecycledSaliency(StoredMaps):
         shown = self._unchanged(inputs) if shown is None else shown
         strength = gradient.abs().amax(1).float()
         largest = strength.amax((1, 2), keepdim=True)
-        shown = shown & (largest > 0) & largest.isfinite()
+        shown = shown & ((largest > 0) & (largest < torch.inf))
         if readable(shown) and not bool(shown.any()):
             warnings.warn(
                 "no map was stored: no pixel of the inputs shows its image as it was, or no "
@@ -130,7 +130,7 @@ class RecycledSaliency(StoredMaps):
                 "take(inputs, shown)",
                 stacklevel=2,
             )
-        self.write(index, view, strength / torch.where(largest > 0, largest, 1.0), shown)
+        self.write(index, view, strength / largest, shown)
         self.index = self.view = self.images = None
 
     def _unchanged(self, inputs: Tensor) -> Tensor:

@@ -1,63 +1,86 @@
 """Rectangles on a batch of images: their scores, the quantile of the scores, one box per image.
 
-B = batch, (H, W) = image size, (P, Q) = candidate positions, rows before columns everywhere.
+B = batch, (H, W) = image size, (P, Q) = candidate places, rows before columns everywhere.
 Equation 1 and the Remark of KeepAugment (Gong et al., CVPR 2021, https://arxiv.org/abs/2011.11778).
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from keepaugment.checks import Size, check_saliency, check_size, check_tau, readable, whole_size
+from keepaugment.checks import Size, check_saliency, check_size, check_tau, whole_size
 
 Border = Literal["inside", "clip"]
 Side = Literal["low", "high"]
 
-NO_BOX = 2**63 - 1
-"""The sum of a box that is no candidate: above all others."""
+_NO_BOX = 2**63 - 1  # above all sums, as ~_NO_BOX is below them
 _BITS = 40  # of a map's fixed point, fewer for images of more than 2**21 pixels
+_EXPONENT = 0x7FF << 52  # where a float64 has its exponent
 _MILLION = 1_000_000  # tau in whole millionths, so that ranks are integers
 
 
-class Boxes(NamedTuple):
-    """Edges of the candidate boxes: rows [top, bottom), each (B or 1, P), columns (B or 1, Q)."""
-
-    top: Tensor
-    bottom: Tensor
-    left: Tensor
-    right: Tensor
-
-    def select(self, index: Tensor) -> Boxes:
-        """The box number `index` (B,) of the P x Q candidates, as edges (B, 1)."""
-        row, column = index // self.left.shape[1], index % self.left.shape[1]
-
-        def pick(edges: Tensor, position: Tensor) -> Tensor:
-            return edges.expand(len(index), -1).gather(1, position[:, None])
-
-        return Boxes(*(pick(e, row) for e in self[:2]), *(pick(e, column) for e in self[2:]))
-
-    def mask(self, image_size: tuple[int, int]) -> Tensor:
-        """True inside one selected box per image: (B, 1, H, W)."""
-        y, x = (torch.arange(length, device=self.top.device) for length in image_size)
-        rows = (y >= self.top) & (y < self.bottom)
-        columns = (x >= self.left) & (x < self.right)
-        return rows[:, None, :, None] & columns[:, None, None, :]
+def pair(rows: int, columns: int, device: torch.device) -> int | Tensor:
+    """Rows and columns, (2, 1), or the number of both; made there: a GPU waits for copies."""
+    if rows == columns:
+        return rows
+    return torch.linspace(rows, columns, 2, dtype=torch.int64, device=device)[:, None]
 
 
-def _edges(
-    side: int | Tensor, length: int, border: Border, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """First and past-the-last pixel of every candidate on one axis: (positions,) or (B, ...)."""
-    if border == "clip":
-        start = torch.arange(length, device=device) - side // 2
-        return start.clamp(0, length), (start + side).clamp(0, length)
-    last = length if isinstance(side, Tensor) else length - side + 1
-    start = torch.arange(last, device=device)
-    return start, start + side
+def cross(axes: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Where both the row and the column, axes (B, 2, n) bool, are true: (B, *shape) bool."""
+    rows = axes[:, 0, : shape[0], None].expand(-1, -1, shape[1])
+    return rows.contiguous() & axes[:, 1, None, : shape[1]]  # a CPU is slow if it repeats both
+
+
+@dataclass
+class Boxes:
+    """The candidates: a box of one size for each place of an image (see `candidate_boxes`)."""
+
+    size: tuple[int, int] | Tensor
+    image_size: tuple[int, int]
+    border: Border
+    device: torch.device
+    _edges: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def places(self) -> tuple[int, int]:
+        """Rows P and columns Q of places."""
+        if self.border == "clip" or isinstance(self.size, Tensor):
+            return self.image_size
+        return self.image_size[0] - self.size[0] + 1, self.image_size[1] - self.size[1] + 1
+
+    def _span(self, place: Tensor) -> tuple[Tensor, Tensor]:
+        size = self.size
+        sides = size[:, :, None] if isinstance(size, Tensor) else pair(*size, self.device)
+        start = place - sides // 2 if self.border == "clip" else place
+        return start, start + sides
+
+    @property
+    def edges(self) -> tuple[Tensor, Tensor]:
+        """First and past-the-last row (0) and column (1) of boxes, clipped: (1 or B, 2, n)."""
+        if self._edges is None:
+            place = torch.arange(max(self.places), device=self.device)
+            start, stop = self._span(place.expand(1, 2, -1))
+            stop = stop.clamp(max=pair(*self.image_size, self.device))
+            self._edges = start.clamp(min=0), stop
+        return self._edges
+
+    def fit(self) -> Tensor | None:
+        """Which boxes lie in the image, the others being no candidates: (B, P, Q); None: all."""
+        if self.border == "clip" or not isinstance(self.size, Tensor):
+            return None
+        return cross(self.edges[1] - self.edges[0] == self.size[:, :, None], self.places)
+
+    def mask(self, place: Tensor) -> Tensor:
+        """True inside the box at `place` (B, 2) of each image: (B, 1, H, W)."""
+        start, stop = self._span(place[:, :, None])
+        pixel = torch.arange(max(self.image_size), device=self.device)
+        return cross((pixel >= start) & (pixel < stop), self.image_size)[:, None]
 
 
 class Spare(NamedTuple):
@@ -74,18 +97,14 @@ class Spare(NamedTuple):
 
     def allows(self, boxes: Boxes) -> Tensor:
         """Which candidate boxes cover no more: (B, P, Q) bool. One object at a time, for memory."""
-        left, top, right, bottom = (edge[:, :, None] for edge in self.boxes.unbind(2))
-        rows, columns = (
-            (torch.minimum(stop[:, None], last) - torch.maximum(start[:, None], first)).clamp(min=0)
-            for start, stop, first, last in (
-                (boxes.top, boxes.bottom, top, bottom),
-                (boxes.left, boxes.right, left, right),
-            )
-        )
-        shape = (len(self.boxes), rows.shape[2], columns.shape[2])
-        allowed = torch.ones(shape, dtype=torch.bool, device=rows.device)
-        for n in range(rows.shape[1]):
-            allowed &= rows[:, n, :, None] * columns[:, n, None] <= self.limit[:, n, None, None]
+        start, stop = (edge[:, None] for edge in boxes.edges)
+        first, last = (corner.flip(2)[..., None] for corner in self.boxes.split(2, 2))
+        covered = (torch.minimum(stop, last) - torch.maximum(start, first)).clamp(min=0)
+        rows, columns = boxes.places
+        allowed = covered.new_ones(len(covered), rows, columns, dtype=torch.bool)
+        for n in range(covered.shape[1]):
+            area = covered[:, n, 0, :rows, None] * covered[:, n, 1, None, :columns]
+            allowed &= area <= self.limit[:, n, None, None]
         return allowed
 
 
@@ -101,59 +120,48 @@ def candidate_boxes(
     """
     if border not in ("inside", "clip"):
         raise ValueError(f"border must be 'inside' or 'clip', found {border!r}")
-    height: int | Tensor
-    width: int | Tensor
-    if isinstance(size, Tensor):
-        height, width = size[:, :1], size[:, 1:]
-    else:
-        height, width = (size, size) if isinstance(size, int) else size
-    rows = _edges(height, image_size[0], border, device)
-    columns = _edges(width, image_size[1], border, device)
-    return Boxes(*(edges if edges.ndim == 2 else edges[None] for edges in (*rows, *columns)))
+    if not isinstance(size, Tensor):
+        size = (size, size) if isinstance(size, int) else (size[0], size[1])
+    return Boxes(size, image_size, border, device)
 
 
-def _window_sums(values: Tensor, start: Tensor, stop: Tensor) -> Tensor:
-    """Sums of values (B, N, L) over windows [start, stop), (1 or B, P), of axis 2: (B, N, P)."""
-    total = F.pad(values.cumsum(2), (1, 0))
-    shape = (*values.shape[:2], start.shape[1])
-    stop = stop.clamp(max=values.shape[2])  # no candidate; its score becomes NaN
-    return total.gather(2, stop[:, None].expand(shape)) - total.gather(
-        2, start[:, None].expand(shape)
-    )
+def _from(total: Tensor, axis: int, edges: int | Tensor, number: int) -> Tensor:
+    """`number` entries of an axis from a first on; or those at `edges` (1 or B, n >= number)."""
+    if isinstance(edges, int):
+        return total.narrow(axis, edges, number)
+    shape = [*total.shape]
+    shape[axis] = number
+    return total.gather(axis, edges[:, :number].unsqueeze(3 - axis).expand(shape))
 
 
-def _scaled(values: Tensor, exponent: Tensor) -> Tensor:
-    """Float `values` times 2 ** `exponent`, in place; in two steps: the power may be no float."""
-    half = exponent // 2
-    one = torch.ones_like(half, dtype=values.dtype)
-    return values.mul_(torch.ldexp(one, half)).mul_(torch.ldexp(one, exponent - half))
-
-
-def _sums(saliency: Tensor, boxes: Boxes) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums of a map (B, H, W) in boxes, as whole multiples (B, P, Q) int64 of a power of two.
+def box_sums(saliency: Tensor, boxes: Boxes) -> tuple[Tensor, Tensor]:
+    """Eq. 1 for candidate boxes: the sums of a map (B, H, W) in them.
 
     Integer sums are exact in any order: equal boxes tie, and a CPU and a GPU agree on every box.
 
     Returns:
-        The sums; the power's exponent (B, 1, 1); and which boxes lie in the image (1 or B, P, Q).
+        (B, P, Q) int64, of which a unit is a power of two, each image's own: (B, 1, 1) float64,
+        negative for a map of zeros. Of a box beyond the border, what is in the image.
     """
-    height, width = saliency.shape[1:]
+    (height, width), size, clip = boxes.image_size, boxes.size, boxes.border == "clip"
     bits = min(_BITS, 62 - (height * width).bit_length())  # no sum reaches 2**62
-    values = saliency.to(torch.float32, copy=True)
-    exponent = torch.frexp(values.abs().amax((1, 2), keepdim=True)).exponent - bits
-    sums = _window_sums(_scaled(values, -exponent).long(), boxes.left, boxes.right)
-    sums = _window_sums(sums.transpose(1, 2), boxes.top, boxes.bottom).transpose(1, 2)
-    fits = (boxes.bottom <= height)[:, :, None] & (boxes.right <= width)[:, None, :]
-    return sums, exponent, fits
-
-
-def box_sums(saliency: Tensor, boxes: Boxes) -> Tensor:
-    """Eq. 1 for candidate boxes, to be compared within an image: (B, P, Q) int64.
-
-    The unit is the image's own. `NO_BOX` where a box of a size per image reaches beyond the image.
-    """
-    sums, _, fits = _sums(saliency, boxes)
-    return sums.masked_fill(~fits, NO_BOX)
+    values, zeros = saliency.float(), (1, 0, 1, 0)
+    largest = values.abs().amax((1, 2), keepdim=True).double()
+    unit = ((largest.view(torch.int64) & _EXPONENT) - ((bits - 1) << 52)).view(torch.float64)
+    starts: Any = (0, 0)  # of windows that follow each other
+    stops: Any = size
+    if isinstance(size, Tensor):
+        stops = boxes.edges[1].unbind(1)
+        starts = boxes.edges[0].unbind(1) if clip else starts
+    elif clip:  # with so many zeros around that none is clipped
+        h, w = size
+        zeros = (1 + w // 2, (w - 1) // 2, 1 + h // 2, (h - 1) // 2)
+    sums = F.pad(values, zeros) / unit
+    for axis in (1, 0):
+        total, number = sums.cumsum(axis + 1, dtype=torch.int64), boxes.places[axis]
+        start, stop = (_from(total, axis + 1, e[axis], number) for e in (starts, stops))
+        sums = stop - start
+    return sums, unit
 
 
 def region_scores(saliency: Tensor, size: Size, *, border: Border = "inside") -> Tensor:
@@ -177,18 +185,12 @@ def region_scores(saliency: Tensor, size: Size, *, border: Border = "inside") ->
     image_size = (saliency.shape[1], saliency.shape[2])
     check_size(size := whole_size(size), len(saliency), image_size)
     boxes = candidate_boxes(size, image_size, border=border, device=saliency.device)
-    sums, exponent, fits = _sums(saliency, boxes)
-    return _scaled(sums.float(), exponent).masked_fill_(~fits, torch.nan)
+    sums, unit = box_sums(saliency, boxes)
+    scores, fit = (sums.float() * unit.abs()).float(), boxes.fit()
+    return scores if fit is None else scores.masked_fill_(~fit, torch.nan)
 
 
-def _of_rank(sums: Tensor, rank: Tensor) -> Tensor:
-    """The sum (B, 1) of `rank` (B, 1) among each image's sums (B, n)."""
-    if readable(rank) and len(rank) and bool((rank == rank[0]).all()):
-        return sums.kthvalue(int(rank[0]) + 1, dim=1, keepdim=True).values  # faster than sorting
-    return sums.sort(dim=1).values.gather(1, rank)
-
-
-def allowed_boxes(sums: Tensor, tau: float, side: Side) -> Tensor:
+def allowed_boxes(sums: Tensor, tau: float, side: Side, candidate: Tensor | None = None) -> Tensor:
     """The boxes at or below ("low") or at or above ("high") the tau-quantile of their own image.
 
     The quantile is exact, and never empty: the smallest sum is never above it, the largest never
@@ -196,29 +198,27 @@ def allowed_boxes(sums: Tensor, tau: float, side: Side) -> Tensor:
     floor(tau (n - 1)) of the image's n candidates and "high" begins at ceil(tau (n - 1)).
 
     Args:
-        sums: (B, P, Q) int64 of `box_sums`; `NO_BOX` is no candidate.
+        sums: (B, P, Q) int64 of `box_sums`.
         tau: the quantile, in [0, 1], exact to a millionth.
         side: "low" for Selective-Cut, "high" for Selective-Paste.
+        candidate: (B, P, Q) bool, at least one true per image; None: all.
 
     Returns:
         (B, P, Q) bool.
     """
     check_tau(tau)
-    candidate = sums != NO_BOX
-    last = (candidate.flatten(1).sum(1, keepdim=True) - 1).clamp(min=0)
-    millionths = last * round(tau * _MILLION)
-    rank = millionths // _MILLION if side == "low" else -(-millionths // _MILLION)
-    limit = _of_rank(sums.flatten(1), rank)[:, :, None]
-    return candidate & (sums <= limit if side == "low" else sums >= limit)
-
-
-def draw_index(allowed: Tensor, u: Tensor) -> Tensor:
-    """One of the allowed candidates (B, P, Q) of each image, uniformly: its number, (B,) int64.
-
-    Args:
-        allowed: bool, at least one true per image.
-        u: (B,) uniform numbers in [0, 1).
-    """
-    count = allowed.flatten(1).cumsum(1)
-    rank = torch.minimum((u * count[:, -1]).long(), count[:, -1] - 1)
-    return (count <= rank[:, None]).sum(1)
+    low, millionths = side == "low", round(tau * _MILLION)
+    share = millionths if low else _MILLION - millionths  # on the allowed side, but for the limit
+    most, ordered = (sums.shape[1] * sums.shape[2] - 1) * share // _MILLION, sums.flatten(1)
+    if candidate is not None:
+        # What is no candidate goes beyond the disallowed sums. Numbers beyond the allowed ones make
+        # the limit's rank the same in all images, so that the host knows it: `most`.
+        beyond = _NO_BOX if low else ~_NO_BOX
+        sums = torch.where(candidate, sums, beyond)
+        rank = (candidate.flatten(1).sum(1, keepdim=True) - 1) * share // _MILLION
+        missing = (torch.arange(-most, 0, device=sums.device) + rank) >> 63  # -1, as many; then 0
+        ordered = torch.cat((sums.flatten(1), missing ^ beyond), 1)
+    allowed = ordered.topk(most + 1, largest=not low, sorted=False).values
+    if low:
+        return sums <= allowed.amax(1)[:, None, None]
+    return sums >= allowed.amin(1)[:, None, None]

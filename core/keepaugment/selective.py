@@ -20,9 +20,8 @@ from keepaugment.checks import (
     check_tau,
     whole_size,
 )
-from keepaugment.draws import Source, uniform
+from keepaugment.draws import Source, draw_place, uniform
 from keepaugment.regions import (
-    NO_BOX,
     Border,
     Boxes,
     Side,
@@ -30,16 +29,47 @@ from keepaugment.regions import (
     allowed_boxes,
     box_sums,
     candidate_boxes,
-    draw_index,
+    cross,
 )
 
 
-def _same_size(boxes: Boxes, index: Tensor) -> Tensor:
-    """Whether a candidate is as high and as wide as the one numbered `index` (B,): (B, P, Q)."""
-    drawn = boxes.select(index)
-    height = (boxes.bottom - boxes.top) == (drawn.bottom - drawn.top)
-    width = (boxes.right - boxes.left) == (drawn.right - drawn.left)
-    return height[:, :, None] & width[:, None, :]
+def _same_size(boxes: Boxes, place: Tensor) -> Tensor:
+    """Whether a candidate is as high and as wide as the one at `place` (B, 2): (B, P, Q)."""
+    start, stop = boxes.edges
+    sides = (stop - start).expand(len(place), -1, -1)
+    return cross(sides == sides.gather(2, place[:, :, None]), boxes.places)
+
+
+def _allowed(
+    saliency: Tensor | None,
+    images: Tensor,
+    size: Size,
+    side: Side,
+    tau: float,
+    border: Border,
+    match_area: bool,
+    spare: Spare | None,
+    u: Tensor | None,
+) -> tuple[Tensor | None, Boxes]:
+    """`allowed_regions`, or None if every candidate is allowed."""
+    image_size = (images.shape[2], images.shape[3])
+    check_size(size := whole_size(size), len(images), image_size)
+    check_tau(tau)
+    boxes = candidate_boxes(size, image_size, border=border, device=images.device)
+    candidate = boxes.fit()
+    if spare is not None:
+        allows = spare.allows(boxes)
+        candidate = allows if candidate is None else candidate & allows
+    if saliency is None:
+        return candidate, boxes
+    check_saliency(saliency, images)
+    if match_area:
+        if u is None:
+            raise ValueError("match_area draws a size: pass its uniform numbers u (B,)")
+        alike = _same_size(boxes, draw_place(boxes.places if candidate is None else candidate, u))
+        candidate = alike if candidate is None else candidate & alike
+    allowed = allowed_boxes(box_sums(saliency, boxes)[0], tau, side, candidate)
+    return (allowed if spare is None else allowed & candidate), boxes
 
 
 def allowed_regions(
@@ -72,24 +102,10 @@ def allowed_regions(
     Returns:
         (B, P, Q) bool and the candidates' edges.
     """
-    image_size = (images.shape[2], images.shape[3])
-    check_size(size := whole_size(size), len(images), image_size)
-    check_tau(tau)
-    boxes = candidate_boxes(size, image_size, border=border, device=images.device)
-    if saliency is None:
-        rows, columns = boxes.bottom <= image_size[0], boxes.right <= image_size[1]
-        fits = (rows[:, :, None] & columns[:, None, :]).expand(len(images), -1, -1)
-        return (fits if spare is None else fits & spare.allows(boxes)), boxes
-    check_saliency(saliency, images)
-    sums = box_sums(saliency, boxes)
-    if spare is not None:
-        sums = sums.masked_fill(~spare.allows(boxes), NO_BOX)
-    if match_area:
-        if u is None:
-            raise ValueError("match_area draws a size: pass its uniform numbers u (B,)")
-        index = draw_index(sums != NO_BOX, u)
-        sums = sums.masked_fill(~_same_size(boxes, index), NO_BOX)
-    return allowed_boxes(sums, tau, side), boxes
+    allowed, boxes = _allowed(saliency, images, size, side, tau, border, match_area, spare, u)
+    if allowed is None:
+        allowed = torch.ones(1, *boxes.places, dtype=torch.bool, device=images.device)
+    return allowed.expand(len(images), -1, -1), boxes
 
 
 def choose_region(
@@ -109,19 +125,12 @@ def choose_region(
     The arguments are those of `allowed_regions`. Where `spare` leaves no box there is no region.
     """
     u = uniform(generator, (len(images), 2), images.device)
-    allowed, boxes = allowed_regions(
-        saliency,
-        images,
-        size,
-        side=side,
-        tau=tau,
-        border=border,
-        match_area=match_area,
-        spare=spare,
-        u=u[:, 1],
-    )
-    mask = boxes.select(draw_index(allowed, u[:, 0])).mask((images.shape[2], images.shape[3]))
-    return mask if spare is None else mask & allowed.any(2).any(1)[:, None, None, None]
+    allowed, boxes = _allowed(saliency, images, size, side, tau, border, match_area, spare, u[:, 1])
+    place = draw_place(boxes.places if allowed is None else allowed, u[:, 0])
+    mask = boxes.mask(place)
+    if spare is None or allowed is None:
+        return mask
+    return mask & allowed.any(2).any(1)[:, None, None, None]
 
 
 def selective_cut(

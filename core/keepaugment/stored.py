@@ -130,6 +130,7 @@ class StoredMaps:
         self.fresh = torch.zeros(num_images, dtype=torch.bool, device=device)
         self.index: Tensor | None = None
         self.view: View | ScaledView | None = None
+        self.cells: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # of the view, by its size
 
     def _go_to(self, index: Tensor, view: View | ScaledView | None) -> None:
         self.index = index = check_index(index, len(self.maps))
@@ -137,6 +138,7 @@ class StoredMaps:
         if any(each.shape != index.shape for each in self.view):
             shapes = ", ".join(str(tuple(each.shape)) for each in self.view)
             raise ValueError(f"a view of {len(index)} images is that many numbers, found {shapes}")
+        self.cells = {}
 
     def _present(self, batch: int, call: str) -> tuple[Tensor, View | ScaledView]:
         """The numbers and the views of the present batch."""
@@ -150,9 +152,14 @@ class StoredMaps:
 
     def _placed(self, view: View | ScaledView, view_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """The cells of a view's rows (B, H, size) and columns (B, W, size), one-hot."""
+        if view is self.view and view_size in self.cells:
+            return self.cells[view_size]
         (height, width), size = self.image_size, self.maps.shape[1]
         rows = _cells(view.rows(view_size[0]), height, size)
-        return rows, _cells(view.columns(view_size[1]), width, size)
+        cells = rows, _cells(view.columns(view_size[1]), width, size)
+        if view is self.view:
+            self.cells[view_size] = cells
+        return cells
 
     def _known(self, index: Tensor) -> Tensor:
         """The stored maps of images `index` (B,), as they are read: (B, size, size) float32."""
@@ -188,15 +195,14 @@ class StoredMaps:
                 saliency = torch.where(shown, saliency, 0.0)
             means = rows.mT @ saliency.float() @ columns / pixels.clamp(min=1)
             before, seen = self.maps[index].float(), pixels > 0
-            again = seen & (before > 0)
+            known = before > 0
+            again = seen & known
             old, new = ((again * each).sum((1, 2), keepdim=True) for each in (before, means))
-            scale = torch.where((old > 0) & (new > 0), old / new.clamp(min=tiny), 1.0)
-            means = torch.where(
-                again, torch.lerp(means * scale, before, self.memory), means * scale
-            )
+            means = means * torch.where(new > 0, old / new.clamp(min=tiny), 1.0)
+            means = torch.where(again, torch.lerp(means, before, self.memory), means)
             after = torch.where(seen, means, before)
             largest = after.amax((1, 2), keepdim=True).clamp(min=tiny)
-            stored = (after / largest * 255).round().clamp(min=self.least) * (seen | (before > 0))
+            stored = (after / largest * 255).round().clamp(min=self.least) * (seen | known)
             self.maps[index] = stored.to(torch.uint8)
             self.fresh.index_fill_(0, index, True)
 

@@ -194,7 +194,7 @@ def test_keep_cutout_removes_less_at_tau_06_even_by_noise(size: int, area: float
     allowed, boxes = allowed_regions(
         noise(images), images, size, side="low", tau=0.6, border="clip"
     )
-    heights, widths = boxes.bottom - boxes.top, boxes.right - boxes.left
+    heights, widths = (boxes.edges[1] - boxes.edges[0]).unbind(1)
     areas = (heights[:, :, None] * widths[:, None, :]).expand_as(allowed)[allowed].float()
     assert areas.mean().item() == pytest.approx(area, abs=0.3)
     drawn = KeepCutout(saliency=noise, size=size, generator=seeded()).mask(images)

@@ -13,7 +13,8 @@ from small import BOXES, Box, box_of, grid, rand, randn, score
 from torch import Tensor
 
 from keepaugment import region_scores
-from keepaugment.regions import NO_BOX, allowed_boxes, box_sums, candidate_boxes, draw_index
+from keepaugment.draws import draw_place
+from keepaugment.regions import allowed_boxes, box_sums, candidate_boxes
 
 both_borders = pytest.mark.parametrize("border", ["inside", "clip"])
 sides = st.integers(1, 8)
@@ -148,7 +149,8 @@ def test_masks_of_candidates_against_loops(
     size = data.draw(st.integers(1, height)), data.draw(st.integers(1, width))
     boxes = candidate_boxes(size, (height, width), border=border, device=torch.device("cpu"))
     expected = [box for row in BOXES[border](size, (height, width)) for box in row]
-    masks = boxes.select(torch.arange(len(expected))).mask((height, width))
+    places = torch.cartesian_prod(*(torch.arange(number) for number in boxes.places))
+    masks = boxes.mask(places)
     assert masks.shape == (len(expected), 1, height, width)
     assert [box_of(mask[0]) for mask in masks] == expected
 
@@ -223,7 +225,7 @@ def test_what_is_no_candidate_does_not_count(hundredth: int, side: str, seed: in
     sums = random_sums(1, 4, 5, seed=seed)
     absent = rand(1, 4, 5, seed=seed + 1) < 0.5
     absent[0, 0, 0] = False
-    allowed = allowed_boxes(sums.masked_fill(absent, NO_BOX), hundredth / 100, side)
+    allowed = allowed_boxes(sums, hundredth / 100, side, ~absent)
     assert not (allowed & absent).any()
     expected = allowed_boxes(sums[~absent].reshape(1, 1, -1), hundredth / 100, side)
     assert torch.equal(allowed[~absent], expected.flatten())
@@ -231,7 +233,7 @@ def test_what_is_no_candidate_does_not_count(hundredth: int, side: str, seed: in
 
 def allowed(saliency: Tensor, size: tuple[int, int], border: str = "inside") -> Tensor:
     boxes = candidate_boxes(size, tuple(saliency.shape[1:]), border=border, device=saliency.device)
-    return allowed_boxes(box_sums(saliency, boxes), 0.6, "low")
+    return allowed_boxes(box_sums(saliency, boxes)[0], 0.6, "low")
 
 
 @pytest.mark.parametrize("power", [-149, -140, -120, -40, 0, 40, 127])
@@ -263,6 +265,12 @@ def test_sums_of_many_pixels_do_not_wrap() -> None:
 
 
 # The draw
+
+
+def draw_index(allowed: Tensor, u: Tensor) -> Tensor:
+    """The number of the place that is drawn, row by row."""
+    row, column = draw_place(allowed, u).unbind(1)
+    return row * allowed.shape[2] + column
 
 
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 5), seeds)

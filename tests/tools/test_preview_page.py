@@ -14,7 +14,7 @@ from torch import Tensor
 
 from browser import needs_browser, opened, said
 from keepaugment import allowed_regions
-from keepaugment.regions import draw_index
+from keepaugment.draws import draw_place
 from previewing.cli import main
 from previewing.images import levels
 from previewing.pages import TEMPLATES
@@ -112,7 +112,8 @@ def test_boxes_of_the_page_are_those_of_the_library(tmp_path: Path) -> None:
                 side,
                 tau,
             )
-            assert drawn == [int(draw_index(allowed, torch.tensor([u]))) for u in uniform]
+            places = [draw_place(allowed, torch.tensor([u]))[0].tolist() for u in uniform]
+            assert drawn == [row * allowed.shape[2] + column for row, column in places]
 
 
 @needs_browser
@@ -184,8 +185,9 @@ def test_figures_of_the_page_are_sums_of_the_map(page: Path) -> None:
             assert float(figures[title]["kept"]) == pytest.approx(1 - share)
             assert float(figures[title]["area"]) == (bottom - top) * (right - left) / 1024
         top, bottom, left, right = map(int, figures["Cutout/KeepCutout"]["box"].split(","))
-        row = (boxes.top[0] == top) & (boxes.bottom[0] == bottom)
-        column = (boxes.left[0] == left) & (boxes.right[0] == right)
+        (first_row, first_column), (last_row, last_column) = (edge[0] for edge in boxes.edges)
+        row = (first_row == top) & (last_row == bottom)
+        column = (first_column == left) & (last_column == right)
         assert allowed[0][row][:, column].any()
         plain, keep = figures["RandAugment/RandAugment"], figures["RandAugment/KeepRandAugment"]
         assert float(keep["kept"]) >= float(plain["kept"])
