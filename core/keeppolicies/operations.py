@@ -6,9 +6,9 @@ four gathers, if bilinear); operations on single pixel values are one look-up in
 and channel; brightness, colour, contrast and sharpness are one blend with a degenerate image. An
 image of another family passes with the identity matrix, the identity table, or unblended.
 
-By nearest neighbours on a CPU, the pixels are those of torchvision's tensor operations, bit for bit
-(above 65,793 pixels its mean for contrast is rounded, this one exact). Bilinear ones are Pillow's,
-as the codes that interpolate work with it. Nothing synchronises with the device.
+By nearest neighbours, the pixels are those of torchvision's tensor operations but where rounding
+decides: within 1/1000 of the border between two pixels or two grey levels. Bilinear ones are
+Pillow's, as the codes that interpolate work with it. Nothing synchronises with the device.
 """
 
 from __future__ import annotations
