@@ -3,6 +3,7 @@
 import pytest
 import torch
 from PIL import ImageDraw
+from torch.utils._python_dispatch import BaseTorchDispatchMode
 from torchvision import transforms as tv
 from torchvision.transforms.autoaugment import _apply_op
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
@@ -121,6 +122,22 @@ def test_a_batch_of_all_operations_is_its_images():
             images[part], operation[part], magnitude[part], fill=9, position=position[part]
         )
         assert torch.equal(whole[part], alone), OPERATIONS[operation[i]]
+
+
+@pytest.mark.parametrize("shape", [(1, 20, 28), (3, 2, 5), (3, 33, 47), (3, 300, 400)], ids=str)
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
+def test_a_gpus_way_and_a_cpus_are_one(shape, interpolation):
+    """Within any dispatch mode tensors may have no values, as on a GPU that must not wait."""
+    operation = torch.arange(len(OPERATIONS)).repeat(2)
+    magnitude = torch.rand(len(operation), generator=torch.Generator().manual_seed(1)) * 5
+    position = torch.rand(len(operation), 2, generator=torch.Generator().manual_seed(2))
+    images = noise(len(operation), *shape)
+    settings = {"fill": 9, "interpolation": interpolation}
+    for given in ({}, {"position": position}):
+        own = apply_operations(images, operation, magnitude, **settings, **given)
+        with BaseTorchDispatchMode():
+            same = apply_operations(images, operation, magnitude, **settings, **given)
+        assert torch.equal(own, same)
 
 
 def test_solarize_add_by_hand():
