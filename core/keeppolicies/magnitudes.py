@@ -8,15 +8,12 @@ timm's for RandAugment ("rand-mstd0.5-inc1").
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache, wraps
-from typing import Any, Literal, NamedTuple, TypeVar, cast
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from keeppolicies.operations import ID
+from keeppolicies.operations import ID, remembered
 
 Method = Literal["auto_augment", "rand_augment", "trivial_augment", "aug_mix", "aug_mix_all"]
 Magnitudes = Literal["torchvision", "original"]
@@ -113,21 +110,6 @@ class SubPolicies(NamedTuple):
     level: Tensor
 
 
-Build = TypeVar("Build", bound=Callable[..., Any])
-
-
-def _remembered(build: Build) -> Build:
-    """Keep the latest tables of a function, but for those made while tensors are fake or traced."""
-    kept = lru_cache(maxsize=64)(build)
-
-    @wraps(build)
-    def tables(*arguments: Any) -> Any:
-        traced = torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None
-        return (build if traced else kept)(*arguments)
-
-    return cast(Build, tables)
-
-
 def _rows(
     bins: int,
     *,
@@ -200,7 +182,7 @@ def _original_rand_augment(bins: int) -> dict[str, Tensor]:
     return {name: torch.tensor(row, dtype=torch.float32) for name, row in rows.items()}
 
 
-@_remembered
+@remembered
 def build_space(
     method: Method, magnitudes: Magnitudes, bins: int, size: tuple[int, int], device: torch.device
 ) -> Space:
@@ -221,7 +203,7 @@ def build_space(
     return Space(*(table.to(device, non_blocking=True) for table in space))
 
 
-@_remembered
+@remembered
 def build_ramps(method: Method, size: tuple[int, int], device: torch.device) -> Ramps:
     """The operations of timm's RandAugment, or of AugMix's published code. Do not write to them.
 
@@ -248,7 +230,7 @@ def build_ramps(method: Method, size: tuple[int, int], device: torch.device) -> 
     return Ramps(*(table.to(device, non_blocking=True) for table in tables))
 
 
-@_remembered
+@remembered
 def build_sub_policies(policy: str, device: torch.device) -> SubPolicies:
     """The sub-policies of AutoAugment for a data set. Do not write to them."""
     words = SUB_POLICIES[policy].replace("|", " ").split()

@@ -1,23 +1,28 @@
 """Image operations of AutoAugment and its successors on a batch, one per image, without a loop.
 
-The seventeen operations fall into three families, and a family costs the same whatever the images
-of the batch ask for: shears, translations and rotations are one gather with a matrix per image (or
-four gathers, if bilinear); operations on single pixel values are one look-up in a table per image
-and channel; brightness, colour, contrast and sharpness are one blend with a degenerate image. An
-image of another family passes with the identity matrix, the identity table, or unblended.
+On a CPU each operation is applied to its own images alone. To know them the host would have to wait
+for a GPU: there all images pass three families of operations, of which each keeps its own. These
+are shears, translations and rotations, which sample where each image's magnitude says; operations
+on single values, one look-up in a table per image and channel; and brightness, colour, contrast and
+sharpness, one blend with a degenerate image. Both ways give the same pixels.
 
-By nearest neighbours on a CPU, the pixels are those of torchvision's tensor operations, bit for bit
-(above 65,793 pixels its mean for contrast is rounded, this one exact). Bilinear ones are Pillow's,
-as the codes that interpolate work with it. Nothing synchronises with the device.
+By nearest neighbours, these are those of torchvision's tensor operations but where rounding
+decides: within 1/1000 of the border between two pixels or two grey levels. Bilinear ones are
+Pillow's, as the codes that interpolate work with it. Nothing synchronises with the device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+import math
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache, wraps
+from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch._guards import detect_fake_mode
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 OPERATIONS = (
     "identity",
@@ -39,6 +44,10 @@ OPERATIONS = (
     "cutout_abs",
 )
 ID = {name: index for index, name in enumerate(OPERATIONS)}
+_GEOMETRIC, _BLENDS, _VALUES = OPERATIONS[1:6], OPERATIONS[6:10], OPERATIONS[10:16]
+_CUTOUT = OPERATIONS[16:]
+_FAMILIES = (_GEOMETRIC, _BLENDS, _VALUES, _CUTOUT)
+_GROUPS = (OPERATIONS[:1], _GEOMETRIC, *((name,) for name in OPERATIONS[6:]))
 
 Fill = float | Sequence[float]
 """What is seen beyond the image's edge, in [0, 255]: a number, or one per channel."""
@@ -113,10 +122,60 @@ def apply_operations(
             f"operation and magnitude must be ({len(images)},), "
             f"found {tuple(operation.shape)} and {tuple(magnitude.shape)}"
         )
-    images = _warp(images, operation, magnitude, fill, interpolation)
-    images = _look_up(images, operation, magnitude)
-    images = _blend(images, operation, magnitude)
-    return images if position is None else _cutout(images, operation, magnitude, position)
+    channels, height, width = images.shape[1:]
+    outside = tuple(fill) if isinstance(fill, Sequence) else (fill,)
+    around, color = (
+        _pixel(values, channels, images.device) for values in (outside, _CUTOUT_COLOR[:channels])
+    )
+    places = _places(height, width, images.device)
+
+    def apply(
+        names: Sequence[str],
+        images: Tensor,
+        operation: Tensor,
+        magnitude: Tensor,
+        position: Tensor | None = None,
+    ) -> Tensor:
+        if names == _GEOMETRIC:
+            return _warp(images, operation, magnitude, places, around, interpolation)
+        if names[0] in _BLENDS:
+            return _blend(images, names, operation, magnitude)
+        if names[0] in _VALUES:
+            return _look_up(images, names, operation, magnitude)
+        if names == _CUTOUT and position is not None:
+            return _cutout(images, magnitude, position, color)
+        return images
+
+    for name, changes in (("color", channels == 3), ("sharpness", min(height, width) > 2)):
+        operation = operation if changes else operation.where(operation != ID[name], 0)
+    given = (operation, magnitude) if position is None else (operation, magnitude, position)
+    traced = torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None
+    way = _all if traced or images.device.type != "cpu" else _each
+    return way(apply, images, *given)
+
+
+def _all(apply: Callable[..., Tensor], images: Tensor, operation: Tensor, *given: Tensor) -> Tensor:
+    """Change all images by every family, and keep of each its own."""
+    for names in _FAMILIES if len(given) > 1 else _FAMILIES[:-1]:  # without a position, no Cutout
+        own = operation == operation.clamp(ID[names[0]], ID[names[-1]])
+        changed = apply(names, images, operation, *given)
+        images = torch.where(own[:, None, None, None], changed, images)
+    return images
+
+
+def _each(apply: Callable[..., Tensor], images: Tensor, *given: Tensor) -> Tensor:
+    """Apply each operation to its own images, no more at a time than stay in a CPU's cache."""
+    order = given[0].argsort()
+    counts = given[0].bincount(minlength=len(OPERATIONS)).tolist()
+    sizes = [sum(counts[ID[name]] for name in names) for names in _GROUPS]
+    in_order = (values.index_select(0, order).split(sizes) for values in (images, *given))
+    most = 2**19 // images.shape[1:].numel() or 1
+    changed = [images[:0]]
+    for names, *group in zip(_GROUPS, *in_order, strict=True):
+        for part in zip(*(values.split(most) for values in group), strict=True):
+            if len(part[0]):
+                changed.append(apply(names, *part))
+    return torch.cat(changed).index_select(0, order.argsort())
 
 
 def check_interpolation(interpolation: str) -> None:
@@ -146,24 +205,36 @@ def apply_layers(
     return images
 
 
-def _chosen(operation: Tensor, *names: str) -> Tensor:
-    """Which images have one of the named operations: (B, 1, 1, 1)."""
-    chosen = torch.stack([operation == ID[name] for name in names]).any(dim=0)
-    return chosen[:, None, None, None]
+Build = TypeVar("Build", bound=Callable[..., Any])
 
 
-def _pixel(value: Fill, channels: int, device: torch.device) -> Tensor:
-    """A pixel (1, C, 1, 1), uint8, made on the device: a copy from the host would synchronise."""
-    values = tuple(value) if isinstance(value, Sequence) else (value,)
+def remembered(build: Build) -> Build:
+    """Keep the latest tables of a function, but for those made while tensors are fake or traced."""
+    kept = lru_cache(maxsize=64)(build)
+
+    @wraps(build)
+    def tables(*arguments: Any) -> Any:
+        fake = torch.compiler.is_compiling() or detect_fake_mode() is not None
+        return (build if fake else kept)(*arguments)
+
+    return cast(Build, tables)
+
+
+@remembered
+def _pixel(values: tuple[float, ...], channels: int, device: torch.device) -> Tensor:
+    """A pixel (1, C, 1, 1), float32."""
     if len(values) not in (1, channels) or not all(0 <= number <= 255 for number in values):
-        raise ValueError(f"fill must be 1 or {channels} numbers in [0, 255], found {value!r}")
-    parts = [torch.full((1,), round(x), dtype=torch.uint8, device=device) for x in values]
-    return torch.cat(parts).expand(channels)[None, :, None, None]
+        raise ValueError(f"fill must be 1 or {channels} numbers in [0, 255], found {values}")
+    pixel = torch.tensor([float(round(number)) for number in values]).expand(channels)
+    return pixel[None, :, None, None].to(device, non_blocking=True)
 
 
-def _wide(tensor: Tensor) -> torch.dtype:
-    """Double precision for a few numbers per image, where the device has it."""
-    return torch.float32 if tensor.device.type == "mps" else torch.float64
+def _own(operation: Tensor, made: Iterable[tuple[str, Tensor]]) -> Tensor:
+    """Of what several operations made, each image's own."""
+    (_, found), *rest = made
+    for name, value in rest:
+        found = torch.where(operation == ID[name], value, found)
+    return found
 
 
 def _truncate(values: Tensor) -> Tensor:
@@ -171,113 +242,63 @@ def _truncate(values: Tensor) -> Tensor:
     return values.short().to(torch.uint8)
 
 
-def _matrices(operation: Tensor, magnitude: Tensor, height: int, width: int) -> Tensor:
-    """Matrices from output to source pixels, origin at the image's centre: (B, 2, 3), float32."""
-    wide = _wide(magnitude)
-    wanted = magnitude.to(wide)
+@remembered
+def _places(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """What a magnitude of 1 does to places, and the places of an image, whose edges are -1 and 1.
 
-    def only(name: str) -> Tensor:
-        return torch.where(operation == ID[name], wanted, 0.0)
-
-    angle = torch.deg2rad(-only("rotate"))
-    cosine, sine = angle.cos(), angle.sin()
-    across, down = only("shear_x") + sine, only("shear_y") - sine  # one of the terms is zero
-    # Shears are about the top-left corner, rotations about the centre; torchvision's order of sums.
-    sheared = _chosen(operation, "shear_x", "shear_y").flatten()
-    corner_x = torch.where(sheared, -width * 0.5, 0.0).to(wide)
-    corner_y = torch.where(sheared, -height * 0.5, 0.0).to(wide)
-    to_x = -corner_x - only("translate_x")
-    to_y = -corner_y - only("translate_y")
-    offset_x = (cosine * to_x + across * to_y) + corner_x
-    offset_y = (down * to_x + cosine * to_y) + corner_y
-    rows = (cosine, across, offset_x, down, cosine, offset_y)
-    return torch.stack(rows, dim=1).float().view(-1, 2, 3)
-
-
-def _source(row: Tensor, x: Tensor, y: Tensor, size: int) -> Tensor:
-    """Source pixel along one axis of length `size`, for a row (B, 3) of the matrices: (B, H, W).
-
-    The nearest pixel, -1 before the first and `size` after the last. Where a place falls between
-    two pixels the roundings decide, so they are torchvision's: every product and sum of the place
-    in [-1, 1] rounded, those that make it a pixel (a fused instruction there) only at their end.
-    No matrix product: TF32 or autocast would move pixels.
+    Returns:
+        (17, 5), by operation: how much of the row is added to the column, and of the column to the
+        row; an angle; what is added to column and row. Then columns (W, 2) in half widths and
+        heights, and rows (H, 1, 2).
     """
-    row = row / torch.full_like(row, size * 0.5)
-    place = (x * row[:, 0, None, None] + y * row[:, 1, None, None]).add_(row[:, 2, None, None])
-    pixel = place.add_(1.0).to(_wide(place)).mul_(size * 0.5).sub_(0.5).float()
-    return pixel.round_().clamp_(-1, size).int()
-
-
-def _nearest(images: Tensor, matrices: Tensor, x: Tensor, y: Tensor, fill: Tensor) -> Tensor:
-    """Sample images at matrices (B, 2, 3) times the output's centred places x (W,) and y (H, 1)."""
-    batch, channels, height, width = images.shape
-    column = _source(matrices[:, 0], x, y, width)
-    row = _source(matrices[:, 1], x, y, height)
-    # Outside is a frame one pixel wide.
-    framed = fill.repeat(batch, 1, height + 2, width + 2)
-    framed[:, :, 1:-1, 1:-1] = images
-    index = (row + 1).mul_(width + 2).add_(column + 1).flatten(1).long()
-    moved = framed.flatten(2).gather(2, index[:, None].expand(-1, channels, -1))
-    return moved.view(images.shape)
-
-
-def _bilinear(images: Tensor, matrices: Tensor, x: Tensor, y: Tensor, fill: Tensor) -> Tensor:
-    """The same by Pillow's rule: a place in the image is a mean of four pixels, at its edge of two.
-
-    Their mean is truncated.
-    """
-    channels, height, width = images.shape[1:]
-    pixels = images.flatten(2)
-
-    def split(row: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The pixel before a place, how far it lies behind that one's centre, if it is inside."""
-        place = x * row[:, 0, None, None] + y * row[:, 1, None, None] + row[:, 2, None, None]
-        place = place + size * 0.5
-        before = (place - 0.5).floor()
-        share = (place - 0.5 - before)[:, None]
-        return before.long(), share, (place >= 0) & (place < size)
-
-    column, across, inside_x = split(matrices[:, 0], width)
-    row, down, inside_y = split(matrices[:, 1], height)
-
-    def line(row: Tensor) -> Tensor:
-        start = row.clamp(0, height - 1) * width
-        left, right = (
-            pixels.gather(2, index.flatten(1)[:, None].expand(-1, channels, -1)).view(images.shape)
-            for index in (start + (column + n).clamp(0, width - 1) for n in (0, 1))
-        )
-        return left + (right.float() - left) * across
-
-    upper = line(row)
-    mean = upper + (line(row + 1) - upper) * down
-    # Pillow computes with 64 bits: what here falls just short of a whole number is that number.
-    return torch.where((inside_x & inside_y)[:, None], _truncate(mean + 1 / 256), fill)
+    effect = torch.zeros(len(OPERATIONS), 5)
+    effect[ID["shear_x"], 0] = effect[ID["shear_y"], 1] = 1.0
+    effect[ID["shear_x"], 3], effect[ID["shear_y"], 4] = height / width, width / height
+    effect[ID["rotate"], 2] = -math.pi / 180
+    effect[ID["translate_x"], 3], effect[ID["translate_y"], 4] = -2 / width, -2 / height
+    sides = torch.tensor([width, height])
+    x, y = (2 * torch.arange(n)[:, None] - (n - 1) for n in (width, height))
+    tables = (effect, x / sides, (y / sides)[:, None])
+    return tuple(table.to(device, non_blocking=True) for table in tables)  # type: ignore[return-value]
 
 
 def _warp(
-    images: Tensor, operation: Tensor, magnitude: Tensor, fill: Fill, interpolation: Interpolation
+    images: Tensor,
+    operation: Tensor,
+    magnitude: Tensor,
+    places: tuple[Tensor, Tensor, Tensor],
+    fill: Tensor,
+    interpolation: Interpolation,
 ) -> Tensor:
-    """Shear, translate or rotate each image; others stay as they are."""
-    channels, height, width = images.shape[1:]
-    matrices = _matrices(operation, magnitude, height, width)
-    x = torch.arange(width, device=images.device) - (width - 1) * 0.5
-    y = (torch.arange(height, device=images.device) - (height - 1) * 0.5)[:, None]
-    sample = _nearest if interpolation == "nearest" else _bilinear
-    return sample(images, matrices, x, y, _pixel(fill, channels, images.device))
+    """Shear about the top left corner, translate, or rotate about the middle."""
+    effect, x, y = places
+    effect = (effect[operation] * magnitude[:, None])[:, None, None]
+    across, down, angle, offset = effect.split((1, 1, 1, 2), dim=3)
+    cosine, sine = angle.cos(), angle.sin()
+    # No product of matrices: TF32 or autocast would move pixels.
+    grid = torch.cat((cosine, down - sine), 3) * x + offset
+    grid = grid + torch.cat((across + sine, cosine), 3) * y
+    pixels = images.float()
+    if interpolation == "nearest":
+        moved = F.grid_sample(pixels.sub_(fill), grid, mode="nearest", align_corners=False)
+        return _truncate(moved.add_(fill))
+    # Pillow's rule: a place in the image is a mean of four pixels, at its edge of two, truncated.
+    # It computes with 64 bits: what here falls just short of a whole number is that number.
+    moved = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
+    inside = (grid.abs().amax(dim=3) < 1)[:, None]
+    return _truncate(((moved + 1 / 256).floor() - fill) * inside + fill)
 
 
-def _autocontrast_table(levels: Tensor, value: Tensor) -> Tensor:
-    """Stretch each channel of `levels` (B, C, HW) to [0, 255]; a constant stays: (B, C, 256)."""
+def _stretched(value: Tensor, levels: Tensor) -> Tensor:
+    """A table that stretches each channel of `levels` (B, C, HW) to [0, 255]; a constant stays."""
     # Of int64, because compiled code for a CPU (torch 2.15) finds a wrong minimum of uint8.
-    low = levels.amin(dim=2, keepdim=True).float()
-    high = levels.amax(dim=2, keepdim=True).float()
-    constant = low == high
-    scale = torch.where(constant, 1.0, (high - low).reciprocal() * 255)
-    return ((value - torch.where(constant, 0.0, low)) * scale).clamp(0, 255).short()
+    low, high = levels.amin(dim=2, keepdim=True), levels.amax(dim=2, keepdim=True)
+    scaled = ((value - low) * (255 / (high - low))).int()  # beyond low and high it is never read
+    return torch.where(low == high, value, scaled)
 
 
-def _equalize_table(levels: Tensor, value: Tensor) -> Tensor:
-    """Flatten the histogram of each channel of `levels` (B, C, HW), int64: (B, C, 256)."""
+def _equalized(value: Tensor, levels: Tensor) -> Tensor:
+    """A table that flattens the histogram of each channel of `levels` (B, C, HW)."""
     one = torch.ones((), dtype=torch.int32, device=levels.device)
     count = torch.zeros(*levels.shape[:2], 256, dtype=torch.int32, device=levels.device)
     count.scatter_add_(2, levels, one.expand(levels.shape))
@@ -285,72 +306,68 @@ def _equalize_table(levels: Tensor, value: Tensor) -> Tensor:
     highest = count.gather(2, levels.amax(dim=2, keepdim=True))
     step = (levels.shape[2] - highest) // 255
     below = count.cumsum(dim=2, dtype=torch.int32) - count
-    table = ((below + step // 2) // step.clamp(min=1)).clamp(0, 255)
-    return torch.where(step == 0, value, table.short())
+    return torch.where(step == 0, value, (below + step // 2) // step.clamp(min=1))
 
 
-def _look_up(images: Tensor, operation: Tensor, magnitude: Tensor) -> Tensor:
-    """Replace the values of each image by its table's; others keep theirs."""
-    levels = images.flatten(2).long()
-    value = torch.arange(256, dtype=torch.int16, device=images.device)
-
-    def only(name: str, otherwise: float) -> Tensor:
-        return torch.where(operation == ID[name], magnitude, otherwise)[:, None, None]
-
-    # Each of these leaves the table as it is where the image has another operation.
-    lost = (8 - only("posterize", 8).short()).clamp(0, 8)
-    threshold = only("solarize", 256).masked_fill(_chosen(operation, "invert")[:, 0], 0)
-    added = torch.where(value < 128, only("solarize_add", 0).short(), 0)
-    table = value >> lost << lost
-    table = torch.where(table < threshold, table, 255 - table)
-    table = (table + added).clamp(0, 255)
-    stretched, equalized = _autocontrast_table(levels, value), _equalize_table(levels, value)
-    table = torch.where(_chosen(operation, "autocontrast")[:, 0], stretched, table)
-    table = torch.where(_chosen(operation, "equalize")[:, 0], equalized, table)
-    return table.to(torch.uint8).gather(2, levels).view(images.shape)
+_TABLES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "posterize": lambda value, m, _: value & (0xFF00 >> m.int()),
+    "solarize": lambda value, m, _: torch.where(value < m, value, 255 - value),
+    "autocontrast": lambda value, _, levels: _stretched(value, levels),
+    "equalize": lambda value, _, levels: _equalized(value, levels),
+    "invert": lambda value, *_: 255 - value,
+    "solarize_add": lambda value, m, _: torch.where(value < 128, value + m.int(), value),
+}
 
 
-def _gray(images: Tensor) -> Tensor:
-    """Luminance (B, 1, H, W), uint8, truncated."""
-    if images.shape[1] == 1:
-        return images
-    red, green, blue = images.split(1, dim=1)
-    return _truncate(0.2989 * red + 0.587 * green + 0.114 * blue)
+def _look_up(images: Tensor, names: Sequence[str], operation: Tensor, magnitude: Tensor) -> Tensor:
+    """Replace each value by what its image's table says."""
+    levels, magnitude = images.flatten(2).long(), magnitude[:, None, None]
+    value = torch.arange(256, dtype=torch.int32, device=images.device)
+    made = ((name, _TABLES[name](value, magnitude, levels)) for name in names)
+    table = _own(operation[:, None, None], made).clamp(0, 255).to(torch.uint8)
+    return table.expand(*levels.shape[:2], 256).gather(2, levels).view(images.shape)
 
 
-def _smooth(images: Tensor) -> Tensor:
-    """Mean of 3x3 pixels, the middle one counted five times, float; the outermost pixels stay."""
-    pixels = images.short()
+def _gray(pixels: Tensor) -> Tensor:
+    """Luminance (B, 1, H, W), truncated."""
+    if pixels.shape[1] == 1:
+        return pixels
+    red, green, blue = pixels.split(1, dim=1)
+    return (0.2989 * red + 0.587 * green + 0.114 * blue).trunc_()
+
+
+def _mean(gray: Tensor) -> Tensor:
+    """Mean luminance (B, 1, 1, 1), of an exact sum."""
+    return gray.sum(dim=(1, 2, 3), keepdim=True, dtype=torch.int64) / gray[0].numel()
+
+
+def _smooth(pixels: Tensor) -> Tensor:
+    """Mean of 3x3 pixels, the middle one counted five times; the outermost pixels stay."""
     rows = pixels[:, :, :-2] + pixels[:, :, 1:-1] + pixels[:, :, 2:]
     total = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * pixels[:, :, 1:-1, 1:-1]
-    smoothed = images.float()
+    smoothed = pixels.clone()
     smoothed[:, :, 1:-1, 1:-1] = (total / 13).round_()  # thirteenths are never halves: no ties
     return smoothed
 
 
-def _blend(images: Tensor, operation: Tensor, magnitude: Tensor) -> Tensor:
-    """Move each image away from black, grey, mean grey or its smoothed self, by a factor.
-
-    One sum for all: the weights of what an image does not blend with are zero.
-    """
-    names = ["brightness", "contrast"]
-    names += ["color"] if images.shape[1] == 3 else []  # a grey image has no colour to change
-    names += ["sharpness"] if min(images.shape[2:]) > 2 else []  # nor a small one an interior
-    factor = 1.0 + magnitude.to(_wide(magnitude))[:, None, None, None]
-    factor = torch.where(_chosen(operation, *names), factor, 1.0)
-
-    def rest(name: str) -> Tensor:
-        return torch.where(_chosen(operation, name), (1.0 - factor).float(), 0.0)
-
-    gray = _gray(images)
-    mean = gray.sum(dim=(1, 2, 3), keepdim=True).float() / (gray.shape[2] * gray.shape[3])
-    blended = factor.float() * images
-    blended.add_(rest("contrast") * mean).add_(rest("color") * gray)
-    blended.add_(_smooth(images).mul_(rest("sharpness")))
-    return _truncate(blended.clamp_(0, 255))
+_DEGENERATE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "brightness": lambda pixels, _: pixels.new_zeros(()),
+    "color": lambda _, gray: gray,
+    "contrast": lambda _, gray: _mean(gray),
+    "sharpness": lambda pixels, _: _smooth(pixels),
+}
 
 
-def _cutout(images: Tensor, operation: Tensor, magnitude: Tensor, position: Tensor) -> Tensor:
+def _blend(images: Tensor, names: Sequence[str], operation: Tensor, magnitude: Tensor) -> Tensor:
+    """Move each image away from black, grey, mean grey or its smoothed self, by a factor."""
+    pixels, magnitude = images.float(), magnitude[:, None, None, None]
+    gray = _gray(pixels) if "color" in names or "contrast" in names else pixels
+    made = ((name, _DEGENERATE[name](pixels, gray)) for name in names)
+    rest = _own(operation[:, None, None, None], made) * magnitude
+    return _truncate((pixels * (1 + magnitude)).sub_(rest).clamp_(0, 255))
+
+
+def _cutout(images: Tensor, magnitude: Tensor, position: Tensor, color: Tensor) -> Tensor:
     """Fill a square with the mean colour; it starts in the image and includes its last pixel."""
     hidden = []
     for axis, size in enumerate(images.shape[2:]):
@@ -358,5 +375,4 @@ def _cutout(images: Tensor, operation: Tensor, magnitude: Tensor, position: Tens
         pixel = torch.arange(size, device=images.device)
         hidden.append((pixel >= first) & (pixel <= first + magnitude[:, None]))
     square = (hidden[0][:, :, None] & hidden[1][:, None, :])[:, None]
-    color = _pixel(_CUTOUT_COLOR[: images.shape[1]], images.shape[1], images.device)
-    return torch.where(square & _chosen(operation, "cutout_abs"), color, images)
+    return torch.where(square, color.to(torch.uint8), images)

@@ -103,7 +103,7 @@ def test_a_region_is_never_on_the_wrong_side(
             candidates = [b for row in BOXES[border_](size, (height, width)) for b in row]
             assert found in candidates
             limit = numpy.quantile([score(image, box) for box in candidates], tau)
-            assert sign * score(image, found) <= sign * limit
+            assert sign * score(image, found) <= sign * limit + 1e-6  # NumPy rounds its place
 
 
 # By hand
