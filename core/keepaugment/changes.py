@@ -144,11 +144,12 @@ def _refill(value: Any, before: Any) -> None:
         value.clear()
         value.extend(before)
     else:
+        kind: Any = type(value)
         places = value if isinstance(value, dict) else getattr(value, "__dict__", {})
         for name in places.keys() - before.keys():
             del places[name]
         for name, part in before.items():
-            if name in places or name not in _slots(type(value)):
+            if name in places or name not in _slots(kind):
                 places[name] = part
             else:
                 setattr(value, name, part)
