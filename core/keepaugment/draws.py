@@ -146,7 +146,7 @@ class SampleDraws:
     def __call__(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
         """Uniform numbers of `shape`, whose first axis is the batch: 24 random bits each."""
         known = 0 if self.samples is None else len(self.samples)
-        if self.samples is None or known != shape[0]:
+        if self.samples is None or self.counters is None or known != shape[0]:
             raise ValueError(
                 f"numbers for {shape[0]} images were asked for, {known or 'none'} are known; "
                 "call at(epoch, index) with the samples of the batch first"

@@ -69,7 +69,9 @@ def _allowed(
         alike = _same_size(boxes, draw_place(boxes.places if candidate is None else candidate, u))
         candidate = alike if candidate is None else candidate & alike
     allowed = allowed_boxes(box_sums(saliency, boxes)[0], tau, side, candidate)
-    return (allowed if spare is None else allowed & candidate), boxes
+    if spare is not None and candidate is not None:
+        allowed &= candidate  # there may be none
+    return allowed, boxes
 
 
 def allowed_regions(

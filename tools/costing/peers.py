@@ -158,10 +158,11 @@ def albumentations_arms(images: Images) -> Arms:
     side = size_in(images.normal, None)
     cut = albumentations.CoarseDropout((1, 1), (side, side), (side, side), p=1.0)
     work = {"Random Erasing": erase, "Cutout": cut}
-    return {
-        (name, "albumentations"): _each(lambda image, f=f: f(image=image), images.numpy)
-        for name, f in work.items()
-    }
+
+    def named(function: Callable[..., object]) -> Callable[[Any], object]:
+        return lambda image: function(image=image)
+
+    return {(name, "albumentations"): _each(named(f), images.numpy) for name, f in work.items()}
 
 
 def all_arms(images: Images) -> Arms:
