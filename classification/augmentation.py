@@ -24,10 +24,8 @@ from keepaugment import (
     CachedSaliency,
     CutMix,
     Cutout,
-    KeepCutMix,
-    KeepCutout,
+    Keep,
     KeepPaste,
-    KeepRandomErasing,
     RandomErasing,
     RecycledSaliency,
     Saliency,
@@ -69,21 +67,24 @@ class Augmented(NamedTuple):
     changed: Tensor
 
 
+def _keep(config: Config, stage: str, saliency: Saliency) -> Keep | None:
+    """What makes a stage its Keep arm; None leaves it plain."""
+    if config.keep != stage:
+        return None
+    clipped = config.cut != "random_erasing"  # whose boxes lie inside: their area is its own
+    return Keep(saliency, config.tau, config.match_area and clipped)
+
+
 def make_cut(
     config: Config, saliency: Saliency, generator: Source
 ) -> Cutout | RandomErasing | GridMask | None:
     """The region-level augmentation, plain or Keep."""
-    keep: dict[str, Any] = {}
-    if config.keep == "cut":
-        keep = {"saliency": saliency, "tau": config.tau}
-    common: dict[str, Any] = {"p": config.cut_p, "generator": generator}
+    keep = _keep(config, "cut", saliency)
+    common: dict[str, Any] = {"p": config.cut_p, "generator": generator, "keep": keep}
     if config.cut == "cutout":
-        if keep:
-            return KeepCutout(size=config.size, match_area=config.match_area, **keep, **common)
         return Cutout(config.size, **common)
     if config.cut == "random_erasing":
-        kind = KeepRandomErasing if keep else RandomErasing
-        return kind(**ERASING[config.erasing], **keep, **common)
+        return RandomErasing(**ERASING[config.erasing], **common)
     if config.cut == "gridmask":
         if config.image_size:
             return GridMask((96, 223), 0.6, rotate=360, ramp_epochs=240, generator=generator)
@@ -138,21 +139,8 @@ def make_mix(
         mixings.append(Mixup(classes, config.mix_alpha, generator=generator))
     if config.mix in ("cutmix", "mixup_or_cutmix"):
         alpha = config.mix_alpha if config.mix == "cutmix" else 1.0
-        if config.keep == "mix":
-            mixings.append(
-                KeepCutMix(
-                    None,
-                    classes,
-                    alpha,
-                    config.tau,
-                    saliency=saliency,
-                    match_area=config.match_area,
-                    p=config.mix_p,
-                    generator=generator,
-                )  # fmt: skip
-            )
-        else:
-            mixings.append(CutMix(classes, alpha, p=config.mix_p, generator=generator))
+        keep = _keep(config, "mix", saliency)
+        mixings.append(CutMix(classes, alpha, p=config.mix_p, generator=generator, keep=keep))
     return mixings
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.tv_tensors import BoundingBoxes
 
 from detection.config import Config
-from keepaugment import BoxSaliency, KeepRandomErasing, RandomErasing
+from keepaugment import BoxSaliency, Keep, RandomErasing
 from keepaugment.adapters import Erasing
 from keepaugment.sources import covered_pixels
 
@@ -27,7 +27,7 @@ def make_erasing(keep: bool, share: float, p: float = P) -> Erasing:
         share: in [0, 1].
         p: probability that an image is erased.
     """
-    method = KeepRandomErasing(saliency=BoxSaliency(), p=p) if keep else RandomErasing(p)
+    method = RandomErasing(p, keep=Keep(BoxSaliency()) if keep else None)
     return Erasing(method, min_visible=1.0 - share, protect=keep)
 
 

@@ -5,12 +5,10 @@ Crop, flip and Random Erasing, or the same where it is not important (KeepAugmen
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from keepaugment import KeepRandomErasing, RandomErasing, Saliency, SampleDraws
+from keepaugment import Keep, RandomErasing, Saliency, SampleDraws
 from keepaugment.cutting import Fill
 from keepaugment.draws import Source
 from keepbench.clock import Clock
@@ -41,12 +39,11 @@ def make_erasing(
         generator: where boxes come from, the same ones' sizes in every arm.
         noise: where a control map comes from.
     """
-    keep: dict[str, Any] = {}
+    keep = None
     if config.keep:
-        saliency = make_saliency(config.saliency, gradient, noise)
-        keep = {"saliency": saliency, "tau": config.tau}
-    kind = KeepRandomErasing if keep else RandomErasing
-    return kind(p=config.erase_p, fill=_FILLS[config.erase_fill], generator=generator, **keep)
+        keep = Keep(make_saliency(config.saliency, gradient, noise), config.tau)
+    fill = _FILLS[config.erase_fill]
+    return RandomErasing(config.erase_p, fill=fill, generator=generator, keep=keep)
 
 
 class Augmentation:

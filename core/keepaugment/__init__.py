@@ -8,6 +8,7 @@ from keepaugment.cached import CachedSaliency, box_agreement
 from keepaugment.cutmix import CutMix, KeepCutMix
 from keepaugment.cutting import (
     Cutout,
+    Keep,
     KeepCutout,
     KeepPaste,
     KeepRandomErasing,
@@ -42,6 +43,7 @@ __all__ = [
     "EarlyHead",
     "GradientSaliency",
     "InvertedSaliency",
+    "Keep",
     "KeepCutMix",
     "KeepCutout",
     "KeepPaste",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ class CutMix(Cut):
         p: probability that a batch is mixed.
         border: "clip", the original's, or "inside".
         generator: where random numbers come from.
+        keep: makes it Selective-Cut (KeepAugment section 4.2): important boxes of the image that is
+            cut are not replaced.
     """
 
     def __init__(
@@ -37,14 +40,16 @@ class CutMix(Cut):
         p: float = 1.0,
         border: Border = "clip",
         generator: Source = None,
+        keep: Keep | None = None,
     ) -> None:
-        super().__init__(p, border, 0.0, generator)
+        super().__init__(p, border, 0.0, generator, keep)
         if not 0.0 < alpha < math.inf:
             raise ValueError(f"alpha must be positive, found {alpha}")
         self.num_classes = num_classes
         self.alpha = alpha
 
-    def _draw(self, images: Tensor) -> tuple[Size, Tensor]:
+    def draw(self, images: Tensor) -> tuple[Size, Tensor]:
+        """Draw the batch's box and whether it is mixed."""
         u = uniform(self.generator, (len(images), 3), images.device)[:1]  # the batch's draw
         share = (1.0 - symmetric_beta(self.alpha, u[:, :1, None], u[:, 1:2, None])).sqrt()
         height, width = images.shape[2:]
@@ -72,9 +77,16 @@ class CutMix(Cut):
 
 
 class KeepCutMix(CutMix):
-    """CutMix that keeps the important region of the image it cuts (KeepAugment section 4.2).
+    """CutMix that keeps the important region, the short way to `keep=Keep(...)`.
 
-    Arguments as in `CutMix` and `KeepCutout`.
+    Args:
+        model: images to logits; or None with `saliency`.
+        num_classes: as in `CutMix`.
+        alpha: as in `CutMix`.
+        tau: as in `Keep`.
+        saliency: a map of your choice instead of the model.
+        match_area: as in `Keep`.
+        **options: of `CutMix`: p, border and generator.
     """
 
     def __init__(
@@ -86,9 +98,8 @@ class KeepCutMix(CutMix):
         *,
         saliency: Saliency | None = None,
         match_area: bool = False,
-        p: float = 1.0,
-        border: Border = "clip",
-        generator: Source = None,
+        **options: Any,
     ) -> None:
-        super().__init__(num_classes, alpha, p=p, border=border, generator=generator)
-        self.keep = Keep.of(model, saliency, tau, match_area)
+        super().__init__(
+            num_classes, alpha, keep=Keep.of(model, saliency, tau, match_area), **options
+        )

@@ -38,11 +38,30 @@ def per_channel(values: Sequence[float], images: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Keep:
-    """What a Keep method has and its plain one has not: a map, and how it limits the choice."""
+    """What a Keep arm has and its plain method has not: a map, and how it limits the choice.
+
+        cut = Cutout(16, keep=Keep(GradientSaliency(model, scale=0.5)))
+
+    Args:
+        saliency: the map: a function of (images, targets) to (B, H, W).
+        tau: a region is cut only if its importance is at most this quantile of all candidates'.
+        match_area: keep the plain method's law of the cut area. Without it sums favour the small
+            boxes that the border clips, and at tau 0.6 a sixth less is cut even for a random map.
+
+    Raises:
+        ValueError: The map cannot be called, or tau is not in [0, 1].
+    """
 
     saliency: Saliency
-    tau: float
+    tau: float = 0.6
     match_area: bool = False
+
+    def __post_init__(self) -> None:
+        check_tau(self.tau)
+        if not callable(self.saliency):
+            raise ValueError(
+                f"saliency must be a function of (images, targets), found {self.saliency!r}"
+            )
 
     def map(self, images: Tensor, targets: Any) -> Tensor:
         """The map of images; None would be taken for a plain method's."""
@@ -59,8 +78,7 @@ class Keep:
         tau: float,
         match_area: bool = False,
     ) -> Keep:
-        """The gradient map of `model`, or the map `saliency`; exactly one is given."""
-        check_tau(tau)
+        """With the gradient map of `model`, or the map `saliency`; exactly one is given."""
         if (model is None) == (saliency is None):
             raise ValueError(
                 "give either a model, for its gradient map, or saliency=, your own map"
@@ -69,11 +87,19 @@ class Keep:
 
 
 class Cut:
-    """What all cutting methods share: how a region is chosen and what it becomes."""
+    """What all cutting methods share: how a region is chosen and what it becomes.
 
-    keep: Keep | None = None  # the one difference between a plain method and its Keep arm
+    Args:
+        p: probability that an image is cut.
+        border: "clip" boxes at the image's border, or choose them "inside".
+        fill: what a region becomes.
+        generator: where random numbers come from.
+        keep: the one difference between a plain method and its Keep arm; None is plain.
+    """
 
-    def __init__(self, p: float, border: Border, fill: Fill, generator: Source) -> None:
+    def __init__(
+        self, p: float, border: Border, fill: Fill, generator: Source, keep: Keep | None
+    ) -> None:
         if not 0.0 <= p <= 1.0:
             raise ValueError(f"p must be a probability in [0, 1], found {p}")
         self.p = p
@@ -81,9 +107,10 @@ class Cut:
         self.fill = fill_numbers(fill)
         check_generator(generator)
         self.generator = generator
+        self.keep = keep
 
-    def _draw(self, images: Tensor) -> tuple[Size, Tensor]:
-        """The regions' size, and a number (B or 1, 1) by image: it is cut if that is below p."""
+    def draw(self, images: Tensor) -> tuple[Size, Tensor]:
+        """Draw the regions' size, and a number (B or 1, 1) by image: one below p is cut."""
         raise NotImplementedError
 
     def _choice(self, images: Tensor, targets: Any, spare: Spare | None) -> dict[str, Any]:
@@ -108,7 +135,7 @@ class Cut:
                 would is not cut.
         """
         check_images(images)
-        size, u = self._draw(images)
+        size, u = self.draw(images)
         choice = self._choice(images, targets, spare)
         chosen = choose_region(images=images, size=size, generator=self.generator, **choice)
         return chosen if self.p == 1.0 else chosen & (u < self.p)[:, :, None, None]
@@ -124,18 +151,23 @@ class Cut:
         check_images(images)
         u = uniform(self.generator, (len(images), 1), images.device)[:, 0]
         choice = self._choice(images, targets, spare)
-        return allowed_regions(images=images, size=self._draw(images)[0], u=u, **choice)[0]
+        return allowed_regions(images=images, size=self.draw(images)[0], u=u, **choice)[0]
 
 
-class _Erase(Cut):
-    """A cut whose region becomes a constant or noise, in a share `p` of the images."""
+class Erase(Cut):
+    """A cut whose region becomes a constant or noise, in a share `p` of the images.
 
-    def _size(self, images: Tensor) -> Size:
+    A subclass says by `box_size` how large its regions are.
+    """
+
+    def box_size(self, images: Tensor) -> Size:
+        """The regions' size in images (B, C, H, W): an int, (h, w), or sizes (B, 2) in pixels."""
         raise NotImplementedError
 
-    def _draw(self, images: Tensor) -> tuple[Size, Tensor]:
+    def draw(self, images: Tensor) -> tuple[Size, Tensor]:
+        """Draw which images are cut, then the regions' size."""
         u = uniform(self.generator, (len(images), 1), images.device)
-        return self._size(images), u
+        return self.box_size(images), u
 
     def filling(self, images: Tensor) -> float | Tensor:
         """What regions of images (B, C, H, W) become: a number, (C, 1, 1), or the images' shape."""
@@ -168,7 +200,7 @@ def size_in(images: Tensor, size: Size | None) -> Size:
     return min(side // 2, 12 + side // 8) if size is None else size
 
 
-class Cutout(_Erase):
+class Cutout(Erase):
     """Cut a box of one size out of every image (DeVries and Taylor, 2017, arXiv:1708.04552).
 
     Args:
@@ -178,6 +210,7 @@ class Cutout(_Erase):
         border: "clip", the original's: centred on any pixel, clipped at the border; or "inside".
         fill: what the box becomes; 0 is the mean colour of normalised images.
         generator: where random numbers come from.
+        keep: makes it Selective-Cut (KeepAugment section 3): important boxes are not cut.
     """
 
     def __init__(
@@ -188,18 +221,20 @@ class Cutout(_Erase):
         border: Border = "clip",
         fill: Fill = 0.0,
         generator: Source = None,
+        keep: Keep | None = None,
     ) -> None:
-        super().__init__(p, border, fill, generator)
+        super().__init__(p, border, fill, generator, keep)
         self.size = size
 
-    def _size(self, images: Tensor) -> Size:
+    def box_size(self, images: Tensor) -> Size:  # noqa: D102
         return size_in(images, self.size)
 
 
 class KeepCutout(Cutout):
     """Cutout that keeps the important region (Selective-Cut, KeepAugment section 3).
 
-    Three lines in a training loop, of which the second is yours already:
+    The short way to `Cutout(size, keep=Keep(...))`. Three lines in a training loop, of which the
+    second is yours already:
 
         keep = KeepCutout(model)
         for images, labels in loader:
@@ -208,15 +243,11 @@ class KeepCutout(Cutout):
     Args:
         model: images to logits; explained by its full gradient map. Or None with `saliency`.
         size: of the box in pixels, as in `Cutout`.
-        tau: a region is cut only if its importance is at most this quantile of all candidates'.
+        tau: as in `Keep`.
         saliency: a map of your choice instead of the model, such as
             `GradientSaliency(model, scale=0.5, head=head)`.
-        match_area: keep plain Cutout's law of the cut area. Without it sums favour the small boxes
-            that the border clips, and at tau 0.6 a sixth less is cut even for a random map.
-        p: probability that an image is cut.
-        border: as in `Cutout`.
-        fill: as in `Cutout`.
-        generator: where random numbers come from.
+        match_area: as in `Keep`.
+        **options: of `Cutout`: p, border, fill and generator.
     """
 
     def __init__(
@@ -227,16 +258,12 @@ class KeepCutout(Cutout):
         *,
         saliency: Saliency | None = None,
         match_area: bool = False,
-        p: float = 1.0,
-        border: Border = "clip",
-        fill: Fill = 0.0,
-        generator: Source = None,
+        **options: Any,
     ) -> None:
-        super().__init__(size, p=p, border=border, fill=fill, generator=generator)
-        self.keep = Keep.of(model, saliency, tau, match_area)
+        super().__init__(size, keep=Keep.of(model, saliency, tau, match_area), **options)
 
 
-class RandomErasing(_Erase):
+class RandomErasing(Erase):
     """Erase a box of random area and aspect, a size per image (Zhong et al., arXiv:1708.04896).
 
     Args:
@@ -247,6 +274,8 @@ class RandomErasing(_Erase):
             uniformly as the original, Bag of Tricks and torchreid do.
         fill: what the box becomes: a number, one per channel, or "random" normal noise.
         generator: where random numbers come from.
+        keep: makes it Selective-Cut (KeepAugment section 4.4). The quantile is that of all places
+            of each image's own box size.
     """
 
     def __init__(
@@ -258,15 +287,16 @@ class RandomErasing(_Erase):
         log_ratio: bool = False,
         fill: Fill = 0.0,
         generator: Source = None,
+        keep: Keep | None = None,
     ) -> None:
-        super().__init__(p, "inside", fill, generator)
+        super().__init__(p, "inside", fill, generator, keep)
         if not 0.0 <= scale[0] <= scale[1] <= 1.0 or not 0.0 < ratio[0] <= ratio[1] < math.inf:
             raise ValueError(f"scale {scale} and ratio {ratio} must be ranges, scale within [0, 1]")
         self.scale = scale
         self.ratio = ratio
         self.log_ratio = log_ratio
 
-    def _size(self, images: Tensor) -> Tensor:
+    def box_size(self, images: Tensor) -> Tensor:
         """Sizes (B, 2) in pixels; (0, 0) where none of the drawn ones fits, as in the originals."""
         height, width = images.shape[2:]
         u = uniform(self.generator, (len(images), 2 * _TRIES), images.device)
@@ -281,10 +311,13 @@ class RandomErasing(_Erase):
 
 
 class KeepRandomErasing(RandomErasing):
-    """Random Erasing that keeps the important region (KeepAugment section 4.4).
+    """Random Erasing that keeps the important region, the short way to `keep=Keep(...)`.
 
-    The quantile is that of all places of each image's own box size. Arguments as in
-    `RandomErasing` and `KeepCutout`.
+    Args:
+        model: images to logits; or None with `saliency`.
+        tau: as in `Keep`.
+        saliency: a map of your choice instead of the model.
+        **options: of `RandomErasing`.
     """
 
     def __init__(
@@ -293,15 +326,9 @@ class KeepRandomErasing(RandomErasing):
         tau: float = 0.6,
         *,
         saliency: Saliency | None = None,
-        p: float = 0.5,
-        scale: tuple[float, float] = (0.02, 0.4),
-        ratio: tuple[float, float] = (0.3, 1 / 0.3),
-        log_ratio: bool = False,
-        fill: Fill = 0.0,
-        generator: Source = None,
+        **options: Any,
     ) -> None:
-        super().__init__(p, scale, ratio, log_ratio=log_ratio, fill=fill, generator=generator)
-        self.keep = Keep.of(model, saliency, tau)
+        super().__init__(keep=Keep.of(model, saliency, tau), **options)
 
 
 class KeepPaste:

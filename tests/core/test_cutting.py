@@ -21,6 +21,7 @@ from keepaugment import (
     CutMix,
     Cutout,
     GradientSaliency,
+    Keep,
     KeepCutMix,
     KeepCutout,
     KeepPaste,
@@ -583,3 +584,37 @@ def test_images_keep_their_memory_format(method: str) -> None:
     found = CHANNELS_LAST[method](images.to(memory_format=torch.channels_last))
     assert found.is_contiguous(memory_format=torch.channels_last) and plain.is_contiguous()
     assert torch.equal(found, plain)
+
+
+@pytest.mark.parametrize(
+    ("method", "short"),
+    [
+        (partial(Cutout, 6), partial(KeepCutout, size=6)),
+        (partial(RandomErasing, p=0.9), partial(KeepRandomErasing, p=0.9)),
+        (partial(CutMix, 4), partial(KeepCutMix, None, 4)),
+    ],
+)
+def test_the_short_way_is_the_method_with_keep(method: Any, short: Any) -> None:
+    images, labels = torch.rand(4, 3, 16, 16), torch.arange(4)
+
+    def saliency(images: Tensor, targets: Any) -> Tensor:
+        return images.mean(1)
+
+    torch.manual_seed(1)
+    expected = short(saliency=saliency, tau=0.3)(images, labels)
+    torch.manual_seed(1)
+    found = method(keep=Keep(saliency, tau=0.3))(images, labels)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        (lambda: Keep(torch.rand(1, 8, 8)), "saliency must be a function"),
+        (lambda: Keep(RandomSaliency(), tau=1.5), "tau"),
+    ],
+)
+def test_what_cannot_be_kept_by_is_refused(keep: Callable[[], Keep], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        keep()
