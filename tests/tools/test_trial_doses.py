@@ -18,6 +18,7 @@ from reporting.content import build
 from reporting.page import html as page_of_report
 from trialling.analysis import FALLS, GROWS, findings, half_width
 from trialling.arms import METHODS
+from trialling.cli import main
 from trialling.contrasts import dose_contrasts
 from trialling.page import as_json, page
 from trialling.plan import Plan, RunJob, fix_plan, make_plan, read_plan, run_job, stages
@@ -118,6 +119,8 @@ def test_the_page_draws_the_doses_and_says_from_which_on(tmp_path: Path) -> None
     assert "Of the best doses: KeepCutout, size " in trial.sentence
     html = page(trial)
     assert "Dose and response" in html and "crop and flip: 89.4" in html
+    main(["x", "--read", "--out", str(tmp_path), "--picture", str(tmp_path / "doses.png")])
+    assert (tmp_path / "doses.png").read_bytes()[:4] == b"\x89PNG"
     report = page_of_report(build([tmp_path], load({})), tmp_path)
     assert "accuracy over the dose" in report and "from size 8 on" in report
     found = json.loads(json.dumps(as_json(trial)))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from textwrap import fill
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from reporting.results import CellView, Measured
@@ -251,3 +253,13 @@ def doses(name: str, title: str, found: Doses) -> Markup:
         ]
         words += [f"{found.level[0]}: {found.level[1]:.2f}"] if found.level else []
         return to_svg(figure, name, f"{title}. {'; '.join(words)}")
+
+
+def save_doses(path: Path, found: Doses) -> None:
+    """Dose and response as a picture of its own, of the kind that the file's name says."""
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axes = figure.subplots()
+    draw_doses(axes, found, ("tab:gray", "tab:blue", "tab:orange", "tab:green"), "black")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)

@@ -21,12 +21,13 @@ from queueing.cli import summary
 from queueing.jobs import config_of, given_settings
 from reporting.catalogue import TASKS, load
 from reporting.evidence import p_value
+from reporting.plots import save_doses
 from trialling.analysis import half_width
 from trialling.arms import ARMS, METHODS, USUAL, Method, check_arms, check_given
 from trialling.doses import Dose, parse_doses
 from trialling.page import as_json, page
 from trialling.plan import PLAN, Plan, fix_plan, make_plan, read_plan, stages
-from trialling.results import Trial, read_trial
+from trialling.results import Trial, dose_curves, read_trial
 from trialling.taking import take
 from trialling.timing import announcement, in_words, seconds_of_runs, whole_seconds
 
@@ -84,6 +85,9 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--dry-run", action="store_true", help="say what would be run and stop")
     parser.add_argument("--read", action="store_true", help="run nothing; recompute from the bits")
     parser.add_argument("--json", type=Path, help="write the results to this file, too")
+    parser.add_argument(
+        "--picture", type=Path, help="draw accuracy over the doses into this file: PNG, SVG or PDF"
+    )
     return parser.parse_args(argv)
 
 
@@ -197,7 +201,7 @@ def _equal(p: float) -> str:
     return said if said.startswith("<") else f"= {said}"
 
 
-def _show(trial: Trial, out: Path, file: Path | None) -> None:
+def _show(trial: Trial, out: Path, file: Path | None, picture: Path | None) -> None:
     print(trial.sentence, trial.remark)
     for each in trial.findings:
         more = each.wish and f": {each.wish}"
@@ -207,6 +211,10 @@ def _show(trial: Trial, out: Path, file: Path | None) -> None:
         )
     if file:
         file.write_text(json.dumps(as_json(trial), indent=1) + "\n")
+    if picture:
+        if (found := dose_curves(trial)) is None:
+            raise ValueError("--picture draws doses, of which this trial has none to draw yet")
+        save_doses(picture, found)
     write(out / "trial.html", page(trial), "the page")
 
 
@@ -233,7 +241,7 @@ def main(argv: list[str] | None = None) -> None:
             if arguments.dry_run:
                 return
             done = _carry_out(plan, devices, out, arguments.take)
-        _show(read_trial(plan, out), out, arguments.json)
+        _show(read_trial(plan, out), out, arguments.json, arguments.picture)
     except (ValueError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
     if not done:
