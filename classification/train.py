@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,12 +50,14 @@ class Trainer(Training):
         right: (N,) bool, which of this process's test images were right in the last test, or None.
     """
 
+    SUMS = ("loss", "right", "changed", "count", "skipped")
+
     right: Tensor | None = None
 
     nonfinite_advice = ", or --nonfinite skip with --resume"
 
     def __init__(self, config: Config, data: Data, processes: Processes) -> None:
-        super().__init__(config, processes, figures=5)
+        super().__init__(config, processes)
         self.data = data
         config.check_image_size(data.image_size)
         device, classes = self.device, len(data.classes)
@@ -131,11 +133,12 @@ class Trainer(Training):
         order = replace(self.order, rank=0, world_size=1, start=step)
         return f"the training images {next(iter(order))}"
 
-    def train_step(self, batch: Batch) -> Tensor:
+    def train_step(self, batch: Batch) -> dict[str, Tensor]:
         """Augment a step's samples and train on them.
 
         Returns:
-            (5,) sums of losses, right answers and changed shares, the count, and steps skipped.
+            Sums over the images of losses, right answers and changed shares, their count, and
+            whether the step was skipped.
         """
         config, processes = self.config, self.processes
         lr = learning_rate(config, self.epoch * self.steps + self.step, self.steps)
@@ -162,14 +165,21 @@ class Trainer(Training):
             if skipping and not self._finite_gradients():
                 for buffer, before in zip(self.model.buffers(), buffers, strict=True):
                     buffer.copy_(before)
-                return loss.new_tensor([0, 0, 0, 0, 1], dtype=torch.float32)
+                nothing = loss.new_zeros((), dtype=torch.float32)
+                return dict.fromkeys(self.SUMS, nothing) | {"skipped": nothing + 1}
             self._update()
         if self.maps.recycled:
             with self.clock("map"):
                 self.maps.recycled.take(inputs)
         right = (logits.detach().argmax(1) == batch.labels).sum()
         count, zero = len(batch.labels), right * 0
-        return torch.stack([loss.detach() * count, right, changed * count, zero + count, zero])
+        return {
+            "loss": loss.detach() * count,
+            "right": right,
+            "changed": changed * count,
+            "count": zero + count,
+            "skipped": zero,
+        }
 
     def _finite_gradients(self) -> bool:
         """Whether the gradient, which is that of all processes, can be used; waits for it."""
@@ -195,9 +205,10 @@ class Trainer(Training):
             "augment": sum(seconds.values()),
         }
 
-    def epoch_figures(self, totals: Tensor) -> Row:
+    def epoch_figures(self, totals: Mapping[str, Tensor]) -> Row:
         """Loss, accuracy (%), the changed area, and the seconds of a step's parts."""
-        loss, right, changed, count, skipped = totals.tolist()
+        found = {name: total.item() for name, total in totals.items()}
+        count = found["count"]
         if not count:
             raise FloatingPointError(
                 f"all {self.steps} steps of epoch {self.epoch} were skipped, for no gradient was "
@@ -205,13 +216,13 @@ class Trainer(Training):
             )
         row: Row = {
             "lr": learning_rate(self.config, self.epoch * self.steps - 1, self.steps),
-            "train_loss": loss / count,
-            "train_accuracy": 100 * right / count,
-            "changed_area": changed / count,
+            "train_loss": found["loss"] / count,
+            "train_accuracy": 100 * found["right"] / count,
+            "changed_area": found["changed"] / count,
         }
         row |= {f"{part}_seconds": seconds for part, seconds in self.part_seconds().items()}
         if self.config.nonfinite == "skip":
-            row["skipped_steps"] = round(skipped / self.processes.world_size)
+            row["skipped_steps"] = round(found["skipped"] / self.processes.world_size)
         return row
 
     def after_epoch(self) -> Row:

@@ -6,7 +6,7 @@ from the seed, the epoch and the number of the image, so a resumed run equals an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +82,10 @@ class Trainer(Training):
         start: scores before training.
     """
 
+    SUMS = (*LOSSES, "right", "changed", "steps")
+
     def __init__(self, config: Config, data: Data, processes: Processes) -> None:
-        super().__init__(config, processes, figures=len(LOSSES) + 3)
+        super().__init__(config, processes)
         self.data, device = data, self.device
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         model = make_model(config, data.num_classes, processes.first)
@@ -135,12 +137,12 @@ class Trainer(Training):
         """This process's images of a step of the present epoch, in words."""
         return f"the training images {self.order[step].tolist()}"
 
-    def step_loss(self, figures: Tensor) -> Tensor:
+    def step_loss(self, found: Mapping[str, Tensor]) -> Tensor:
         """The sum of all losses."""
-        return figures[: len(LOSSES)].sum()
+        return torch.stack([found[name] for name in LOSSES]).sum()
 
-    def train_step(self, batch: Tensor) -> Tensor:
-        """Train on images by number: losses, shares of right answers and erased pixels, and 1."""
+    def train_step(self, batch: Tensor) -> dict[str, Tensor]:
+        """Train on images by number: losses, shares of right answers and of erased pixels."""
         labels = self.data.labels[batch]
         with self.clock("augment"), self.autocast():
             inputs, changed = self.augment(self.epoch, self.step, batch)
@@ -151,7 +153,8 @@ class Trainer(Training):
             losses = self._losses(logits, output.raw.float(), labels)
             self._update(losses)
         right = (logits.detach().argmax(1) == labels).float().mean()
-        return torch.stack([*(loss.detach() for loss in losses), right, changed, right * 0 + 1])
+        found = dict(zip(LOSSES, losses, strict=True))
+        return found | {"right": right, "changed": changed, "steps": right * 0 + 1}
 
     def _losses(self, logits: Tensor, raw: Tensor, labels: Tensor) -> list[Tensor]:
         """Identity, triplet (mined in the whole batch of all processes) and centre loss."""
@@ -175,12 +178,14 @@ class Trainer(Training):
             with torch.no_grad():
                 centres.sub_(centres.grad, alpha=rate)
 
-    def epoch_figures(self, totals: Tensor) -> Row:
+    def epoch_figures(self, totals: Mapping[str, Tensor]) -> Row:
         """Losses, accuracy (%), the erased area, and the seconds of a step's parts."""
-        *losses, right, changed, count = totals.tolist()
+        found = {name: total.item() for name, total in totals.items()}
+        count = found["steps"]
         row: Row = {"lr": learning_rate(self.config, self.epoch - 1)}
-        row |= {f"{name}_loss": loss / count for name, loss in zip(LOSSES, losses, strict=True)}
-        row |= {"train_accuracy": 100 * right / count, "changed_area": changed / count}
+        row |= {f"{name}_loss": found[name] / count for name in LOSSES}
+        row["train_accuracy"] = 100 * found["right"] / count
+        row["changed_area"] = found["changed"] / count
         seconds = self.clock.seconds()
         row |= {f"{part}_seconds": seconds.pop(part, 0.0) for part in ("map", "step")}
         return row | {"augment_seconds": sum(seconds.values())}

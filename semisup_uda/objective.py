@@ -18,7 +18,7 @@ from semisup_uda.losses import (
 )
 
 SUMS = (
-    "total",
+    "loss",
     "supervised",
     "counted",
     "unsupervised",
@@ -80,7 +80,7 @@ def step_losses(
             right = each.guess == hidden
             found["right"] = right.float().mean()
             found["right_masked"] = (right & each.mask).float().mean()
-    return total, found | {"total": total}
+    return total, found | {"loss": total}
 
 
 def training_figures(
@@ -99,7 +99,7 @@ def training_figures(
         "pseudo_label_accuracy" of all unlabelled images and "masked_accuracy" of those that
         counted, in %.
     """
-    row = {"train_loss": means["total"], "supervised_loss": means["supervised"]}
+    row = {"train_loss": means["loss"], "supervised_loss": means["supervised"]}
     if config.tsa:
         row |= {"tsa_threshold": threshold, "tsa_share": means["counted"]}
     if config.method == "supervised":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,10 @@ class Trainer(Training):
         views: what the network sees; pictures can be drawn with it.
     """
 
+    SUMS = SUMS
+
     def __init__(self, config: Config, images: Images, processes: Processes) -> None:
-        super().__init__(config, processes, figures=len(SUMS))
+        super().__init__(config, processes)
         self.images = images
         data = images.data
         self.records = {"split.json": split_record(config, images)}
@@ -122,8 +124,8 @@ class Trainer(Training):
         other = self.views.strong(pixels, UNLABELLED, unlabelled.positions)
         return torch.cat([own, other["clean"], other["strong"]]), other["pasted"]
 
-    def train_step(self, batch: tuple[Samples, Samples]) -> Tensor:
-        """Train on a step's labelled and unlabelled samples: the values of `SUMS`."""
+    def train_step(self, batch: tuple[Samples, Samples]) -> dict[str, Tensor]:
+        """Train on a step's labelled and unlabelled samples: means over the batch."""
         labelled, unlabelled = batch
         config, images = self.config, self.images
         step = self.epoch * self.steps + self.step
@@ -147,18 +149,20 @@ class Trainer(Training):
             self.optimizer.step()
             if isinstance(self.tested, AveragedModel):
                 self.tested.update_parameters(self.model)
-        found["pasted"] = pasted
-        return torch.stack([found.get(name, torch.zeros_like(loss)).detach() for name in SUMS])
+        return dict.fromkeys(SUMS, torch.zeros_like(loss)) | found | {"pasted": pasted}
 
-    def epoch_figures(self, totals: Tensor) -> Row:
+    def epoch_figures(self, totals: Mapping[str, Tensor]) -> Row:
         """Means over the steps and processes, and the seconds of a step's parts."""
         steps = self.epoch * self.steps
-        means = (totals / self.steps / self.processes.world_size).tolist()
+        means = {
+            name: (total / self.steps / self.processes.world_size).item()
+            for name, total in totals.items()
+        }
         row = {"step": steps, "lr": learning_rate(self.config, steps - 1)}
         progress = self.epoch / self.config.epochs
         row |= training_figures(
             self.config,
-            dict(zip(SUMS, means, strict=True)),
+            means,
             known=self.images.hidden is not None,
             threshold=tsa_threshold(self.config.tsa, progress, len(self.images.data.classes)),
         )

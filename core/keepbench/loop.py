@@ -8,10 +8,10 @@ from __future__ import annotations
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -41,13 +41,12 @@ class Training(ABC):
     Args:
         config: its settings, `epochs`, `bf16` and `tensorboard` among them.
         processes: this process among those of the run.
-        figures: how many numbers `train_step` returns.
 
     Attributes:
         epoch: epochs trained so far.
         step: steps done in the present epoch.
         steps: steps of the present epoch.
-        sums: of the figures of these steps.
+        sums: what these steps gave, in the order of `SUMS`.
         clock: counts the time of a step's parts.
     """
 
@@ -58,12 +57,15 @@ class Training(ABC):
     seconds = 0.0  # of the epoch's steps, in this process
     nonfinite_advice = ""  # what else can be done about a loss that is not finite
 
-    def __init__(self, config: Any, processes: Processes, figures: int) -> None:
+    SUMS: ClassVar[tuple[str, ...]]
+    """What is added up over the steps of an epoch, by name; "loss" is one."""
+
+    def __init__(self, config: Any, processes: Processes) -> None:
         self.config = config
         self.processes = processes
         self.device = processes.device
         self.epoch = self.step = 0
-        self.sums = torch.zeros(figures, device=self.device)
+        self.sums = torch.zeros(len(self.SUMS), device=self.device)
         self.clock = Clock(self.device)
         self.records: dict[str, Any] = {}  # JSON files that say more of the run, by name
         self.ranks: list[dict[str, Any]] = []  # what processes held apart when they gathered
@@ -73,11 +75,11 @@ class Training(ABC):
         """The batches of the present epoch, from `step` on."""
 
     @abstractmethod
-    def train_step(self, batch: Any) -> Tensor:
-        """Train on a batch: (figures,) numbers to add up over the epoch, the loss first."""
+    def train_step(self, batch: Any) -> Mapping[str, Tensor]:
+        """Train on a batch: a number for each of `SUMS`."""
 
     @abstractmethod
-    def epoch_figures(self, totals: Tensor) -> Row:
+    def epoch_figures(self, totals: Mapping[str, Tensor]) -> Row:
         """An epoch's metrics from the sums over its steps and all processes; `epoch` counts it."""
 
     @abstractmethod
@@ -95,9 +97,9 @@ class Training(ABC):
         """What follows an epoch, such as a test if it is due: further metrics."""
         return {}
 
-    def step_loss(self, figures: Tensor) -> Tensor:
-        """What must be finite of a step's figures."""
-        return figures[0]
+    def step_loss(self, found: Mapping[str, Tensor]) -> Tensor:
+        """What must be finite of what a step gave."""
+        return found["loss"]
 
     def autocast(self) -> torch.autocast:
         """The precision that a step computes in."""
@@ -199,12 +201,12 @@ def train_steps(
     for batch in training.batches():
         step = training.step
         try:
-            figures = training.train_step(batch)
+            found = training.train_step(batch)
         except ValueError as error:  # such as a map with NaN
             watch.check()
             raise ValueError(f"{error} ({watch.place(step)})") from error
-        watch.add(step, training.step_loss(figures))
-        training.sums += figures
+        watch.add(step, training.step_loss(found))
+        training.sums += torch.stack([found[name].detach() for name in training.SUMS])
         training.step += 1
         progress()
         if stopped := stop():
@@ -220,7 +222,8 @@ def finish_epoch(training: Training) -> Row:
     """Count the present epoch as done and do what follows it: its metrics."""
     for module in dict.fromkeys((training.model, training.tested)):  # in one order everywhere
         training.processes.share_buffers(module)
-    totals = training.processes.total(training.sums)
+    sums = training.processes.total(training.sums).cpu()
+    totals = dict(zip(training.SUMS, sums, strict=True))
     training.epoch, training.step = training.epoch + 1, 0
     training.sums = torch.zeros_like(training.sums)
     row = {"epoch": training.epoch, **training.epoch_figures(totals)}

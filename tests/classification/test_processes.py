@@ -34,7 +34,7 @@ STOPPED = Config(
 class Asked(Trainer):
     """One process alone is asked to stop, before the third step."""
 
-    def train_step(self, batch: Any) -> torch.Tensor:
+    def train_step(self, batch: Any) -> dict[str, torch.Tensor]:
         if (self.epoch, self.step, self.processes.rank) == (0, 2, 1):
             signal.raise_signal(signal.SIGTERM)
         return super().train_step(batch)

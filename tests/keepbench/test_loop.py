@@ -7,7 +7,7 @@ import resource
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,13 +45,15 @@ class Toy(Training):
         before: what happens before a step, by its number from 1 over all epochs.
     """
 
+    SUMS = ("loss", "steps")
+
     def __init__(
         self,
         config: Config,
         processes: Processes = CPU,
         before: dict[int, Callable[[], Any]] | None = None,
     ) -> None:
-        super().__init__(config, processes, figures=2)
+        super().__init__(config, processes)
         torch.manual_seed(0)
         self.images = torch.randn(10, 4)
         self.model = nn.Linear(4, 1)
@@ -72,17 +74,17 @@ class Toy(Training):
     def images_of(self, step: int) -> str:
         return f"the images {list(replace(self.order, start=0, rank=0, world_size=1))[step]}"
 
-    def train_step(self, batch: list[int]) -> Tensor:
+    def train_step(self, batch: list[int]) -> dict[str, Tensor]:
         self.before.get(self.epoch * self.steps + self.step + 1, lambda: None)()
         loss = (self.network(self.images[batch]) - 1).square().mean()
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
         self.tested.update_parameters(self.model)
-        return torch.stack([loss.detach(), torch.ones(())])
+        return {"loss": loss, "steps": torch.ones(())}
 
-    def epoch_figures(self, totals: Tensor) -> Row:
-        return {"train_loss": float(totals[0] / totals[1])}
+    def epoch_figures(self, totals: Mapping[str, Tensor]) -> Row:
+        return {"train_loss": float(totals["loss"] / totals["steps"])}
 
     def after_epoch(self) -> Row:
         return {"test": self.tested(self.images).mean().item()}

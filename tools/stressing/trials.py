@@ -23,7 +23,8 @@ OTHERS = ("random", "inverted", "centre", "low_early", "cached", "recycled")
 
 def _value(each: Field[Any], random: Random) -> Any:
     """Another value than the default, as a user might give it."""
-    kind, choices = type(each.default), each.metadata["choices"]
+    kind: type = type(each.default)
+    choices = each.metadata["choices"]
     if kind is bool:
         return not each.default
     if choices:

@@ -29,7 +29,7 @@ def _seconds(plan: Plan, cell: str, data: Data, processes: Processes) -> float:
     trainer = Trainer(config, data, processes)
     marks = [time.perf_counter()]
     for batch in islice(trainer.batches(), WARM + TIMED):
-        trainer.train_step(batch)[0].item()
+        trainer.train_step(batch)["loss"].item()
         marks.append(time.perf_counter())
     steps = [after - before for before, after in pairwise(marks)]
     step = median(steps[WARM:] or steps)
