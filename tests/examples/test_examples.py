@@ -20,9 +20,11 @@ from keepaugment import cutting
 FOLDER = EXAMPLES[0].parent
 PACKAGES = {
     "accelerate_loop": "accelerate",
+    "albumentations_policy": "albumentations",
     "hugging_face": "transformers",
     "lightning_module": "lightning",
     "reid_torchreid": "torchreid",
+    "timm_policy": "timm",
     "timm_training": "timm",
     "ultralytics_yolo": "ultralytics",
 }
@@ -52,6 +54,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFi
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path))
     monkeypatch.setenv("YOLO_OFFLINE", "true")
+    monkeypatch.setenv("NO_ALBUMENTATIONS_UPDATE", "1")
     monkeypatch.chdir(tmp_path)
 
     def run(path: Path) -> str:
