@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from loops import EXAMPLES, PAGE, cells, examples, is_changed, with_table
 
-from keepaugment import cutting
+from keepaugment import cutting, selective
 
 FOLDER = EXAMPLES[0].parent
 PACKAGES = {
@@ -38,13 +38,14 @@ ENDED = re.compile(r"^loss \d+\.\d+$|^Rank-1 ", re.MULTILINE)
 def regions(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """For each region that is drawn, whether a map says where."""
     found: list[bool] = []
-    choose = cutting.choose_region
+    choose = selective.choose_region
 
     def chosen(saliency: Any, *args: Any, **options: Any) -> Any:
         found.append(saliency is not None)
         return choose(saliency, *args, **options)
 
-    monkeypatch.setattr(cutting, "choose_region", chosen)
+    for module in (cutting, selective):
+        monkeypatch.setattr(module, "choose_region", chosen)
     return found
 
 

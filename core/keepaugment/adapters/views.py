@@ -99,7 +99,8 @@ class TwoViews:
         if worker is None or worker.seed == self._seeded:
             return
         self._seeded = worker.seed
-        for number, part in enumerate((self.geometric, self.policy, self.normalise)):
+        parts: tuple[Any, ...] = (self.geometric, self.policy, self.normalise)
+        for number, part in enumerate(parts):
             if "albumentations" in _packages(part) and hasattr(part, "set_random_seed"):
                 part.set_random_seed(worker.seed + number)
                 # It has seeded all inner transforms alike, which would decide alike.
