@@ -273,7 +273,7 @@ def test_a_copy_does_the_same(package: str) -> None:
 # timm's own transform, data set and loader
 
 
-def test_timm_s_transform_in_three_parts(same: Path) -> None:
+def test_timm_s_transform_in_three_parts() -> None:
     from timm.data import create_transform
 
     options = {"is_training": True, "auto_augment": "rand-m9-mstd0.5", "separate": True}
