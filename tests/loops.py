@@ -17,7 +17,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from keepaugment import (
     BoxSaliency,
@@ -30,6 +32,7 @@ from keepaugment import (
     MaskSaliency,
     adapters,
 )
+from keepaugment.adapters import TwoViews
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "loops.md"
@@ -72,29 +75,38 @@ def _paste(saliency: Any) -> Step:
     return lambda images, targets: paste(images, images.flip(3), targets)
 
 
+def _paste_views(saliency: Any) -> Step:
+    paste = KeepPaste(size=8, saliency=saliency)
+    return lambda images, targets: paste(*images, targets)
+
+
 METHODS: dict[str, Callable[[Any], Step]] = {
     "KeepCutout": lambda saliency: KeepCutout(size=8, saliency=saliency),
     "KeepRandomErasing": lambda saliency: KeepRandomErasing(p=1.0, saliency=saliency),
     "KeepCutMix": lambda saliency: KeepCutMix(None, CLASSES, saliency=saliency),
     "KeepPaste": _paste,
+    "TwoViews, KeepPaste": _paste_views,
 }
 
 
-def _own(step: Step, images: Tensor, targets: Any) -> Tensor:
-    result = step(images, targets)
+def _samples(method: str) -> list[Any]:
+    """What a data set gives: images (C, H, W), or two views of each."""
+    if "TwoViews" not in method:
+        return list(IMAGES)
+    identity = v2.Identity()
+    return [*map(TwoViews(identity, v2.RandomHorizontalFlip(1.0), identity), IMAGES)]
+
+
+def _own(step: Step, samples: list[Any], targets: Any) -> Tensor:
+    result = step(default_collate(samples), targets)
     return result[0] if isinstance(result, tuple) else result
 
 
-def _batch_transform(step: Step, images: Tensor, targets: Any) -> Tensor:
-    from torchvision.transforms import v2
-
-    return v2.Compose([adapters.KeepTransform(step)])(images, targets)[0]
+def _batch_transform(step: Step, samples: list[Any], targets: Any) -> Tensor:
+    return v2.Compose([adapters.KeepTransform(step)])(default_collate(samples), targets)[0]
 
 
-def _sample_transform(step: Step, images: Tensor, targets: Any) -> Tensor:
-    from torchvision import tv_tensors
-    from torchvision.transforms import v2
-
+def _sample_transform(step: Step, samples: list[Any], targets: Any) -> Tensor:
     size = (SIDE, SIDE)
     kinds: dict[str, Callable[[Any], Any]] = {
         "boxes": lambda x: tv_tensors.BoundingBoxes(x, format="XYXY", canvas_size=size),
@@ -107,25 +119,25 @@ def _sample_transform(step: Step, images: Tensor, targets: Any) -> Tensor:
     elif target.ndim == 0:
         target = int(target)
     transform = v2.Compose([adapters.Erasing(step)])  # type: ignore[arg-type]
-    return transform(tv_tensors.Image(images[0]), target)[0]
+    return transform(tv_tensors.Image(samples[0]), target)[0]
 
 
-def _timm(step: Step, images: Tensor, targets: Any) -> Tensor:
+def _timm(step: Step, samples: list[Any], targets: Any) -> Tensor:
     from timm.loss import SoftTargetCrossEntropy
 
-    changed, weights = adapters.KeepMixup(step, CLASSES)(images.clone(), targets)
+    changed, weights = adapters.KeepMixup(step, CLASSES)(default_collate(samples), targets)
     SoftTargetCrossEntropy()(NETWORK(changed), weights).backward()
     return changed
 
 
-def _collate(samples: list[tuple[Tensor, Any]]) -> list[Any]:
+def _collate(samples: list[tuple[Any, Any]]) -> list[Any]:
     """Images and targets of a batch; dicts stay in a list, as for detectors."""
     images, targets = zip(*samples, strict=True)
     own = list(targets) if isinstance(targets[0], dict) else torch.stack(targets)
-    return [torch.stack(images), own]
+    return [default_collate(images), own]
 
 
-def _lightning(step: Step, images: Tensor, targets: Any) -> Tensor:
+def _lightning(step: Step, samples: list[Any], targets: Any) -> Tensor:
     import lightning
 
     seen = []
@@ -149,12 +161,12 @@ def _lightning(step: Step, images: Tensor, targets: Any) -> Tensor:
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, callbacks=[Keep(step)],
     )  # fmt: skip
-    samples = list(zip(images, targets, strict=True))
-    trainer.fit(Module(), DataLoader(samples, batch_size=BATCH, collate_fn=_collate))
+    data = list(zip(samples, targets, strict=True))
+    trainer.fit(Module(), DataLoader(data, batch_size=BATCH, collate_fn=_collate))
     return seen[0]
 
 
-def _transformers(step: Step, images: Tensor, targets: Any) -> Tensor:
+def _transformers(step: Step, samples: list[Any], targets: Any) -> Tensor:
     import transformers
 
     seen = []
@@ -173,24 +185,24 @@ def _transformers(step: Step, images: Tensor, targets: Any) -> Tensor:
         save_strategy="no", disable_tqdm=True, remove_unused_columns=False,
     )  # fmt: skip
     Trainer(
-        Model(), arguments, train_dataset=list(zip(images, targets, strict=True)), step=step,
+        Model(), arguments, train_dataset=list(zip(samples, targets, strict=True)), step=step,
         data_collator=lambda s: dict(zip(("pixel_values", "labels"), _collate(s), strict=True)),
         compute_loss_func=adapters.mixed_loss if isinstance(targets, Tensor) else None,
     ).train()  # fmt: skip
     return seen[0]
 
 
-def _torchreid(step: Step, images: Tensor, targets: Any) -> Tensor:
+def _torchreid(step: Step, samples: list[Any], targets: Any) -> Tensor:
     import torchreid
 
     class Engine(adapters.KeepEngine, torchreid.engine.ImageSoftmaxEngine):  # type: ignore[misc]
         def __init__(self) -> None:
             self.step, self.use_gpu = step, False
 
-    return Engine().parse_data_for_train({"img": images, "pid": targets})[0]
+    return Engine().parse_data_for_train({"img": default_collate(samples), "pid": targets})[0]
 
 
-LOOPS: dict[str, Callable[[Step, Tensor, Any], Tensor]] = {
+LOOPS: dict[str, Callable[[Step, list[Any], Any], Tensor]] = {
     "own loop": _own,
     "torchvision v2, batch": _batch_transform,
     "torchvision v2, sample": _sample_transform,
@@ -208,7 +220,7 @@ def tried(method: str, target: str, loop: str) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the packages' own
-            changed = LOOPS[loop](METHODS[method](saliency), IMAGES, targets)
+            changed = LOOPS[loop](METHODS[method](saliency), _samples(method), targets)
     except ValueError as error:
         return re.sub(r"\s+", " ", str(error))
     first = IMAGES[: len(changed)] if changed.ndim == 4 else IMAGES[0]

@@ -15,14 +15,16 @@ from typing import Any
 import pytest
 from loops import EXAMPLES, PAGE, cells, examples, is_changed, with_table
 
-from keepaugment import cutting
+from keepaugment import cutting, selective
 
 FOLDER = EXAMPLES[0].parent
 PACKAGES = {
     "accelerate_loop": "accelerate",
+    "albumentations_policy": "albumentations",
     "hugging_face": "transformers",
     "lightning_module": "lightning",
     "reid_torchreid": "torchreid",
+    "timm_policy": "timm",
     "timm_training": "timm",
     "ultralytics_yolo": "ultralytics",
 }
@@ -36,13 +38,14 @@ ENDED = re.compile(r"^loss \d+\.\d+$|^Rank-1 ", re.MULTILINE)
 def regions(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """For each region that is drawn, whether a map says where."""
     found: list[bool] = []
-    choose = cutting.choose_region
+    choose = selective.choose_region
 
     def chosen(saliency: Any, *args: Any, **options: Any) -> Any:
         found.append(saliency is not None)
         return choose(saliency, *args, **options)
 
-    monkeypatch.setattr(cutting, "choose_region", chosen)
+    for module in (cutting, selective):
+        monkeypatch.setattr(module, "choose_region", chosen)
     return found
 
 
@@ -52,6 +55,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFi
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path))
     monkeypatch.setenv("YOLO_OFFLINE", "true")
+    monkeypatch.setenv("NO_ALBUMENTATIONS_UPDATE", "1")
     monkeypatch.chdir(tmp_path)
 
     def run(path: Path) -> str:

@@ -9,15 +9,18 @@ targets its map takes. It gives new images, or new images and class weights (B, 
         return paste(images, (policy(pixels) / 255 - mean) / std, labels)
 
 There `mean` and `std`, (3, 1, 1), are what the loader has normalised the images by; the policies of
-`keeppolicies` take uint8 pixels.
+`keeppolicies` take uint8 pixels. Where `TwoViews` among a data set's transforms has applied
+anybody's policy, images are two batches, and `lambda images, labels: paste(*images, labels)` is a
+step.
 
 A gradient map needs the model, so such a step belongs behind the loader, on the model's device, and
 not into a worker process. `Erasing` cuts with boxes, masks and keypoints, in a worker, too, if its
-map needs no model. It alone imports the package that it serves, and that when it is asked for.
+map needs no model. It and `TwoViews` alone import torchvision, and that when they are asked for.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from keepaugment.adapters.lightning import KeepCallback
@@ -29,6 +32,7 @@ from keepaugment.adapters.transformers import KeepTrainer, mixed_loss
 
 if TYPE_CHECKING:
     from keepaugment.adapters.erasing import Erasing
+    from keepaugment.adapters.views import TwoViews
 
 __all__ = [
     "Erasing",
@@ -39,13 +43,15 @@ __all__ = [
     "KeepTrainer",
     "KeepTransform",
     "Step",
+    "TwoViews",
     "mixed_loss",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name != "Erasing":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from keepaugment.adapters.erasing import Erasing
+_OF_TORCHVISION = {"Erasing": "erasing", "TwoViews": "views"}
 
-    return Erasing
+
+def __getattr__(name: str) -> Any:
+    if name not in _OF_TORCHVISION:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_OF_TORCHVISION[name]}"), name)

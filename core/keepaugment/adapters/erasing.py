@@ -2,7 +2,7 @@
 
 `torchvision.transforms.v2.RandomErasing` passes boxes, masks and keypoints on as they were and
 takes one region for a whole batch. This one takes a region per image, where the method's map allows
-one, and tells the targets. It alone in this library imports torchvision.
+one, and tells the targets.
 """
 
 from __future__ import annotations

@@ -7,14 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
-Step = Callable[[Tensor, Any], Tensor | tuple[Tensor, Any]]
+Step = Callable[[Any, Any], Tensor | tuple[Tensor, Any]]
 """images (B, C, H, W), targets -> new images, or these and new targets.
 
+Images may be two batches, the views of a data set with `TwoViews`, which the step makes one.
 Targets are labels (B,), to which new ones are class weights (B, K), or what the step's map takes.
 """
 
 
-def run_step(step: Step, images: Tensor, targets: Any) -> tuple[Tensor, Any]:
+def run_step(step: Step, images: Any, targets: Any) -> tuple[Tensor, Any]:
     """New images (B, C, H, W), and the step's new targets or else those that were there."""
     result = step(images, targets)
     return result if isinstance(result, tuple) else (result, targets)

@@ -35,7 +35,8 @@ class KeepMixup:
         autocast: makes the context that the map is taken in, as `amp_autocast` of timm's script.
 
     Attributes:
-        mixup_enabled: False leaves images and classes as they are, as in timm.
+        mixup_enabled: False leaves images and classes as they are, as in timm, and of two views
+            the augmented one.
 
     Raises:
         ValueError: A `mixup` of another smoothing or another number of classes.
@@ -63,16 +64,21 @@ class KeepMixup:
         self.autocast = autocast
         self.mixup_enabled = True
 
-    def __call__(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Any, target: Tensor) -> tuple[Tensor, Tensor]:
         """Map images (B, C, H, W) and labels (B,) to images and targets (B, num_classes).
+
+        Images may be the two views of `TwoViews`, each (B, C, H, W).
 
         Raises:
             ValueError: A label that is not below `num_classes`.
         """
-        check_labels(target, len(x), self.num_classes)
+        augmented = x if isinstance(x, Tensor) else x[-1]
+        check_labels(target, len(augmented), self.num_classes)
         if self.mixup_enabled:
             with self.autocast():
                 x, target = run_step(self.step, x, target)
+        else:
+            x = augmented
         if target.ndim == 1 and self.mixup is not None:
             self.mixup.mixup_enabled = self.mixup_enabled  # type: ignore[attr-defined]
             return self.mixup(x, target)

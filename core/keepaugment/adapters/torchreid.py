@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from keepaugment.adapters.step import Step, run_step
 
@@ -43,7 +44,7 @@ class KeepEngine:
         engine: Any = super()
         images, persons = engine.parse_data_for_train(data)
         if self.use_gpu:  # type: ignore[attr-defined]
-            images, persons = images.cuda(), persons.cuda()
+            images, persons = tree_map(Tensor.cuda, (images, persons))  # images may be two views
         images, targets = run_step(self.step, images, persons)
         if not isinstance(targets, Tensor) or targets.ndim != 1:
             kind = f"weights {tuple(targets.shape)}" if isinstance(targets, Tensor) else "targets"
