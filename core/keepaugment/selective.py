@@ -102,7 +102,7 @@ def allowed_regions(
         u: (B,) uniform numbers for the draw of `match_area`.
 
     Returns:
-        (B, P, Q) bool and the candidates' edges.
+        (B, P, Q) bool and the candidates, which have `edges`.
     """
     allowed, boxes = _allowed(saliency, images, size, side, tau, border, match_area, spare, u)
     if allowed is None:
