@@ -209,6 +209,10 @@ def test_runs_of_one_dose_at_a_time_are_read_as_one_trial(tmp_path: Path) -> Non
                 store(single, folder, arm, seed, percent(f"{arm}-{size}", seed))
     fix_plan(plan, tmp_path / "joined")
     (asked,) = stages(plan, tmp_path / "joined")
+    for record in elsewhere.rglob("run.json"):
+        about = json.loads(record.read_text())
+        record.write_text(json.dumps({**about, "files": {"arch": "old"}}))
+    assert take(asked, [elsewhere], {"arch": "new"}) == 0
     assert take(asked, [elsewhere]) == 4 * 2 * len(SIZES)
     assert take(asked, [elsewhere]) == 0
     trial = read_trial(plan, tmp_path / "joined")

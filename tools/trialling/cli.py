@@ -182,7 +182,7 @@ def _planned(
 def _carry_out(plan: Plan, devices: list[str], out: Path, sources: Sequence[Path]) -> bool:
     """Run what is left, look by look; whether all of it is finished."""
     for asked in stages(plan, out):
-        if taken := take(asked, sources):
+        if taken := take(asked, sources, plan.files):
             print(f"{taken} runs are taken from elsewhere")
         queue = [job for job in asked if not job.finished()]
         outcomes = local.run_all(queue, devices, out) if queue else []
