@@ -147,6 +147,11 @@ def make_cfg(
     except (AssertionError, KeyError, ValueError) as error:
         raise ValueError(f"extra={config.extra!r} is not for Detectron2: {error}") from None
     check_colours(*([v / 255 for v in cfg.MODEL[name]] for name in ("PIXEL_MEAN", "PIXEL_STD")))
+    if min(cfg.MODEL.PIXEL_STD) < 1:
+        raise ValueError(
+            f"PIXEL_STD {[*cfg.MODEL.PIXEL_STD]} is of images in [0, 1], Detectron2's are bytes; "
+            "multiply it and PIXEL_MEAN by 255"
+        )
     if (cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR) != (str(backbone.path or ""), str(folder)):
         raise ValueError(f"extra={config.extra!r}: give weights by --backbone, the folder by --out")
     return cfg

@@ -162,6 +162,7 @@ def find_model(weights: Mapping[str, Tensor], like: str) -> str:
         return ""
     wanted, channels = _shapes(weights), next((s[1] for s in layers if len(s) == 4), 3)
     plain = [f"resnet{depth}" for depth in (18, 34, 50, 101, 152)]
+    plain += ["wide_resnet50_2", "wide_resnet101_2", "resnext50_32x4d", "resnext101_32x8d"]
     near = difflib.get_close_matches(like, timm.list_models(), n=12, cutoff=0.5)
     for name in [*SMALL, *map(_tagged, [*plain, *near])]:
         with suppress(Exception), torch.device("meta"):  # some models compute with their weights

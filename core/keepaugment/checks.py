@@ -23,9 +23,11 @@ _NARROW = (torch.bool, torch.uint8, torch.int8, torch.int16)
 def readable(tensor: Tensor) -> bool:
     """Whether the values of `tensor` may be looked at without stalling a GPU or a compiler.
 
-    A fake tensor has none.
+    A fake tensor has none, and one within `torch.func.vmap` has those of many.
     """
     if torch.compiler.is_compiling() or hasattr(tensor, "fake_mode"):
+        return False
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         return False
     return tensor.device.type == "cpu"
 
@@ -57,7 +59,7 @@ def check_labels(labels: Tensor, batch: int, num_classes: int) -> None:
             + ("; apply Keep before mixing" if labels.ndim == 2 else "")
         )
     if batch and readable(labels):
-        low, high = int(labels.min()), int(labels.max())
+        low, high = int(labels.long().min()), int(labels.long().max())
         if low < 0 or high >= num_classes:
             raise ValueError(f"labels must be in [0, {num_classes}), found {low} to {high}")
 
@@ -112,11 +114,12 @@ def check_index(index: Tensor, number: int | None = None) -> Tensor:
         raise ValueError(
             f"index must be (B,) whole numbers, found {index.dtype} of shape {tuple(index.shape)}"
         )
+    index = index.long()  # torch finds no minimum of wide unsigned numbers
     if number is not None and len(index) and readable(index):
         low, high = int(index.min()), int(index.max())
         if low < 0 or high >= number:
             raise ValueError(f"index must be in [0, {number}), found {low} to {high}")
-    return index.long()
+    return index
 
 
 def warn_of_repeats(index: Tensor, consequence: str) -> None:

@@ -32,6 +32,16 @@ _MEAN: dict[Callable[..., Any], int] = {
 _FLAGS = ("training", "train", "use_input_stats")
 
 
+def _as_torchs(func: Any) -> Any:
+    """The function of torch that an operator such as torch.ops.aten.dropout is, or the operator.
+
+    Models that torch.export has read call operators.
+    """
+    packet = getattr(func, "overloadpacket", func)
+    space, _, name = getattr(packet, "_qualified_op_name", "").rpartition("::")
+    return (getattr(torch, name, None) or getattr(F, name, func)) if space == "aten" else func
+
+
 class EvaluationCalls(TorchFunctionMode):
     """Every functional layer called as in training runs as in evaluation.
 
@@ -50,8 +60,9 @@ class EvaluationCalls(TorchFunctionMode):
         kwargs = kwargs or {}
         if not torch.compiler.is_compiling():
             self.before_call(func, args, kwargs)
-        if func in _MEAN:
-            place = _MEAN[func]
+        known = _as_torchs(func)
+        if known in _MEAN:
+            place = _MEAN[known]
             mean = args[place] if len(args) > place else kwargs.get("running_mean")
             if mean is None:  # no statistics to use instead of the batch's
                 return func(*args, **kwargs)
@@ -60,8 +71,8 @@ class EvaluationCalls(TorchFunctionMode):
                 kwargs = {**kwargs, flag: False}
         if kwargs.get("dropout_p"):
             kwargs = {**kwargs, "dropout_p": 0.0}
-        if func in _POSITION and len(args) > _POSITION[func]:
-            position = _POSITION[func]
-            off = 0.0 if func is F.scaled_dot_product_attention else False
+        if known in _POSITION and len(args) > _POSITION[known]:
+            position = _POSITION[known]
+            off = 0.0 if known is F.scaled_dot_product_attention else False
             args = (*args[:position], off, *args[position + 1 :])
         return func(*args, **kwargs)

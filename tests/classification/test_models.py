@@ -78,7 +78,14 @@ def test_a_name_of_timms_trains_on_photographs_as_timms_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet20", "cifar_resnet18", "resnet18.a1_in1k", "test_vit.r160_in1k"]
+    "name",
+    [
+        "resnet20",
+        "cifar_resnet18",
+        "resnet18.a1_in1k",
+        "wide_resnet50_2.racm_in1k",
+        "test_vit.r160_in1k",
+    ],
 )
 def test_weights_tell_their_model(name: str) -> None:
     with torch.device("meta"):

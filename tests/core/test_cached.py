@@ -223,7 +223,7 @@ def test_numbers_are_needed_first() -> None:
         cache(torch.zeros(2, 1, 8, 8))
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int16, torch.int32])
 def test_an_index_of_any_whole_kind(dtype: torch.dtype) -> None:
     caches = [CachedSaliency(Given(rand(2, 8, 8)), 5, (8, 8)) for _ in range(2)]
     for cache, kind in zip(caches, (dtype, torch.int64), strict=True):

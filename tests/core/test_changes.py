@@ -271,7 +271,10 @@ def test_operators_of_ones_own_are_seen_to_write() -> None:
 
 
 @pytest.mark.parametrize("plain", [False, True])
-@pytest.mark.parametrize("function", [torch.batch_norm, F.batch_norm, F.instance_norm])
+@pytest.mark.parametrize(
+    "function",
+    [torch.batch_norm, F.batch_norm, F.instance_norm, torch.ops.aten.batch_norm],
+)
 def test_functions_that_normalise_do_so_as_in_evaluation(function: Any, plain: bool) -> None:
     """In the outermost module, which keeps its flag, by buffers or by plain tensors."""
 
@@ -288,7 +291,7 @@ def test_functions_that_normalise_do_so_as_in_evaluation(function: Any, plain: b
 
         def forward(self, x: Tensor) -> Tensor:
             x = self.conv(x)
-            if function is torch.batch_norm:
+            if function in (torch.batch_norm, torch.ops.aten.batch_norm):
                 statistics = self.mean, self.var, self.training
                 x = function(x, None, None, *statistics, 0.1, 1e-5, False)
             else:
@@ -299,6 +302,17 @@ def test_functions_that_normalise_do_so_as_in_evaluation(function: Any, plain: b
     before = state(model)
     found = saliency_map(model, IMAGES, LABELS)
     assert state(model) == before
+    torch.testing.assert_close(found, saliency_map(model.eval(), IMAGES, LABELS))
+
+
+def test_a_model_that_was_exported_in_training_is_explained_as_in_evaluation() -> None:
+    layers = nn.BatchNorm2d(6), nn.Dropout(0.5), nn.Flatten(), nn.LazyLinear(NUM_CLASSES)
+    model = nn.Sequential(conv(), *layers)
+    model(IMAGES)
+    exported = torch.export.export(model, (IMAGES,)).module()
+    before = state(exported)
+    found = saliency_map(exported, IMAGES, LABELS)
+    assert state(exported) == before
     torch.testing.assert_close(found, saliency_map(model.eval(), IMAGES, LABELS))
 
 

@@ -499,6 +499,15 @@ def test_a_map_within_a_transform_of_functions(transform: Callable) -> None:
         fails("a map cannot be taken within torch.func.vmap, grad", step, images)
 
 
+def test_a_map_without_a_model_within_a_transform_of_functions() -> None:
+    def cut(image: Tensor) -> Tensor:
+        return KeepCutout(saliency=lambda images, _: images[:, 0], size=4)(image[None])[0]
+
+    images = rand(3, 3, 8, 8) + 1
+    changed = torch.func.vmap(cut, randomness="different")(images)
+    assert torch.equal(changed != images, (changed == 0)) and (changed == 0).any((1, 2, 3)).all()
+
+
 def test_match_area_needs_its_numbers() -> None:
     settings = {"side": "low", "match_area": True}
     fails("uniform numbers u (B,)", allowed_regions, SALIENCY, IMAGES, 3, **settings)
@@ -511,6 +520,7 @@ def test_values_that_cannot_be_looked_at_are_not() -> None:
     """Tensors on the meta device have none; a GPU's would have to be waited for."""
     check_saliency(SALIENCY.to("meta"))
     check_labels(LABELS.to("meta"), 4, 5)
+    check_labels(LABELS.to(torch.uint16), 4, 5)
     check_size(torch.ones(4, 2, dtype=torch.long, device="meta"), 4, (8, 10))
 
 

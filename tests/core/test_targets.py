@@ -273,6 +273,20 @@ def test_another_number_is_no_label(sample: Any, labels: Any) -> None:
         asked(sample, labels=labels)
 
 
+@pytest.mark.parametrize("label", ["cat", 7.0, True])
+def test_a_label_that_is_no_whole_number_is_refused(label: Any) -> None:
+    with pytest.raises(ValueError, match="a label must be a whole number or a tensor, found"):
+        asked({"image": image(), "label": label})
+    assert asked({"image": image(), "label": label}, labels=None) is None
+    assert asked({"image": image(), "label": None}) is None
+
+
+@pytest.mark.parametrize("value", [0.5, 300, -1])
+def test_what_masks_become_is_a_value_of_theirs(value: float) -> None:
+    with pytest.raises(ValueError, match="mask_fill=.* is no value of masks of torch.uint8"):
+        Erasing(Cutout(4), mask_fill=value)(image(), masks(1))
+
+
 def test_two_labels_of_an_image_are_refused() -> None:
     with pytest.raises(ValueError, match="expected one label per image, found 2"):
         asked({"image": image(), "label": 2, "labels": 3})

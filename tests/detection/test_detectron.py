@@ -145,6 +145,9 @@ def test_colours_of_another_scale_are_refused() -> None:
     extra = "MODEL.PIXEL_MEAN [31537.0,29651.0,26402.0]"
     with pytest.raises(ValueError, match="divide those of bytes by 255"):
         cfg_of(Config(backbone="none", extra=extra))
+    extra = "MODEL.PIXEL_MEAN [0.485,0.456,0.406] MODEL.PIXEL_STD [0.229,0.224,0.225]"
+    with pytest.raises(ValueError, match="multiply it and PIXEL_MEAN by 255"):
+        cfg_of(Config(backbone="none", extra=extra))
 
 
 def test_a_yaml_with_other_keys_is_refused(exported: Path, tmp_path: Path) -> None:

@@ -14,10 +14,13 @@ from reporting.evidence import (
     NOT_SUPPORTED,
     SUPPORTED,
     TOO_LITTLE,
+    Verdict,
     estimate,
     judge,
     overall,
+    p_equals,
 )
+from reporting.page import difference
 
 
 def test_an_estimate_by_hand() -> None:
@@ -72,6 +75,12 @@ def test_verdicts_follow_the_rule(
     differences: list[float], claimed: float | None, no_drop: bool, word: str
 ) -> None:
     assert judge(differences, claimed=claimed, no_drop=no_drop).word == word
+
+
+def test_no_p_is_said_to_be_zero() -> None:
+    assert [p_equals(p) for p in (0.0004, 0.001, 0.25)] == ["p < 0.001", "p = 0.001", "p = 0.250"]
+    verdict = Verdict(SUPPORTED, "", estimate([1.0, 1.1, 0.9]), 1e-5)
+    assert difference(verdict).endswith("n = 3, p < 0.001")
 
 
 def test_a_true_null_is_rarely_supported() -> None:

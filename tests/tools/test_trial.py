@@ -321,6 +321,15 @@ def test_arms_differ_from_the_plain_one_in_keeping_only(method: str) -> None:
         (["digits", "--arms", "plain", "none", "--", "--tau=0.5"], "tau: arms own this, or none"),
         (["digits", "--", "--paste-size=8"], "paste_size: arms own this, or none"),
         (["digits", "--", "--num-ops=4"], "num_ops: no setting of Cutout"),
+        (["digits", "--", "--erasing=torchvision"], "erasing: no setting of Cutout"),
+        (
+            ["digits", "--method=trivialaugment", "--", "--magnitude=9"],
+            "magnitude: no setting of TrivialAugment",
+        ),
+        (
+            ["digits", "--method=random_erasing", "--dose", "size=8,16,24"],
+            "'size' is no number that Random Erasing has",
+        ),
         (["digits", "--dose", "size=8,16"], "give 3 different doses or more"),
         (["digits", "--dose", "size=8,16,16"], "give 3 different doses or more"),
         (["digits", "--dose", "size=4,5,6", "cut_p=1,1"], "as many values of each"),

@@ -20,6 +20,7 @@ from trialling.analysis import FALLS, GROWS, findings, half_width
 from trialling.arms import METHODS
 from trialling.cli import main
 from trialling.contrasts import dose_contrasts
+from trialling.doses import parse_doses
 from trialling.page import as_json, page
 from trialling.plan import Plan, RunJob, fix_plan, make_plan, read_plan, run_job, stages
 from trialling.results import read_trial
@@ -83,6 +84,21 @@ def test_controls_are_run_at_the_strongest_doses_and_crop_and_flip_once() -> Non
     config = planned().config("keep-12", 31)
     assert (config.size, config.keep, config.seed) == (12, "cut", 31)
     assert planned().config("none").cut == ""
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("randaugment", ["num_ops=1,2,3", "magnitude=5,15,25"]),
+        ("random_erasing", ["cut_p=.2,.4,.6"]),
+        ("cutmix", ["mix_p=.2,.4,.6"]),
+    ],
+)
+def test_a_dose_stands_above_a_methods_default(method: str, words: list[str]) -> None:
+    doses = parse_doses(METHODS[method], words)
+    plan = make_plan(TRIAL, method, ("plain", "keep"), seeds=4, budget="", margin=0.5, doses=doses)
+    found = [plan.config(cell) for cell in plan.cells if cell.startswith("keep")]
+    assert [{name: getattr(each, name) for name in doses[0]} for each in found] == [*doses]
 
 
 def test_doses_are_chosen_and_compared_on_different_seeds(tmp_path: Path) -> None:
@@ -196,6 +212,10 @@ def test_runs_of_one_dose_at_a_time_are_read_as_one_trial(tmp_path: Path) -> Non
                 store(single, folder, arm, seed, percent(f"{arm}-{size}", seed))
     fix_plan(plan, tmp_path / "joined")
     (asked,) = stages(plan, tmp_path / "joined")
+    for record in elsewhere.rglob("run.json"):
+        about = json.loads(record.read_text())
+        record.write_text(json.dumps({**about, "files": {"arch": "old"}}))
+    assert take(asked, [elsewhere], {"arch": "new"}) == 0
     assert take(asked, [elsewhere]) == 4 * 2 * len(SIZES)
     assert take(asked, [elsewhere]) == 0
     trial = read_trial(plan, tmp_path / "joined")

@@ -37,6 +37,11 @@ def p_value(p: float | None) -> str:
     return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
+def p_equals(p: float) -> str:
+    """In words, behind what it is of: "p = 0.012" or "p < 0.001"."""
+    return f"p {'= ' * (p >= 0.001)}{p_value(p)}"
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A mean over seeds.

@@ -15,7 +15,7 @@ from previewing.pages import environment
 from reporting import forest, pictures, plots
 from reporting.catalogue import TASKS
 from reporting.content import Report
-from reporting.evidence import RULE, Estimate, Verdict, p_value
+from reporting.evidence import RULE, Estimate, Verdict, p_equals, p_value
 from reporting.results import CellView, decided
 from reporting.samples import strips
 from reporting.summary import Comparison
@@ -45,7 +45,7 @@ def difference(verdict: Verdict) -> str:
         words[0] += f" ({value.low:+.2f} to {value.high:+.2f})"
     words.append(f"n = {value.n}")
     if verdict.p is not None:
-        words.append(f"p = {verdict.p:.3f}")
+        words.append(p_equals(verdict.p))
     return ", ".join(words)
 
 

@@ -12,13 +12,15 @@ from keepbench.settings import nearest, with_role
 class Method(NamedTuple):
     """A plain method, and what its Keep arm is called and does.
 
-    Its settings are its own name, and defaults that suit a trial.
+    Its settings are its own name, and defaults that suit a trial. Of its role's settings `has` are
+    those that it uses.
     """
 
     name: str
     keep_name: str
     settings: dict[str, Any]
     keep: str
+    has: tuple[str, ...]
 
     @property
     def role(self) -> str:
@@ -26,20 +28,29 @@ class Method(NamedTuple):
         return "policy" if self.keep == "paste" else self.keep
 
 
+_POLICY = ("magnitude", "policy_space", "policy_fill")
 METHODS = {
-    "cutout": Method("Cutout", "KeepCutout", {"cut": "cutout"}, "cut"),
+    "cutout": Method("Cutout", "KeepCutout", {"cut": "cutout"}, "cut", ("size", "cut_p")),
     "random_erasing": Method(
-        "Random Erasing", "KeepRandomErasing", {"cut": "random_erasing", "cut_p": 0.5}, "cut"
+        "Random Erasing", "KeepRandomErasing", {"cut": "random_erasing", "cut_p": 0.5}, "cut",
+        ("erasing", "cut_p"),
     ),
-    "cutmix": Method("CutMix", "KeepCutMix", {"mix": "cutmix", "mix_p": 0.5}, "mix"),
-    "autoaugment": Method("AutoAugment", "KeepAutoAugment", {"policy": "autoaugment"}, "paste"),
+    "cutmix": Method(
+        "CutMix", "KeepCutMix", {"mix": "cutmix", "mix_p": 0.5}, "mix", ("mix_alpha", "mix_p")
+    ),
+    "autoaugment": Method(
+        "AutoAugment", "KeepAutoAugment", {"policy": "autoaugment"}, "paste",
+        ("policy_set", *_POLICY),
+    ),
     "randaugment": Method(
-        "RandAugment", "KeepRandAugment", {"policy": "randaugment", "num_ops": 2}, "paste"
+        "RandAugment", "KeepRandAugment", {"policy": "randaugment", "num_ops": 2}, "paste",
+        ("num_ops", *_POLICY),
     ),
     "trivialaugment": Method(
-        "TrivialAugment", "KeepTrivialAugment", {"policy": "trivialaugment"}, "paste"
+        "TrivialAugment", "KeepTrivialAugment", {"policy": "trivialaugment"}, "paste",
+        ("policy_fill",),
     ),
-}
+}  # fmt: skip
 
 ARMS: dict[str, str] = {
     "none": "crop and flip only",
@@ -110,7 +121,7 @@ def check_given(method: Method, arms: Collection[str], given: Collection[str]) -
             f"{', '.join(wrong)}: arms own this, or none of them uses it; leave it out, and choose "
             "by --arms"
         )
-    others = with_role(Config(), "policy", "cut", "mix") - with_role(Config(), method.role)
+    others = with_role(Config(), "policy", "cut", "mix") - {*method.has}
     if wrong := sorted(others & {*given}):
         raise ValueError(
             f"{', '.join(wrong)}: no setting of {method.name}; the method is given by --method"

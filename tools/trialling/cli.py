@@ -20,7 +20,7 @@ from queueing import local
 from queueing.cli import summary
 from queueing.jobs import config_of, given_settings
 from reporting.catalogue import TASKS, load
-from reporting.evidence import p_value
+from reporting.evidence import p_equals
 from reporting.plots import save_doses
 from trialling.analysis import half_width
 from trialling.arms import ARMS, METHODS, USUAL, Method, check_arms, check_given
@@ -186,7 +186,7 @@ def _planned(
 def _carry_out(plan: Plan, devices: list[str], out: Path, sources: Sequence[Path]) -> bool:
     """Run what is left, look by look; whether all of it is finished."""
     for asked in stages(plan, out):
-        if taken := take(asked, sources):
+        if taken := take(asked, sources, plan.files):
             print(f"{taken} runs are taken from elsewhere")
         queue = [job for job in asked if not job.finished()]
         outcomes = local.run_all(queue, devices, out) if queue else []
@@ -196,18 +196,13 @@ def _carry_out(plan: Plan, devices: list[str], out: Path, sources: Sequence[Path
     return True
 
 
-def _equal(p: float) -> str:
-    said = p_value(p)
-    return said if said.startswith("<") else f"= {said}"
-
-
 def _show(trial: Trial, out: Path, file: Path | None, picture: Path | None) -> None:
     print(trial.sentence, trial.remark)
     for each in trial.findings:
         more = each.wish and f": {each.wish}"
         print(
             f"  {each.contrast.name}: {each.difference:+.2f} ± {each.half:.2f} points, "
-            f"n = {each.n}, p {_equal(each.p_holm)}: {each.verdict}{more}"
+            f"n = {each.n}, {p_equals(each.p_holm)}: {each.verdict}{more}"
         )
     if file:
         file.write_text(json.dumps(as_json(trial), indent=1) + "\n")

@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from classification.config import Config
-from keepbench.settings import nearest, with_role
+from keepbench.settings import nearest
 from trialling.analysis import Accuracies
 from trialling.arms import Method
 from trialling.contrasts import STRONGEST, Contrast, cell_name
@@ -34,11 +34,7 @@ def parse_doses(method: Method, words: Sequence[str]) -> tuple[dict[str, Any], .
             are too few, of another number than others', or not different.
     """
     kinds: dict[str, type] = {each.name: type(each.default) for each in fields(Config)}
-    known = sorted(
-        name
-        for name in with_role(Config(), method.role)
-        if kinds[name] in (int, float) and name != method.role
-    )
+    known = sorted(name for name in method.has if kinds[name] in (int, float))
     found: dict[str, list[Any]] = {}
     for word in words:
         name, _, values = word.partition("=")

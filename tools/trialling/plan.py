@@ -102,7 +102,7 @@ class Plan:
         """The settings of a run."""
         arm, dose = self._cells[cell]
         settings = arm_settings(METHODS[self.method], arm, self.settings)
-        return replace(Config(**self.base), **settings, **dose, seed=seed)
+        return replace(Config(**self.base), **{**settings, **dose}, seed=seed)
 
     def name(self, cell: str) -> str:
         """A cell in words."""

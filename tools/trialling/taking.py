@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from keepbench.identity import check_digests
 from keepbench.right import NAME
 from keepbench.run import RunRecord
 from queueing.jobs import same_settings
@@ -15,8 +16,16 @@ FILES = ("metrics.jsonl", NAME, "run.json")
 """What a trial reads of a run; the record last, so that a copy that was cut off is no run."""
 
 
-def take(jobs: Sequence[RunJob], sources: Sequence[Path]) -> int:
+def take(
+    jobs: Sequence[RunJob], sources: Sequence[Path], files: Mapping[str, str] | None = None
+) -> int:
     """Copy what is finished at or below some folders to the jobs that ask for it: how many.
+
+    Args:
+        jobs: whose runs are looked for.
+        sources: the folders.
+        files: digests of the files that the jobs' settings name; a run that was made with others is
+            another.
 
     Raises:
         ValueError: A source is no folder.
@@ -28,9 +37,11 @@ def take(jobs: Sequence[RunJob], sources: Sequence[Path]) -> int:
             raise ValueError(f"--take: there is no folder {source}")
         for path in sorted(source.rglob("run.json")):
             try:
-                found.append(RunRecord.read(path.parent))
+                record = RunRecord.read(path.parent)
+                check_digests(files or {}, record.files, str(path.parent))
             except ValueError:
-                continue  # no run of ours
+                continue  # no run of ours, or of other files
+            found.append(record)
     taken = 0
     for job in missing:
         for record in found:

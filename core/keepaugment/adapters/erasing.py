@@ -22,6 +22,7 @@ from keepaugment.adapters.samples import (
     Leaf,
     check_without,
     is_target,
+    named_labels,
     of_images,
     read_leaves,
     read_numbers,
@@ -242,6 +243,12 @@ class Erasing(v2.Transform):
         numbers = read_numbers(leaves, image)
         if labels == "default":
             chosen = usual_labels(numbers)
+            strange = [] if isinstance(source, _OF_NOTHING) else named_labels(leaves)
+            if not chosen and strange:
+                raise ValueError(
+                    f"a label must be a whole number or a tensor, found {strange[0].value!r} at "
+                    f"{strange[0].place}; say labels=None if the map takes none"
+                )
             if not chosen and (not numbers or isinstance(source, _OF_NOTHING)):
                 return None
         elif isinstance(labels, str):
@@ -281,6 +288,18 @@ class Erasing(v2.Transform):
         boxes = torch.minimum(edges.clamp(min=0), most).long()
         return Spare(boxes, pad_sequence(limits, batch_first=True))
 
+    def _mask_value(self, kind: torch.dtype) -> float:
+        """What masks of a kind become in the region; it would be cut off or wrap otherwise."""
+        value = self.mask_fill
+        assert value is not None
+        if not kind.is_floating_point:
+            low, high = (
+                (0, 1) if kind is torch.bool else (torch.iinfo(kind).min, torch.iinfo(kind).max)
+            )
+            if value != int(value) or not low <= value <= high:
+                raise ValueError(f"mask_fill={value} is no value of masks of {kind}")
+        return value
+
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """A sample's or a batch's image or target under the regions of `params`."""
         mask, plain = params["mask"].to(inpt.device), inpt.as_subclass(Tensor)
@@ -297,7 +316,7 @@ class Erasing(v2.Transform):
             if self.mask_fill is None:
                 return inpt
             hidden = {2: hidden[0], 3: hidden, 4: hidden[:, None]}[plain.ndim]
-            result = plain.masked_fill(hidden, self.mask_fill)
+            result = plain.masked_fill(hidden, self._mask_value(plain.dtype))
         else:
             fill = params["fill"]
             fill = fill.to(plain) if isinstance(fill, Tensor) else fill

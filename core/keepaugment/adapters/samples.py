@@ -134,9 +134,15 @@ def read_numbers(leaves: Iterable[Leaf], image: Tensor) -> list[Leaf]:
     return [each for each in leaves if each.value is not image and _is_number(each.value)]
 
 
+def named_labels(leaves: Iterable[Leaf]) -> list[Leaf]:
+    """Those that are named so."""
+    named = [each for each in leaves if each.place and each.value is not None]
+    return [each for each in named if str(each.place[-1]).lower() in ("label", "labels")]
+
+
 def usual_labels(numbers: list[Leaf]) -> list[Leaf]:
     """Those among `read_numbers` that are named so, or alone behind the image, (image, label)."""
-    named = [each for each in numbers if str(each.place[-1]).lower() in ("label", "labels")]
+    named = named_labels(numbers)
     return named or [each for each in numbers if len(numbers) == 1 and each.place == (1,)]
 
 
