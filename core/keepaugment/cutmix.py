@@ -73,7 +73,9 @@ class CutMix(Cut):
         lam, labels = 1.0 - hidden / images.shape[2:].numel(), labels.long()[:, None]
         targets = lam.new_zeros(len(images), self.num_classes).scatter_(1, labels, lam)
         targets.scatter_add_(1, labels[partner], 1.0 - lam)
-        return torch.where(mask, images[partner], images), targets
+        # Faster than indexing, but it gives contiguous images of channels-last ones.
+        others = images.index_select(0, partner) if images.is_contiguous() else images[partner]
+        return torch.where(mask, others, images), targets
 
 
 class KeepCutMix(CutMix):
