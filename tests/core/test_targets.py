@@ -208,7 +208,9 @@ def test_an_image_without_objects_goes_through(saliency: Any, protect: bool) -> 
     erase = Erasing(KeepCutout(saliency=saliency, size=4), protect=protect)
     of_coco: dict[str, Any] = {"image_id": 139}  # as torchvision's wrapper of the data set has it
     none = {"boxes": boxes(torch.zeros(0, 4)), "labels": torch.zeros(0, dtype=torch.int64)}
-    for sample in ((image(), of_coco), (image(), []), (image(), none), (image(2), [of_coco, none])):
+    numbered = {"image_id": torch.tensor([139]), "masks": masks(1)[:0]}
+    samples = [(image(), each) for each in (of_coco, [], none, numbered)]
+    for sample in (*samples, (image(2), [of_coco, none])):
         assert (erase(sample)[0] == 0).any()
     found, targets = erase(image(2), [of_coco, {"image_id": 1, "boxes": LEFT, "masks": masks(1),
                                                 "keypoints": points(1)}])  # fmt: skip

@@ -74,7 +74,7 @@ def test_what_is_written_loads_strictly(
     source = open_source(resnet18)
     found = write(source, tmp_path / f"a{ending}", True)  # type: ignore[operator]
     assert set(found) == {"torchvision", "timm"}
-    assert all(value == 0 for stages in found.values() for value in stages.values())
+    assert all(value < TOLERANCE for stages in found.values() for value in stages.values())
     again = open_source(tmp_path / f"a{ending}")
     model = torchvision.models.resnet18()
     missing = model.load_state_dict(again.weights, strict=False).missing_keys

@@ -269,7 +269,7 @@ class Erasing(v2.Transform):
         """How many pixels of each box may be hidden; None without boxes."""
         needed = "protect=True needs BoundingBoxes in the sample"
         if "boxes" not in found:
-            if found:
+            if any(len(part) for parts in found.values() for part in parts):
                 raise ValueError(f"{needed}, found {', '.join(found)} alone")
             check_without(leaves, image, needed)
             return None

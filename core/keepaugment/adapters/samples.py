@@ -163,14 +163,14 @@ def check_without(leaves: list[Leaf], image: Tensor, needed: str) -> None:
     """Raise ValueError if a sample or a batch without targets seems to have some all the same.
 
     In a set of objects an image may have none. What is left of it then is a number under its name,
-    such as image_id, and no tensor, list of numbers or label.
+    such as image_id, and no tensor of several numbers, list of numbers or label.
     """
 
     def tells(each: Leaf) -> bool:
         value = each.value
         if isinstance(value, Real):
             return isinstance(each.place[-1], int)
-        many = getattr(value, "ndim", 0) > 0 and len(value) > 0  # NumPy's and torch's
+        many = getattr(value, "ndim", 0) > 0 and len(value.reshape(-1)) > 1  # NumPy's and torch's
         return many and value is not image
 
     if usual_labels(read_numbers(leaves, image)) or any(map(tells, leaves)):
