@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 
 import pytest
 
@@ -69,6 +70,19 @@ def test_a_package_imports_what_is_below_it(package: str) -> None:
     assert files
     wrong = {path.name: wrong_imports(package, path.read_text()) for path in files}
     assert {name: names for name, names in wrong.items() if names} == {}
+
+
+def test_tools_stand_on_one_another_in_no_circle() -> None:
+    arrows = {
+        tool: {
+            name.partition(".")[0]
+            for path in (ROOT / "tools" / tool).rglob("*.py")
+            for name in imported(path.read_text())
+        }
+        & {*TOOLS} - {tool}
+        for tool in TOOLS
+    }
+    assert arrows["trialling"] and {*TopologicalSorter(arrows).static_order()} == {*TOOLS}
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -15,8 +15,8 @@ from torch.optim import SGD
 
 import keepaugment
 from classification.models import create_model
-from reporting.catalogue import TASKS, load
-from reporting.evidence import p_value
+from evidence.catalogue import TASKS, load
+from evidence.statistics import p_value
 from runs import ROOT
 from trialling.plan import read_plan
 from trialling.results import read_trial

@@ -14,18 +14,18 @@ import torch
 from browser import framed, needs_browser, opened, said
 from classification.experiments import EXPERIMENTS, TRIAL
 from classification.train import train
+from evidence.catalogue import TASKS, load
+from evidence.folders import Group, read_all
+from evidence.forest import EDGE, WIDTH, axis_of, row
+from evidence.naming import compared
+from evidence.statistics import SUPPORTED, TOO_LITTLE, estimate
 from keepbench.paper import Cell
 from keepbench.processes import Processes
 from reporting import exports, page
-from reporting.catalogue import TASKS, load
 from reporting.claims import CLAIMS
 from reporting.cli import main
 from reporting.content import build
-from reporting.evidence import SUPPORTED, TOO_LITTLE, estimate
 from reporting.exports import _inert
-from reporting.folders import Group, read_all
-from reporting.forest import EDGE, WIDTH, axis_of, row
-from reporting.naming import compared
 from reporting.page import _without_tags
 from reporting.results import Results
 from reporting.samples import strips

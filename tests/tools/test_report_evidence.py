@@ -7,9 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from keepbench.paper import TABLES
-from reporting.claims import CLAIMS, contrast, slope
-from reporting.evidence import (
+from evidence.statistics import (
     MARGIN,
     NOT_SUPPORTED,
     SUPPORTED,
@@ -20,7 +18,9 @@ from reporting.evidence import (
     overall,
     p_equals,
 )
-from reporting.page import difference
+from evidence.words import difference
+from keepbench.paper import TABLES
+from reporting.claims import CLAIMS, contrast, slope
 
 
 def test_an_estimate_by_hand() -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from evidence.catalogue import TASKS, Task, control_twins, load, plain_twins
 from keepbench.paper import FIGURES, TABLES
 from keepbench.settings import Experiment, setting
 from reporting import costs, errata
-from reporting.catalogue import TASKS, Task, control_twins, load, plain_twins
 from reporting.claims import CLAIMS
 
 

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from evidence.catalogue import TASKS, Catalogue, Package, load
 from keepbench.settings import Experiment
 from queueing import cluster, local
 from queueing.cli import main, summary
 from queueing.jobs import TOOLS, Job, jobs, known
 from queueing.local import Outcome
-from reporting.catalogue import TASKS, Catalogue, Package, load
 
 TASK = TASKS["classification"]
 REAL = load({"classification": TASK})

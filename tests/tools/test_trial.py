@@ -16,12 +16,12 @@ from scipy import stats
 
 from classification.cli import main as classify
 from classification.experiments import TRIAL
+from evidence.catalogue import load
 from keepbench.right import NAME, read_right, write_right
 from keepbench.run import Run
 from queueing import local
 from queueing.jobs import Job
 from queueing.local import Outcome
-from reporting.catalogue import load
 from reporting.content import build
 from reporting.page import html as page_of_report
 from reporting.page import markdown

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from classification.experiments import TRIAL
+from evidence.catalogue import load
 from keepbench.right import write_right
-from reporting.catalogue import load
 from reporting.content import build
 from reporting.page import html as page_of_report
 from trialling.analysis import FALLS, GROWS, findings, half_width

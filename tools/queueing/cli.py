@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from evidence.catalogue import load
 from queueing import cluster, local
 from queueing.jobs import Job, jobs
 from queueing.local import Outcome
-from reporting.catalogue import load
 
 EPILOG = """\
 Words after -- go to each run: python tools/run_table.py 1 -- --data data/cifar10 --bf16

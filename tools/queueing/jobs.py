@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from evidence.catalogue import Catalogue, Package, plain, tables
+from evidence.folders import progress
 from keepbench.paper import COSTS
 from keepbench.run import RunRecord
 from keepbench.settings import nearest, parse, words_of
-from reporting.catalogue import Catalogue, Package, plain, tables
-from reporting.folders import progress
 
 TOOLS = Path(__file__).resolve().parents[1]
 

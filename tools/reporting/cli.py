@@ -7,8 +7,8 @@ import sys
 import webbrowser
 from pathlib import Path
 
+from evidence.catalogue import load
 from reporting import exports, page
-from reporting.catalogue import load
 from reporting.content import build
 
 

@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from evidence import naming
+from evidence.catalogue import TASKS, Catalogue, tables
+from evidence.folders import Skipped, read_all
 from keepbench.paper import COSTS, FIGURES, TABLES, Cell, Figure, Table
-from reporting import costs, errata, naming
-from reporting.catalogue import TASKS, Catalogue, tables
+from reporting import costs, errata
 from reporting.claims import CLAIMS
 from reporting.costs import CostView
 from reporting.errata import Erratum
-from reporting.folders import Skipped, read_all
 from reporting.results import CellView, ClaimView, Measured, Results
 from reporting.summary import Comparison, headline, summarise
 from reporting.trials import TrialView, read_trials

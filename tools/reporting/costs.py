@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evidence.folders import Skipped, number
 from keepbench.paper import COSTS, Costs
-from reporting.folders import Skipped, number
 
 FIELDS = ("map_ms", "boxes_ms", "step_ms", "total_ms", "ratio", "ratio_low", "ratio_high")
 CHEAP = ("low", "early")

@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from evidence.statistics import RULE, Verdict
 from reporting.content import Report
-from reporting.evidence import RULE, Verdict
 from reporting.results import CellView, ClaimView, Finding, Measured
 from reporting.summary import Comparison
 

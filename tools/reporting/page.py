@@ -3,70 +3,24 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-from previewing.pages import environment
-from reporting import forest, pictures, plots
-from reporting.catalogue import TASKS
+from evidence import forest
+from evidence.catalogue import TASKS
+from evidence.plots import doses
+from evidence.statistics import RULE
+from evidence.words import difference, worded
+from reporting import pictures
 from reporting.content import Report
-from reporting.evidence import RULE, Estimate, Verdict, p_equals, p_value
 from reporting.results import CellView, decided
 from reporting.samples import strips
 from reporting.summary import Comparison
 from trialling.analysis import Finding
-
-
-def mean(value: Estimate) -> str:
-    """Mean and deviation, as 95.60 ± 0.12."""
-    spread = "" if value.deviation is None else f" ± {value.deviation:.2f}"
-    return f"{value.mean:.2f}{spread}"
-
-
-def interval(value: Estimate) -> str:
-    """The confidence interval, or that there is none."""
-    if value.low is None or value.high is None:
-        return "none from one seed"
-    return f"{value.low:.2f} to {value.high:.2f}"
-
-
-def difference(verdict: Verdict) -> str:
-    """A difference with its interval, n and p."""
-    value = verdict.difference
-    if value is None:
-        return "no runs"
-    words = [f"{value.mean:+.2f}"]
-    if value.low is not None and value.high is not None:
-        words[0] += f" ({value.low:+.2f} to {value.high:+.2f})"
-    words.append(f"n = {value.n}")
-    if verdict.p is not None:
-        words.append(p_equals(verdict.p))
-    return ", ".join(words)
-
-
-def signed(value: Estimate) -> str:
-    """The confidence interval of a difference."""
-    if value.low is None or value.high is None:
-        return "none from one seed"
-    return f"{value.low:+.2f} to {value.high:+.2f}"
-
-
-def prose(text: str) -> Markup:
-    """Markdown's code spans and links in a line of text, all else escaped."""
-    safe = str(escape(text))
-    safe = re.sub(r"`([^`]+)`", r"<code>\1</code>", safe)
-    return Markup(re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", safe))
-
-
-def shorten(label: str) -> str:
-    """A budget and changed settings, of which there may be many."""
-    words = label.split(", ")
-    return label if len(words) < 4 else f"{', '.join(words[:2])} and {len(words) - 2} more"
 
 
 def seeds(cell: CellView) -> str:
@@ -74,24 +28,14 @@ def seeds(cell: CellView) -> str:
     return "--seed 0" if cell.trials == 1 else f"--seed 0, and to {cell.trials - 1}"
 
 
-def in_cell(text: str) -> str:
-    """Text that cannot end a cell of a Markdown table."""
-    return " ".join(text.split()).replace("|", "\\|")
-
-
 def _without_tags(value: Any) -> Any:
     """A value whose text begins no tag of HTML in Markdown."""
     return value.replace("<", "&lt;") if isinstance(value, str) else value
 
 
-def worded(*folders: Path) -> Environment:
-    """Templates in `folders` and of the report, with its words for figures as filters."""
-    made = environment(*folders, Path(__file__).parent / "templates")
-    made.filters |= {
-        "mean": mean, "interval": interval, "difference": difference, "prose": prose,
-        "signed": signed, "shorten": shorten, "seeds": seeds, "decided": decided,
-        "in_cell": in_cell, "p_value": p_value,
-    }  # fmt: skip
+def _templates() -> Environment:
+    made = worded(Path(__file__).parent / "templates")
+    made.filters |= {"seeds": seeds, "decided": decided}
     return made
 
 
@@ -101,7 +45,7 @@ def _shared(report: Report) -> dict[str, Any]:
 
 def html(report: Report, folder: Path) -> str:
     """The page, whose links to trials start in `folder`."""
-    results, made = report.results, worded()
+    results, made = report.results, _templates()
     axis = forest.axis_of(each.difference for each in report.comparisons)
     trial_axis = forest.axis_of(each.estimate for each in report.findings)
 
@@ -123,7 +67,7 @@ def html(report: Report, folder: Path) -> str:
         "tables": {v.section.name: pictures.table_plots(v, results) for v in report.tables},
         "figures": {v.section.name: pictures.figure_plots(v) for v in report.figures},
         "doses": [
-            plots.doses(f"doses-{number}", f"{each.place}: accuracy over the dose", each.doses)
+            doses(f"doses-{number}", f"{each.place}: accuracy over the dose", each.doses)
             for number, each in enumerate(report.trials)
             if each.doses
         ],
@@ -135,5 +79,5 @@ def html(report: Report, folder: Path) -> str:
 
 def markdown(report: Report) -> str:
     """The same without pictures, for a README."""
-    made = worded().overlay(autoescape=False, finalize=_without_tags)
+    made = _templates().overlay(autoescape=False, finalize=_without_tags)
     return made.get_template("report.md").render(**_shared(report))

@@ -6,10 +6,12 @@ from collections.abc import Iterable
 
 from markupsafe import Markup
 
-from reporting import naming, plots
-from reporting.catalogue import is_keep, plain_twins
+from evidence import naming
+from evidence.catalogue import is_keep, plain_twins
+from evidence.folders import FinishedRun, Group, curves
+from evidence.plots import training
+from reporting import plots
 from reporting.content import FigureView, PartView, TableView
-from reporting.folders import FinishedRun, Group, curves
 from reporting.plots import Dot, Series, Timed
 from reporting.results import Results
 
@@ -102,7 +104,7 @@ def curve_plots(results: Results) -> list[Markup]:
                         text = f"{naming.arm(_settings(runs))}, n = {len(runs)}"
                         places.setdefault(_place(runs, group), []).append((text, points))
             for title, lines in places.items():
-                found.append(plots.training(f"curve-{len(found)}", title, label, lines))
+                found.append(training(f"curve-{len(found)}", title, label, lines))
     return found
 
 

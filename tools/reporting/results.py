@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from evidence.catalogue import Catalogue
+from evidence.folders import SMALL, FinishedRun, Group
+from evidence.naming import compared
+from evidence.statistics import TOO_LITTLE, Estimate, Verdict, estimate, judge, overall
 from keepbench.paper import Cell
-from reporting.catalogue import Catalogue
 from reporting.claims import Claim, Contrast
-from reporting.evidence import TOO_LITTLE, Estimate, Verdict, estimate, judge, overall
-from reporting.folders import SMALL, FinishedRun, Group
-from reporting.naming import compared
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from evidence import naming
+from evidence.folders import FinishedRun, Group
 from keepbench.machine import find_device
 from keepbench.processes import Processes
 from keepbench.settings import NO_GRADIENT
@@ -16,8 +18,6 @@ from previewing.images import as_uri
 from previewing.runs import open_trainer, read_run
 from replaying.page import coloured
 from replaying.replay import CHECKPOINTS, batch_of_step
-from reporting import naming
-from reporting.folders import FinishedRun, Group
 
 PACKAGED = ("digits",)
 """Data sets that need no folder."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from reporting.catalogue import (
+from evidence.catalogue import (
     Package,
     backbones,
     control_twins,
@@ -13,10 +13,10 @@ from reporting.catalogue import (
     is_small,
     plain_twins,
 )
+from evidence.folders import Group
+from evidence.naming import Named, compared
+from evidence.statistics import Estimate, Verdict
 from reporting.claims import Contrast, gain
-from reporting.evidence import Estimate, Verdict
-from reporting.folders import Group
-from reporting.naming import Named, compared
 from reporting.results import Results
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from reporting.folders import Skipped, find_trials
-from reporting.naming import place
-from reporting.plots import Doses
+from evidence.folders import Skipped, find_trials
+from evidence.naming import place
+from evidence.plots import Doses
 from trialling.analysis import Finding
 from trialling.plan import read_plan
 from trialling.results import dose_curves, read_trial

@@ -12,7 +12,7 @@ from statsmodels.regression.linear_model import OLS, RegressionResults
 from statsmodels.stats.contrast import ContrastResults
 from statsmodels.stats.multitest import multipletests
 
-from reporting.evidence import Estimate
+from evidence.statistics import Estimate
 from trialling.contrasts import Contrast
 
 ALPHA = 0.05

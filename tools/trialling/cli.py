@@ -14,14 +14,14 @@ import torch
 
 from classification.config import Config
 from classification.models import check_side
+from evidence.catalogue import TASKS, load
+from evidence.plots import save_doses
+from evidence.statistics import p_equals
 from keepbench.leaving import PREEMPTED
 from previewing.pages import write
 from queueing import local
 from queueing.cli import summary
 from queueing.jobs import config_of, given_settings
-from reporting.catalogue import TASKS, load
-from reporting.evidence import p_equals
-from reporting.plots import save_doses
 from trialling.analysis import half_width
 from trialling.arms import ARMS, METHODS, USUAL, Method, check_arms, check_given
 from trialling.doses import Dose, parse_doses

@@ -10,11 +10,11 @@ from typing import Any
 
 from markupsafe import Markup
 
+from evidence import forest
+from evidence.plots import doses, training
+from evidence.statistics import estimate
+from evidence.words import worded
 from keepbench.settings import differences
-from reporting import forest
-from reporting.evidence import estimate
-from reporting.page import worded
-from reporting.plots import doses, training
 from trialling.analysis import DOSE_RULE, FALLS, GROWS, HELPS, HURTS, RULE, Finding
 from trialling.doses import in_words as dose_in_words
 from trialling.plan import LIMIT_SD

@@ -13,12 +13,12 @@ from typing import Any
 
 from classification.config import Config
 from classification.experiments import EXPERIMENTS
+from evidence.catalogue import TASKS
 from keepbench.files import write_text
 from keepbench.identity import check_digests, digests
 from keepbench.right import NAME, read_right
 from keepbench.run import RunRecord
 from queueing.jobs import TOOLS, Job
-from reporting.catalogue import TASKS
 from trialling.analysis import Accuracies, findings, fit, going_on
 from trialling.arms import METHODS, arm_name, arm_settings
 from trialling.contrasts import STRONGEST, Contrast, cell_name, contrasts, dose_contrasts

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from evidence.plots import Doses
 from keepbench.run import RunRecord
-from reporting.plots import Doses
 from trialling.analysis import (
     CANNOT,
     HELPS,

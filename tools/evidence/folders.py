@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from evidence.catalogue import Catalogue, Package, changed, is_small
 from keepbench.run import RunRecord
 from keepbench.settings import check_kinds
-from reporting.catalogue import Catalogue, Package, changed, is_small
 
 SMALL = "small"
 """The budget's name of small experiments that are run whole: "paper" is for the paper's."""

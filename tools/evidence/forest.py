@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from reporting.evidence import MIN_PAIRS, Estimate
+from evidence.statistics import MIN_PAIRS, Estimate
 
 WIDTH, HEIGHT = 240, 22  # of a row, in units of its viewBox
 EDGE = 8  # left and right of the axis

@@ -1,0 +1,1 @@
+"""What finished runs say: experiments and folders, statistics, plots and words for figures."""

@@ -1,0 +1,95 @@
+"""Plots of training and of doses, for the pages of trials and of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import fill
+
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from evidence.svg import COLOURS, KEEP, PLAIN, SOFT, drawing, to_svg
+
+Lines = Sequence[tuple[str, Sequence[tuple[float, float]]]]
+
+
+def training(name: str, title: str, label: str, lines: Lines) -> Markup:
+    """The headline figure after each epoch, a line per experiment (mean over seeds)."""
+    styles = ("-", "--", "-.", ":")
+    with drawing(5.2, 3.2) as (figure, axes):
+        for number, (text, points) in enumerate(lines):
+            xs, ys = zip(*points, strict=True)
+            axes.plot(
+                xs, ys, styles[number // len(COLOURS) % len(styles)], label=text,
+                color=COLOURS[number % len(COLOURS)],
+                marker="." if len(xs) < 15 else None,
+            )  # fmt: skip
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.set_title(fill(title, 60))
+        axes.legend(fontsize=7)
+        words = [f"{text} ends at {points[-1][1]:.2f}" for text, points in lines]
+        return to_svg(figure, name, f"{title}. {'; '.join(words)}")
+
+
+@dataclass(frozen=True)
+class Doses:
+    """Accuracy over doses of an augmentation, a line an arm.
+
+    Attributes:
+        setting: that makes the doses.
+        ticks: their names, from mild to strong.
+        lines: an arm's name, and its places among the doses with mean and half an interval.
+        level: what all of it stands beside: its name, mean and half an interval; or None.
+    """
+
+    setting: str
+    ticks: tuple[str, ...]
+    lines: tuple[tuple[str, tuple[tuple[int, float, float], ...]], ...]
+    level: tuple[str, float, float] | None
+
+
+def draw_doses(axes: Axes, found: Doses, colours: Sequence[str], soft: str) -> None:
+    """A line an arm, each point with its interval; a band for what they stand beside."""
+    if found.level:
+        text, mean, half = found.level
+        axes.axhspan(mean - half, mean + half, color=soft, alpha=0.2, linewidth=0)
+        axes.axhline(mean, color=soft, linestyle="--", linewidth=1.2, label=text)
+    for number, (text, points) in enumerate(found.lines):
+        places, means, halves = zip(*points, strict=True)
+        shift = 0.06 * (number - (len(found.lines) - 1) / 2)  # intervals stand side by side
+        axes.errorbar(
+            [place + shift for place in places], means, yerr=halves, fmt="o-",
+            color=colours[number % len(colours)], markersize=5, capsize=3, linewidth=1.4,
+            label=text,
+        )  # fmt: skip
+    axes.set_xticks(range(len(found.ticks)), found.ticks)
+    axes.set(xlabel=found.setting, ylabel="test accuracy, %")
+    axes.legend(fontsize=7)
+
+
+def doses(name: str, title: str, found: Doses) -> Markup:
+    """Dose and response."""
+    with drawing(5.2, 3.4) as (figure, axes):
+        draw_doses(axes, found, (PLAIN, KEEP, *COLOURS[3:]), SOFT)
+        axes.set_title(fill(title, 60))
+        words = [
+            f"{text}: {', '.join(f'{found.ticks[place]}: {mean:.2f}' for place, mean, _ in points)}"
+            for text, points in found.lines
+        ]
+        words += [f"{found.level[0]}: {found.level[1]:.2f}"] if found.level else []
+        return to_svg(figure, name, f"{title}. {'; '.join(words)}")
+
+
+def save_doses(path: Path, found: Doses) -> None:
+    """Dose and response as a picture of its own, of the kind that the file's name says."""
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axes = figure.subplots()
+    draw_doses(axes, found, ("tab:gray", "tab:blue", "tab:orange", "tab:green"), "black")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
