@@ -99,12 +99,16 @@ def source_files(name: str) -> list[Path]:
 
 
 def _module(place: str) -> ModuleType:
-    """A Python file, under a name that no other module has, or a module by its dotted name."""
-    if not place.endswith(".py"):
-        if (here := str(Path.cwd())) not in sys.path:
-            sys.path.append(here)
-        return importlib.import_module(place)
+    """A Python file, under a name that no other module has, or a module by its dotted name.
+
+    Either may import what lies beside it.
+    """
     path = Path(place).resolve()
+    beside = str(path.parent if place.endswith(".py") else Path.cwd())
+    if beside not in sys.path:
+        sys.path.append(beside)
+    if not place.endswith(".py"):
+        return importlib.import_module(place)
     name = f"{path.stem}_{zlib.crc32(str(path).encode()):08x}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec and spec.loader

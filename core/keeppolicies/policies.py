@@ -80,7 +80,10 @@ class _Policy:
         """Augment images (B, C, H, W), uint8, C = 1 or 3: new images of the same shape."""
         check_pixels(images)
         decisions = self.draw(len(images), (images.shape[2], images.shape[3]), images.device)
-        return apply_layers(images, decisions, fill=self.fill, interpolation=self.interpolation)
+        changed = apply_layers(images, decisions, fill=self.fill, interpolation=self.interpolation)
+        last = torch.channels_last
+        kept = images.is_contiguous() or not images.is_contiguous(memory_format=last)
+        return changed if kept else changed.contiguous(memory_format=last)
 
 
 class AutoAugment(_Policy):

@@ -37,6 +37,15 @@ def test_a_function_is_found_in_a_file_and_in_a_module(
             assert isinstance(network, nn.Module) and type(network).__name__ == "Net"
 
 
+def test_a_file_may_import_what_lies_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "own_blocks.py").write_text(SOURCE)
+    (tmp_path / "own_whole.py").write_text("from own_blocks import make")
+    assert type(make_network(f"{tmp_path}/own_whole.py:make")).__name__ == "Net"
+
+
 def test_a_file_replaces_no_module(tmp_path: Path) -> None:
     (tmp_path / "random.py").write_text(SOURCE)
     make_network(f"{tmp_path}/random.py:make")

@@ -409,3 +409,11 @@ def test_a_fake_call_leaves_no_fake_tables(policy):
     assert type(policy()(noise(2, 3, *size))) is torch.Tensor
     with FakeTensorMode():  # nor real ones where they would be refused
         policy()(torch.empty(2, 3, *size, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("policy", [RandAugment(), TrivialAugment(), AutoAugment(), AugMix()])
+def test_images_keep_their_memory_format(policy: AutoAugment | AugMix) -> None:
+    images = torch.randint(256, (4, 3, 16, 16), dtype=torch.uint8)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        found = policy(images.contiguous(memory_format=layout))
+        assert found.is_contiguous(memory_format=layout)

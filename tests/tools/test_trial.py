@@ -321,6 +321,7 @@ def test_arms_differ_from_the_plain_one_in_keeping_only(method: str) -> None:
         (["digits", "--arms", "plain", "none", "--", "--tau=0.5"], "tau: arms own this, or none"),
         (["digits", "--", "--paste-size=8"], "paste_size: arms own this, or none"),
         (["digits", "--", "--num-ops=4"], "num_ops: no setting of Cutout"),
+        (["digits", "--", "--objects=boxes.csv"], "objects: no arm uses them"),
         (["digits", "--", "--erasing=torchvision"], "erasing: no setting of Cutout"),
         (
             ["digits", "--method=trivialaugment", "--", "--magnitude=9"],

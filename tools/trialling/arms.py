@@ -121,6 +121,8 @@ def check_given(method: Method, arms: Collection[str], given: Collection[str]) -
             f"{', '.join(wrong)}: arms own this, or none of them uses it; leave it out, and choose "
             "by --arms"
         )
+    if "objects" in given and not any("oracle" in arm for arm in arms):
+        raise ValueError("objects: no arm uses them; add oracle to --arms, or leave them out")
     others = with_role(Config(), "policy", "cut", "mix") - {*method.has}
     if wrong := sorted(others & {*given}):
         raise ValueError(
