@@ -116,12 +116,12 @@ def _doses_sentence(plan: Plan, found: Sequence[Finding], values: Accuracies) ->
         text = f"{keep} helps against {plain} at {'; '.join(words[n] for n in helped)} ({most})"
     if hurt:
         text += f"; it hurts at {'; '.join(words[n] for n in hurt)}"
-    said = [
-        _compared(plan.name(each.contrast.arm), plan.name(each.contrast.base), each)
-        for each in found
-        if each.contrast.family == "choice"
-    ]
-    return ". ".join([text, *(f"Of the best doses: {each}" for each in said)]) + "."
+    for each in (each for each in found if each.contrast.family == "choice"):
+        best, base = plan.name(each.contrast.arm), plan.name(each.contrast.base)
+        if each.contrast.base != "none":
+            base = f"the best {base}"
+        text += f". The best dose: {_compared(best, base, each)}"
+    return f"{text}."
 
 
 def dose_curves(trial: Trial) -> Doses | None:
