@@ -9,10 +9,26 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
+
+def _with_operators(places: dict[Callable[..., Any], int]) -> dict[Callable[..., Any], int]:
+    """Places also by operators, such as torch.ops.aten.dropout, as models from torch.export call.
+
+    Known beforehand, for Dynamo cannot trace how their names are taken apart.
+    """
+    found = dict(places)
+    for func, place in places.items():  # torch's own after torch.nn.functional's of that name
+        packet = getattr(torch.ops.aten, func.__name__, None)
+        if packet is not None:
+            found |= dict.fromkeys(
+                [packet, *(getattr(packet, n) for n in packet.overloads())], place
+            )
+    return found
+
+
 # Where functional layers take `training` or a dropout probability when it comes by position, as it
 # does under torch.compile and from torch's own names; eager calls of torch.nn.functional reach the
 # mode with everything by keyword.
-_POSITION: dict[Callable[..., Any], int] = {
+_POSITION = _with_operators({
     F.scaled_dot_product_attention: 4,
     **dict.fromkeys((F.batch_norm, F.instance_norm), 5),
     **dict.fromkeys((torch.batch_norm, torch.instance_norm, torch.native_batch_norm), 5),
@@ -23,23 +39,14 @@ _POSITION: dict[Callable[..., Any], int] = {
     **dict.fromkeys((torch.dropout_, torch.alpha_dropout_, torch.feature_dropout_), 2),
     **dict.fromkeys((torch.feature_alpha_dropout, torch.feature_alpha_dropout_), 2),
     torch.native_dropout: 2,
-}
+})  # fmt: skip
 # Where those that normalise take the mean to use instead of the batch's.
-_MEAN: dict[Callable[..., Any], int] = {
+_MEAN = _with_operators({
     **dict.fromkeys((F.batch_norm, F.instance_norm), 1),
     **dict.fromkeys((torch.batch_norm, torch.instance_norm, torch.native_batch_norm), 3),
-}
+})  # fmt: skip
+_DROPOUT_P = _POSITION[F.scaled_dot_product_attention]  # a probability; the others are flags
 _FLAGS = ("training", "train", "use_input_stats")
-
-
-def _as_torchs(func: Any) -> Any:
-    """The function of torch that an operator such as torch.ops.aten.dropout is, or the operator.
-
-    Models that torch.export has read call operators.
-    """
-    packet = getattr(func, "overloadpacket", func)
-    space, _, name = getattr(packet, "_qualified_op_name", "").rpartition("::")
-    return (getattr(torch, name, None) or getattr(F, name, func)) if space == "aten" else func
 
 
 class EvaluationCalls(TorchFunctionMode):
@@ -60,9 +67,8 @@ class EvaluationCalls(TorchFunctionMode):
         kwargs = kwargs or {}
         if not torch.compiler.is_compiling():
             self.before_call(func, args, kwargs)
-        known = _as_torchs(func)
-        if known in _MEAN:
-            place = _MEAN[known]
+        if func in _MEAN:
+            place = _MEAN[func]
             mean = args[place] if len(args) > place else kwargs.get("running_mean")
             if mean is None:  # no statistics to use instead of the batch's
                 return func(*args, **kwargs)
@@ -71,8 +77,8 @@ class EvaluationCalls(TorchFunctionMode):
                 kwargs = {**kwargs, flag: False}
         if kwargs.get("dropout_p"):
             kwargs = {**kwargs, "dropout_p": 0.0}
-        if known in _POSITION and len(args) > _POSITION[known]:
-            position = _POSITION[known]
-            off = 0.0 if known is F.scaled_dot_product_attention else False
+        if func in _POSITION and len(args) > _POSITION[func]:
+            position = _POSITION[func]
+            off = 0.0 if position == _DROPOUT_P else False
             args = (*args[:position], off, *args[position + 1 :])
         return func(*args, **kwargs)
