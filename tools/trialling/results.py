@@ -117,10 +117,10 @@ def _doses_sentence(plan: Plan, found: Sequence[Finding], values: Accuracies) ->
     if hurt:
         text += f"; it hurts at {'; '.join(words[n] for n in hurt)}"
     for each in (each for each in found if each.contrast.family == "choice"):
-        best, base = plan.name(each.contrast.arm), plan.name(each.contrast.base)
+        arm, base = plan.name(each.contrast.arm), plan.name(each.contrast.base)
         if each.contrast.base != "none":
             base = f"the best {base}"
-        text += f". The best dose: {_compared(best, base, each)}"
+        text += f". The best dose: {_compared(arm, base, each)}"
     return f"{text}."
 
 
