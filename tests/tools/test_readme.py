@@ -147,9 +147,9 @@ def test_the_table_of_results_is_that_of_the_runs() -> None:
 @pytest.mark.parametrize("folder", sorted((ROOT / "results").glob("trial-*")), ids=lambda f: f.name)
 def test_trials_in_the_docs_are_computed_from_their_bits(folder: Path) -> None:
     text = (ROOT / "docs" / "results.md").read_text()
-    findings = read_trial(read_plan(folder), folder).findings
-    assert findings
-    for each in findings:
+    trial = read_trial(read_plan(folder), folder)
+    assert trial.findings or not trial.finished
+    for each in trial.findings:
         low, high = each.estimate.low, each.estimate.high
         said = f"[{low:+.2f}, {high:+.2f}] | {each.n} | {p_value(each.p_holm)} | {each.verdict}"
         assert f"{each.contrast.name} | {each.difference:+.2f} {said}" in text
