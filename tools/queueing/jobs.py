@@ -75,7 +75,7 @@ def known(catalogue: Catalogue) -> list[str]:
     return sorted(names | {*COSTS}, key=lambda name: (len(name.strip("ab")), name))
 
 
-def _as_error(package: Package, words: Sequence[str], parser: Callable[[], Any]) -> Any:
+def _parsed(package: Package, words: Sequence[str], parser: Callable[[], Any]) -> Any:
     """What a task's own command line makes of words.
 
     Raises:
@@ -97,7 +97,7 @@ def config_of(package: Package, words: Sequence[str]) -> tuple[Any, Path]:
     Raises:
         ValueError: It does not take the words.
     """
-    _, config, arguments = _as_error(
+    _, config, arguments = _parsed(
         package, words,
         lambda: parse(
             package.experiments, "", [*words], budgets=package.budgets, cost=lambda _: ""
@@ -113,8 +113,9 @@ def given_settings(package: Package, words: Sequence[str]) -> set[str]:
         ValueError: They are not taken, or set what is set for each run.
     """
     config = next(iter(package.experiments.values())).config
-    given = _as_error(package, words, lambda: words_of(config, [*package.budgets], words))
-    if strange := given.keys() - {each.name for each in fields(config)} | {"seed"} & {*given}:
+    given = _parsed(package, words, lambda: words_of(config, [*package.budgets], words))
+    own = {each.name for each in fields(config)} - {"seed"}
+    if strange := given.keys() - own:
         raise ValueError(
             f"{', '.join(sorted(strange))}: out, seed, resume, budget and device are set for each "
             "run; leave them out"
@@ -125,7 +126,6 @@ def given_settings(package: Package, words: Sequence[str]) -> set[str]:
 def _run_job(
     package: Package, name: str, budget: str, seed: int, extra: list[str], root: Path
 ) -> Job:
-    given_settings(package, extra)
     words = [name, "--budget", budget, "--seed", str(seed), *extra]
     config, default = config_of(package, words)
     out = root / default.relative_to("runs")
@@ -181,6 +181,8 @@ def jobs(
     kept = {name: each for name, each in found.items() if only in name}
     if not kept:
         raise ValueError(f"no experiment of {table} has {only!r} in its name")
+    for package in {package.task.name: package for package, _ in kept.values()}.values():
+        given_settings(package, extra)
     counts = {name: seeds or each.trials for name, (_, each) in kept.items()}
     return [
         _run_job(package, name, budget, seed, extra, root)

@@ -18,6 +18,7 @@ from evidence.catalogue import TASKS, load
 from evidence.plots import save_doses
 from evidence.statistics import p_equals
 from keepbench.leaving import PREEMPTED
+from keepbench.progress import say
 from previewing.pages import write
 from queueing import local
 from queueing.cli import summary
@@ -121,8 +122,8 @@ def shared_settings(
         raise ValueError(f"{name} is given by --dose and for all arms; leave one out")
     check_given(method, arms, given)
     if config.image_size and (remark := check_side(config.arch, config.image_size)):
-        print(remark, file=sys.stderr)
-    bare, _ = config_of(package, ["trial"])
+        say(remark)
+    bare = package.experiments["trial"].config
     shared = {name: getattr(bare, name) for name in method.settings}
     settings = {name: getattr(config, name) for name in method.settings}
     return replace(config, record=True, **shared), settings

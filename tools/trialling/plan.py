@@ -118,9 +118,10 @@ class Plan:
         if not self.doses:
             return None
         names, seeds = [*map(dose_name, self.doses)], self.numbers(0, self.choosing)
-        best = {arm: best_dose(accuracies, arm, names, seeds) for arm in ("keep", "plain")}
-        keep, plain = best["keep"], best["plain"]
-        return keep and plain and (cell_name("keep", keep), cell_name("plain", plain)) or None
+        keep, plain = (best_dose(accuracies, arm, names, seeds) for arm in ("keep", "plain"))
+        if keep is None or plain is None:
+            return None
+        return cell_name("keep", keep), cell_name("plain", plain)
 
 
 def make_plan(
