@@ -31,7 +31,7 @@ from keepaugment.saliency import (
 )
 from keepaugment.selective import allowed_regions, selective_cut, selective_paste
 from keepaugment.sources import BoxSaliency, KeypointSaliency, MaskSaliency, SavedSaliency
-from keepaugment.stored import ScaledView, View
+from keepaugment.stored import ScaledView, TeacherSaliency, View
 
 __all__ = [
     "AttentionSaliency",
@@ -59,6 +59,7 @@ __all__ = [
     "ScaledView",
     "ShuffledSaliency",
     "Spare",
+    "TeacherSaliency",
     "View",
     "allowed_regions",
     "box_agreement",

@@ -29,7 +29,7 @@ class CachedSaliency(StoredMaps):
         keep = KeepCutout(saliency=cached)
         for epoch in range(300):
             for index, images, labels, view in loader:   # index (B,): the images' numbers
-                cached.at(epoch, index, view)
+                cached.at(index, view, epoch=epoch)
                 images = keep(images, labels)
             cached.merge()                               # with DistributedDataParallel
 
@@ -72,15 +72,23 @@ class CachedSaliency(StoredMaps):
         """Whether maps are computed in an epoch, from 0, instead of read."""
         return epoch % self.every == 0 or (epoch < self.every and epoch & (epoch - 1) == 0)
 
-    def at(self, epoch: int, index: Tensor, view: View | ScaledView | None = None) -> None:
-        """Go to the images numbered `index` (B,) of an epoch, in these views; None: whole."""
+    def at(  # noqa: D102
+        self,
+        index: Tensor,
+        view: View | ScaledView | None = None,
+        *,
+        epoch: int | None = None,
+        images: Tensor | None = None,
+    ) -> None:
+        if epoch is None:
+            raise ValueError("stored maps are renewed by the epoch; call at(index, view, epoch=)")
+        super().at(index, view, epoch=epoch, images=images)
         self.refreshing = self.refresh_due(epoch)
-        self._go_to(index, view)
 
     def __call__(self, images: Tensor, targets: Any = None) -> Tensor:
         """Map the present views, images (B, C, H, W), to saliency (B, H, W) float32, at least 0."""
         check_images(images)
-        index, view = self._present(len(images), "at(epoch, index, view)")
+        index, view = self._present(len(images), "at(index, view, epoch=)")
         height, width = images.shape[2:]
         if not self.refreshing:
             return self.read(index, view, (height, width))

@@ -73,17 +73,18 @@ class RecycledSaliency(StoredMaps):
         self.images: Tensor | None = None
 
     def at(
-        self, index: Tensor, view: View | ScaledView | None = None, images: Tensor | None = None
+        self,
+        index: Tensor,
+        view: View | ScaledView | None = None,
+        *,
+        epoch: int | None = None,
+        images: Tensor | None = None,
     ) -> None:
-        """Go to the images numbered `index` (B,).
+        """As `StoredMaps.at`; without `images` the views are what the map is asked for.
 
-        Args:
-            index: (B,) int64.
-            view: where their views lie; None: they are whole.
-            images: the views (B, C, H, W) before any pixel is changed; None: what the map is asked
-                for, which is right unless something else cuts or mixes before.
+        That is right unless something else cuts or mixes before.
         """
-        self._go_to(index, view)
+        super().at(index, view, epoch=epoch, images=images)
         self.images = images
 
     def __call__(self, images: Tensor, targets: Any = None) -> Tensor:
@@ -139,7 +140,7 @@ class RecycledSaliency(StoredMaps):
         if images is None:
             raise ValueError(
                 "the images before the cut are not known: ask for the map in each step, or pass "
-                "them, at(index, view, images), or take(inputs, shown)"
+                "them, at(index, view, images=), or take(inputs, shown)"
             )
         if (images.shape, images.dtype) != (inputs.shape, inputs.dtype):
             raise ValueError(

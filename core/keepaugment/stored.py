@@ -6,6 +6,7 @@ the classes that are built on this: `CachedSaliency` and `RecycledSaliency`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from os import PathLike
 from typing import Any, NamedTuple
 
@@ -13,7 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from keepaugment.checks import check_images, check_index, warn_of_repeats
+from keepaugment.checks import check_images, check_index, check_saliency, warn_of_repeats
+from keepaugment.saliency import Saliency
 
 
 class View(NamedTuple):
@@ -132,7 +134,25 @@ class StoredMaps:
         self.view: View | ScaledView | None = None
         self.cells: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # of the view, by its size
 
-    def _go_to(self, index: Tensor, view: View | ScaledView | None) -> None:
+    def at(
+        self,
+        index: Tensor,
+        view: View | ScaledView | None = None,
+        *,
+        epoch: int | None = None,
+        images: Tensor | None = None,
+    ) -> None:
+        """Go to a batch; all stored maps are told the same of it, and take what they need.
+
+        Args:
+            index: numbers of its images (B,) int64.
+            view: where their views lie; None: they are whole.
+            epoch: from 0; `CachedSaliency` needs it.
+            images: the views (B, C, H, W) before any pixel is changed, for `RecycledSaliency`.
+
+        Raises:
+            ValueError: Numbers or views that cannot be, or what is needed is missing.
+        """
         self.index = index = check_index(index, len(self.maps))
         self.view = whole(len(index), index.device) if view is None else view
         if any(each.shape != index.shape for each in self.view):
@@ -244,12 +264,54 @@ class StoredMaps:
 class GivenMaps(StoredMaps):
     """Maps that were there before a run, and are only read: of objects, or from a file."""
 
-    def at(self, index: Tensor, view: View | ScaledView | None = None) -> None:
-        """Go to the images numbered `index` (B,), in these views; None: whole."""
-        self._go_to(index, view)
-
     def __call__(self, images: Tensor, targets: Any = None) -> Tensor:
         """The maps of images (B, C, H, W), the present views: (B, H, W) float32."""
         check_images(images)
         index, view = self._present(len(images), "at(index, view)")
         return self.read(index, view, (images.shape[2], images.shape[3])).to(images.device)
+
+
+class TeacherSaliency(GivenMaps):
+    """Maps that are computed once, by a network that is trained already, and then only read.
+
+    A pretrained network's maps are good from the first step, and free in every later one:
+
+        maps = TeacherSaliency(GradientSaliency(teacher), whole_images, number, (224, 224))
+        cut = KeepCutout(saliency=maps)
+        for index, view, images, labels in loader:     # view: where the crops lie
+            maps.at(index, view)
+            images = cut(images, labels)
+
+    `save` writes them for `SavedSaliency`, which workers and later runs read.
+
+    Args:
+        saliency: the map; of a network with other classes, one that is asked without targets.
+        batches: of all images, each whole and scaled to `image_size`: numbers (B,), images
+            (B, C, H, W) as the network takes them, and targets or None.
+        num_images: of the training set.
+        image_size: (H, W), as in `StoredMaps`.
+        size: of a stored map, as in `StoredMaps`.
+        device: of the stored maps.
+
+    Raises:
+        ValueError: An image is in no batch.
+    """
+
+    def __init__(
+        self,
+        saliency: Saliency,
+        batches: Iterable[tuple[Tensor, Tensor, Any]],
+        num_images: int,
+        image_size: tuple[int, int],
+        *,
+        size: int | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(num_images, image_size, size=size, device=device)
+        for index, images, targets in batches:
+            check_saliency(found := saliency(images, targets), images)
+            index = check_index(index, num_images).to(self.maps.device)
+            self.write(index, whole(len(index), index.device), found.to(index.device))
+        if missing := int((~self.fresh).sum()):
+            raise ValueError(f"{missing} of {num_images} images are in no batch")
+        self.fresh.zero_()

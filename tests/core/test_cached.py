@@ -52,7 +52,7 @@ def stored(image_maps: Tensor, **options: int) -> CachedSaliency:
     """A cache that has seen whole images with these maps (N, H, W)."""
     number, height, width = image_maps.shape
     cache = CachedSaliency(Given(image_maps), number, (height, width), **options)
-    cache.at(0, torch.arange(number))
+    cache.at(torch.arange(number), epoch=0)
     cache(torch.zeros(number, 3, height, width))
     return cache
 
@@ -73,7 +73,7 @@ def test_a_stored_map_follows_crop_and_flip(corner: tuple[int, int], mirrored: b
     maps[:, 0, 0] = 255.0
     cache = stored(maps, size=8)
     seen = view(*corner, mirrored, batch=5)
-    cache.at(3, torch.arange(5), seen)
+    cache.at(torch.arange(5), seen, epoch=3)
     assert torch.equal(cache(torch.zeros(5, 3, 8, 8)), cut_out(maps, seen))
 
 
@@ -97,7 +97,7 @@ def test_a_view_updates_what_it_shows(mirrored: bool) -> None:
 
 def test_only_the_images_of_the_batch_are_updated() -> None:
     cache = CachedSaliency(Given(rand(2, 4, 4) + 0.1), 5, (4, 4), size=4)
-    cache.at(0, torch.tensor([3, 1]))
+    cache.at(torch.tensor([3, 1]), epoch=0)
     cache(torch.zeros(2, 1, 4, 4))
     assert (cache.maps.flatten(1).amax(1) > 0).tolist() == [False, True, False, True, False]
     assert torch.equal(cache.maps[3].float(), (rand(2, 4, 4)[0] + 0.1).div_(
@@ -116,7 +116,7 @@ def test_a_fresh_map_is_given_as_it_is_and_a_stored_one_asks_no_network() -> Non
     cache = CachedSaliency(source, 9, (32, 32), every=5)
     images = torch.zeros(2, 3, 32, 32)
     for epoch, calls in ((0, 1), (3, 1), (5, 2), (6, 2)):
-        cache.at(epoch, torch.tensor([7, 0]))
+        cache.at(torch.tensor([7, 0]), epoch=epoch)
         saliency = cache(images)
         assert source.calls == calls
         assert torch.equal(saliency, source.saliency) == cache.refresh_due(epoch)
@@ -124,7 +124,7 @@ def test_a_fresh_map_is_given_as_it_is_and_a_stored_one_asks_no_network() -> Non
 
 def test_an_image_without_a_map_is_cut_as_by_the_plain_method() -> None:
     cache = CachedSaliency(Given(rand(1)), 4, (8, 8))
-    cache.at(3, torch.tensor([2]))
+    cache.at(torch.tensor([2]), epoch=3)
     images = torch.zeros(1, 1, 8, 8)
     allowed, _ = allowed_regions(cache(images), images, 3, side="low", border="clip")
     assert allowed.all()
@@ -181,7 +181,7 @@ def test_a_saved_cache_goes_on() -> None:
     other = CachedSaliency(Given(rand(1)), 3, (8, 8))
     other.load_state_dict(cache.state_dict())
     for each in (cache, other):
-        each.at(3, torch.tensor([2, 0]), view(1, -2, True, batch=2))
+        each.at(torch.tensor([2, 0]), view(1, -2, True, batch=2), epoch=3)
     images = torch.zeros(2, 1, 8, 8)
     assert torch.equal(cache(images), other(images))
     with pytest.raises(ValueError, match=r"\(3, 8, 8\) do not fit \(4, 8, 8\)"):
@@ -195,7 +195,7 @@ def test_a_keep_method_cuts_by_stored_maps() -> None:
     cache = stored(saliency)
     keep = KeepCutout(size=8, tau=0.3, saliency=cache, border="inside", generator=seeded())
     for mirrored in (False, True):
-        cache.at(3, torch.arange(6), view(0, 0, mirrored, batch=6))
+        cache.at(torch.arange(6), view(0, 0, mirrored, batch=6), epoch=3)
         removed = keep(torch.ones(6, 1, 16, 16)) == 0
         kept = removed.flip(3) if mirrored else removed
         assert not kept[..., :4].any() and removed.any()
@@ -218,7 +218,7 @@ def test_numbers_are_needed_first() -> None:
     cache = CachedSaliency(Given(rand(1)), 3, (8, 8))
     with pytest.raises(ValueError, match="maps of 2 images were asked for, the numbers of none"):
         cache(torch.zeros(2, 1, 8, 8))
-    cache.at(0, torch.arange(3))
+    cache.at(torch.arange(3), epoch=0)
     with pytest.raises(ValueError, match="the numbers of 3 are known; call at"):
         cache(torch.zeros(2, 1, 8, 8))
 
@@ -227,7 +227,7 @@ def test_numbers_are_needed_first() -> None:
 def test_an_index_of_any_whole_kind(dtype: torch.dtype) -> None:
     caches = [CachedSaliency(Given(rand(2, 8, 8)), 5, (8, 8)) for _ in range(2)]
     for cache, kind in zip(caches, (dtype, torch.int64), strict=True):
-        cache.at(0, torch.tensor([4, 1], dtype=kind))
+        cache.at(torch.tensor([4, 1], dtype=kind), epoch=0)
         cache(torch.zeros(2, 1, 8, 8))
     assert torch.equal(caches[0].maps, caches[1].maps)
 
@@ -236,13 +236,13 @@ def test_numbers_and_views_that_are_not_the_images() -> None:
     cache = CachedSaliency(Given(rand(2, 8, 8)), 5, (8, 8))
     for wrong in ([0, 5], [0, -1]):
         with pytest.raises(ValueError, match=r"index must be in \[0, 5\), found"):
-            cache.at(0, torch.tensor(wrong))
+            cache.at(torch.tensor(wrong), epoch=0)
     with pytest.raises(ValueError, match=r"a view of 2 images is that many numbers, found \(1,\)"):
-        cache.at(0, torch.tensor([0, 1]), view(0, 0, False))
-    cache.at(0, torch.tensor([2, 2]))
+        cache.at(torch.tensor([0, 1]), view(0, 0, False), epoch=0)
+    cache.at(torch.tensor([2, 2]), epoch=0)
     with pytest.warns(UserWarning, match="several times in the batch: the map of only one"):
         cache(torch.zeros(2, 1, 8, 8))
-    cache.at(3, torch.tensor([2, 2]))  # reads
+    cache.at(torch.tensor([2, 2]), epoch=3)  # reads
     cache(torch.zeros(2, 1, 8, 8))
 
 
@@ -252,7 +252,7 @@ def _process(rank: int, folder: str) -> None:
     )
     cache = CachedSaliency(Given(rand(2, 8, 8, seed=rank) + 0.1), 5, (8, 8))
     cache.maps += 7  # of an epoch before
-    cache.at(0, torch.tensor([rank, 2 + rank]))
+    cache.at(torch.tensor([rank, 2 + rank]), epoch=0)
     cache(torch.zeros(2, 1, 8, 8))
     cache.merge()
     torch.save(cache.state_dict(), f"{folder}/{rank}.pt")

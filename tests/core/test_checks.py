@@ -197,7 +197,7 @@ def test_a_map_of_another_kind(wrong: object, message: str) -> None:
         return wrong
 
     cached = CachedSaliency(source, 4, (8, 10))
-    cached.at(0, torch.arange(4))
+    cached.at(torch.arange(4), epoch=0)
     for call in (
         lambda: selective_cut(IMAGES, wrong, size=3),
         lambda: selective_paste(IMAGES, IMAGES, wrong, size=3),

@@ -81,7 +81,7 @@ def step(request: pytest.FixtureRequest) -> Iterator[Step]:
 def cached(step: Step, view: Any) -> Tensor:
     saliency = CachedSaliency(step.given, 50, (32, 32), device=step.device)
     for epoch in (0, 3):  # computes, reads
-        saliency.at(epoch, step.index, view)
+        saliency.at(step.index, view, epoch=epoch)
         read = saliency(step.images, step.labels)
     saliency.merge()
     return read

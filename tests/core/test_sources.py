@@ -237,7 +237,7 @@ class Saved(Dataset):
 
 def written(path: Path) -> CachedSaliency:
     cached = CachedSaliency(lambda images, labels: images[:, 0], 6, (16, 16))
-    cached.at(0, torch.arange(6))
+    cached.at(torch.arange(6), epoch=0)
     cached(rand(6, 1, 16, 16))
     cached.save(path)
     return cached
