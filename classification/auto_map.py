@@ -21,12 +21,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from classification.data import Data
 from keepaugment import EarlyHead, GradientSaliency, RandomSaliency, Saliency, box_agreement
 from keepaugment.early_stage import Flops, stages
 from keepaugment.no_trace import Forward, no_trace
-from keepbench.images import Batch
-from keepbench.order import EpochBatches
 
 KINDS = {
     "full": (1.0, False),
@@ -39,8 +36,6 @@ KINDS = {
 LEAST = 0.6
 """Agreement asked for if nothing else is said: halfway between noise and mirrored images, which
 had 0.43 and 0.79 for cuts at tau 0.6 on CIFAR-10 (a resnet8 after 9 epochs on 5,120 images)."""
-
-SAMPLE = 256  # training images that maps are compared on
 
 PART = 64  # of them at once
 
@@ -191,17 +186,6 @@ class Choice:
 def choice_due(epochs: int) -> bool:
     """Whether to choose anew after so many epochs: 1, 2, 4, 8, ..."""
     return epochs > 0 and epochs & (epochs - 1) == 0
-
-
-def sample(data: Data, device: torch.device, *, seed: int = 0, number: int = SAMPLE) -> Batch:
-    """Some training images, the same whenever they are asked for and in every process."""
-    order = EpochBatches(
-        num_images=data.num_train,
-        batch_size=min(number, data.num_train),
-        seed=seed,
-        epoch=-1,  # crops that no epoch trains on
-    )
-    return next(iter(data.train_batches(order, device, 0)))
 
 
 def choose(

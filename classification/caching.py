@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from classification.config import Config
 from keepaugment import Saliency, ScaledView, View, box_agreement
 from keepaugment.stored import GivenMaps, StoredMaps, whole
 from keepbench.images import Batch
@@ -20,17 +20,6 @@ def scaled_view(frames: Tensor, image_size: tuple[int, int]) -> ScaledView:
     height, width = image_size
     top, left, rows, columns, mirrored = frames.unbind(1)
     return ScaledView(top * height, left * width, rows * height, columns * width, mirrored > 0)
-
-
-def compared_boxes(config: Config, length: int) -> dict[str, Any]:
-    """The boxes of a config's method, as `box_agreement` takes them, all wholly inside the image.
-
-    Where their size is random, they have half the length of the image, `length`.
-    """
-    if config.keep == "paste":
-        return {"size": config.paste_size, "side": "high", "tau": config.tau}
-    size = config.size if config.cut == "cutout" and config.keep == "cut" else length // 2
-    return {"size": size, "side": "low", "tau": config.tau}
 
 
 class OracleSaliency(GivenMaps):
@@ -61,16 +50,16 @@ def stored_maps(cache: StoredMaps, samples: Batch) -> Tensor:
 
 
 def agreement(
-    config: Config, cache: StoredMaps, fresh: Saliency, inputs: Tensor, samples: Batch
+    boxes: Mapping[str, Any], cache: StoredMaps, fresh: Saliency, inputs: Tensor, samples: Batch
 ) -> float:
     """Mean agreement of the stored maps' boxes with those of fresh maps, in [0, 1].
 
     Args:
-        config: the run's settings.
+        boxes: that are compared, as `box_agreement` takes them.
         cache: the stored maps.
         fresh: the map.
         inputs: the samples' images (B, C, H, W), normalised.
         samples: whole images, or crops with their frames.
     """
     maps = stored_maps(cache, samples), fresh(inputs, samples.labels)
-    return box_agreement(*maps, **compared_boxes(config, inputs.shape[2])).mean().item()
+    return box_agreement(*maps, **boxes).mean().item()

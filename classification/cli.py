@@ -6,10 +6,9 @@ from classification.config import Config
 from classification.experiments import BUDGETS, EXPERIMENTS
 from classification.models import forward_flop
 from classification.train import train
-from keepbench.command import train_to_the_end
+from keepbench.command import parse, train_to_the_end
 from keepbench.leaving import exit_with_message
 from keepbench.run import read_rows
-from keepbench.settings import NO_GRADIENT, parse
 
 IMAGES = {"cifar10": 50_000, "images": 1_281_167, "digits": 1_437}
 
@@ -25,12 +24,12 @@ def cost(config: Config) -> float:
     forward = forward_flop(
         config.arch, config.image_size or (224 if config.dataset == "images" else 32)
     )
-    early = config.early_head and config.saliency != "auto"
-    share = config.scale**2 * (1 / 3 if early else 1.0) if config.keep else 0.0
-    free = (*NO_GRADIENT, "recycled")
-    share = 0.0 if config.saliency in free else share / max(1, config.cache)
+    maps = 0.0
+    if config.keep:
+        maps = config.keep.map.passes / max(1, config.keep.cache)
+        maps *= 1 / 3 if config.early_head and config.keep.map.gradient else 1.0
     images = (config.subset or IMAGES[config.dataset]) * config.epochs
-    return images * forward * (3 + 2 * share)
+    return images * forward * (3 + maps)
 
 
 @exit_with_message()

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from classification.methods import CUTS, KEEPS, MIXES, Cut, Keep, Mix
 from keepbench.files import file_at, files_at
 from keepbench.own_network import source_files
-from keepbench.settings import (
-    NO_GRADIENT,
-    ORACLES,
-    SALIENCIES,
-    check,
-    check_keep,
-    check_lengths,
-    check_scale,
-    setting,
-)
+from keepbench.own_policy import Own, Timm
+from keepbench.policies import POLICIES, Policy
+from keepbench.settings import check, check_lengths, one_of, setting
 
 DATASETS = ["cifar10", "cifar100", "digits", "folder", "images"]
 """Small images (CIFAR, digits, a class-folder tree), or "images": a tree of large ones."""
-POLICIES = ["", "autoaugment", "randaugment", "trivialaugment", "augmix"]
-CUTS = ["", "cutout", "random_erasing", "gridmask"]
-MIXES = ["", "cutmix", "mixup", "mixup_or_cutmix", "manifold_mixup", "attentive_cutmix"]
-KEEPS = ["", "cut", "paste", "mix"]
 REGULARISERS = ["", "dropout", "droppath", "dropblock"]
 
 
@@ -40,7 +30,7 @@ class Config:
     )
     objects: str = setting(
         "",
-        "boxes (CSV) or masks (folder) of a tree's training images, for --saliency oracle",
+        "boxes (CSV) or masks (folder) of a tree's training images, for --keep.map oracle",
         role="neutral",
         files=files_at,
     )
@@ -58,6 +48,21 @@ class Config:
         "resnet18",
         "model: one of classification.models, any of timm's, or FILE.py:FUNCTION",
         files=source_files,
+    )
+    weights: str = setting(
+        "",
+        "initial weights under a new classifier: a file (state dict, safetensors, checkpoint), or "
+        "timm's of --arch (timm) or of another name (timm:NAME)",
+        files=file_at,
+    )
+    colours: str = setting(
+        "data",
+        "mean and std that images are normalised by: those of the data, or of timm's --arch",
+        choices=["data", "network"],
+    )
+    frozen: str = setting("", "last of the first stages that stay as --weights has them")
+    classifier_lr: float = setting(
+        1.0, "learning rate of the classifier, in units of --lr", range="(0, 1e4]"
     )
     dropout: float = setting(0.0, "dropout inside the blocks of a Wide ResNet", range="[0, 1)")
     zero_init_last: bool = setting(
@@ -86,75 +91,10 @@ class Config:
     flip: bool = setting(True, "random horizontal flip")
     jitter: bool = setting(False, "CutMix's colour jitter and lighting noise")
 
-    policy: str = setting("", "image-level augmentation", choices=POLICIES, role="policy")
-    policy_set: str = setting(
-        "cifar10", "AutoAugment policy", choices=["cifar10", "imagenet", "svhn"], role="policy"
-    )
-    num_ops: int = setting(3, "RandAugment operations per image", range="[1, 100]", role="policy")
-    magnitude: int = setting(
-        -1,
-        "RandAugment strength, 0-30; for AutoAugment replaces its own; -1 = default",
-        range="[-1, 30]",
-        role="policy",
-    )
-    policy_space: str = setting(
-        "torchvision",
-        "whose operations a magnitude is for",
-        choices=["torchvision", "original", "timm"],
-        role="policy",
-    )
-    policy_fill: str = setting(
-        "mean", "colour beyond the image in policies", choices=["mean", "black"], role="policy"
-    )
-    cut: str = setting("", "region-level augmentation", choices=CUTS, role="cut")
-    size: int = setting(16, "side of Cutout's box; 0 = no box", range="[0, 4096]", role="cut")
-    cut_p: float = setting(1.0, "probability of cutting an image", range="[0, 1]", role="cut")
-    erasing: str = setting(
-        "original",
-        "whose Random Erasing: original = noise in 2-40% of the area, torchvision = zeros in 2-33%",
-        choices=["original", "torchvision"],
-        role="cut",
-    )
-    mix: str = setting("", "label-mixing augmentation", choices=MIXES, role="mix")
-    mix_alpha: float = setting(
-        1.0, "lambda is drawn from Beta(alpha, alpha)", range="(0, 1000]", role="mix"
-    )
-    attention: str = setting(
-        "pretrained",
-        "network of Attentive CutMix: pretrained, random, or a state dict's file",
-        role="mix",
-        files=file_at,
-    )
-    mix_p: float = setting(1.0, "probability of mixing a batch", range="[0, 1]", role="mix")
-
-    keep: str = setting("", "stage that spares the important region", choices=KEEPS, role="keep")
-    tau: float = setting(
-        0.6,
-        "importance quantile: cut at or below it, paste at or above",
-        range="[0, 1]",
-        role="keep",
-    )
-    paste_size: int = setting(16, "side of the pasted region", range="[1, 4096]", role="keep")
-    match_area: bool = setting(False, "keep the plain method's cut-area distribution", role="keep")
-    saliency: str = setting(
-        "gradient",
-        "importance map, or a control; auto = cheapest map that agrees with full ones, recycled = "
-        "gradients of earlier steps, oracle = --objects",
-        choices=[*SALIENCIES, "auto", "recycled", *ORACLES],
-        role="keep",
-    )
-    agreement: float = setting(
-        0.6, "box agreement with full maps that --saliency auto demands", range="[0, 1]", role="map"
-    )
-    scale: float = setting(
-        1.0,
-        "scale of the images that maps are computed on; 0.5 = low resolution",
-        range="(0, 1]",
-        role="map",
-    )
-    cache: int = setting(
-        0, "epochs between refreshes of stored maps; 0 = none stored", range="[0, 1e6]", role="map"
-    )
+    policy: Policy | None = one_of((*POLICIES, Own, Timm), "image-level augmentation")
+    cut: Cut | None = one_of(CUTS, "region-level augmentation")
+    mix: Mix | None = one_of(MIXES, "label-mixing augmentation")
+    keep: Keep | None = one_of(KEEPS, "KeepAugment: the stage that spares the important region")
     early_head: str = setting("", "stage whose auxiliary head gives the maps", role="map")
     early_weight: float = setting(
         0.3, "auxiliary head's loss weight", range="[0, 1000]", role="map"
@@ -211,19 +151,10 @@ class Config:
     def __post_init__(self) -> None:
         """Refuse settings out of range or that contradict each other, before anything is read."""
         check(self)
-        if self.keep == "cut":
-            check_keep(
-                self, cut=self.cut in ("cutout", "random_erasing"), cut_p=self.cut_p > 0,
-                size=self.size > 0 or self.cut != "cutout",
-            )  # fmt: skip
-        elif self.keep == "mix":
-            check_keep(self, mix=self.mix in ("cutmix", "mixup_or_cutmix"), mix_p=self.mix_p > 0)
-        else:
-            check_keep(self, policy=bool(self.policy))
-        if self.policy_space == "timm" and self.policy != "randaugment":
-            raise ValueError(f"policy_space=timm is for RandAugment, found policy={self.policy!r}")
         if self.warmup > self.epochs:
             raise ValueError(f"warmup must be at most epochs={self.epochs}, found {self.warmup}")
+        if self.frozen and not self.weights:
+            raise ValueError(f"frozen={self.frozen} would keep random weights; give --weights")
         if self.dataset == "images" and not self.image_size:
             raise ValueError("a tree of large images needs --image-size")
         if self.test_resize and self.test_resize < (self.test_size or self.image_size):
@@ -237,60 +168,18 @@ class Config:
             raise ValueError("test_rest is for small images, found a tree of large ones")
         if self.image_size:
             self.check_image_size((self.image_size, self.image_size))
-        if self.cache:
-            self._check_cache()
-        if self.saliency == "auto":
-            self._check_auto()
-        if self.saliency == "recycled":
-            self._check_recycled()
-        if self.keep and self.saliency in ORACLES:
-            if not self.objects:
-                raise ValueError(f"saliency={self.saliency} needs --objects, boxes or masks")
-            self._check_frame("another --saliency")
+        if self.keep:
+            self.keep.check_in(self)
 
     def check_image_size(self, image_size: tuple[int, int]) -> None:
         """Raise ValueError for lengths that do not fit in the training images (H, W)."""
-        lengths = {} if self.image_size else {"padding": self.padding}
-        if self.cut == "cutout":
-            lengths["size"] = self.size
-        if self.keep == "paste":
-            lengths["paste_size"] = self.paste_size
-        check_lengths(image_size, **lengths)
-        if self.keep:
-            check_scale(self.scale, image_size)
+        if not self.image_size:
+            check_lengths(image_size, padding=self.padding)
+        for each in (self.cut, self.keep):
+            if each:
+                each.check_image_size(image_size)
 
-    def _check_cache(self) -> None:
-        if not self.keep or self.saliency in NO_GRADIENT:
-            raise ValueError(
-                f"cache={self.cache} has no map to store "
-                f"(keep={self.keep!r}, saliency={self.saliency!r})"
-            )
-        self._check_frame("--cache 0")
-
-    def _check_frame(self, cure: str) -> None:
-        """Refuse stored maps of images that a policy has changed."""
-        if self.policy and self.keep != "paste":
-            raise ValueError(
-                f"stored maps follow crop and flip, not what {self.policy} does to an image; "
-                f"keep={self.keep} needs {cure} there"
-            )
-
-    def _check_recycled(self) -> None:
-        if not self.keep or self.scale != 1.0 or self.cache:
-            raise ValueError(
-                "saliency=recycled stores the gradients of a Keep arm's own steps, found "
-                f"keep={self.keep!r}, scale={self.scale}, cache={self.cache}"
-            )
-        if self.mix and self.mix not in ("cutmix", "attentive_cutmix"):
-            raise ValueError(
-                f"{self.mix} shows two images in one pixel, so the gradient there is no image's "
-                "own; saliency=recycled needs another mix"
-            )
-        self._check_frame("another --saliency")
-
-    def _check_auto(self) -> None:
-        if not self.keep or self.scale != 1.0 or self.cache:
-            raise ValueError(
-                f"saliency=auto chooses the scale of the maps of a Keep arm itself, found "
-                f"keep={self.keep!r}, scale={self.scale}, cache={self.cache}"
-            )
+    @property
+    def plain(self) -> Config:
+        """Its plain arm."""
+        return replace(self, keep=None)

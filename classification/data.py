@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from classification.config import Config
-from classification.image_trees import load_folders
+from classification.image_trees import TreeData, load_folders
 from keepbench.images import Batch
 from keepbench.order import EpochBatches
-from keepbench.small_images import load_data
+from keepbench.small_images import StoredData, load_data
+from keepbench.starting import pretrained_config
+
+SAMPLE = 256
+"""Training images on which maps are compared."""
 
 
 class Data(Protocol):
@@ -54,6 +59,9 @@ class Data(Protocol):
     ) -> Iterable[Batch]:
         """Batches of the training set in the order of `steps`."""
 
+    def whole_batches(self, device: torch.device, workers: int) -> Iterable[Batch]:
+        """All training images once, each whole: scaled to `image_size`, whatever its shape."""
+
     def contents(self) -> Iterator[str | bytes]:
         """What tells whether images or labels changed."""
 
@@ -63,14 +71,30 @@ class Data(Protocol):
         """This process's share of the test set: images (B, C, H, W) uint8 and labels (B,)."""
 
 
+def with_colours(arch: str, data: TreeData | StoredData) -> Data:
+    """Data that are normalised by the mean and std that timm has for a network.
+
+    Raises:
+        ValueError: It has none for images of these channels.
+    """
+    known = pretrained_config(arch)
+    if len(known.get("mean", ())) != data.channels:
+        raise ValueError(
+            f"colours=network: timm says no mean and std of {data.channels} channels of {arch}; "
+            "take data"
+        )
+    return replace(data, mean=tuple(known["mean"]), std=tuple(known["std"]))
+
+
 def open_data(config: Config, device: torch.device) -> Data:
     """The data of a config, on the device if its images are small.
 
     Raises:
         ValueError: Data that cannot be used (see `load_data` and `classification.image_trees`).
     """
+    data: TreeData | StoredData
     if config.dataset == "images":
-        return load_folders(
+        data = load_folders(
             config.data,
             size=config.image_size,
             test_size=config.test_size,
@@ -82,14 +106,26 @@ def open_data(config: Config, device: torch.device) -> Data:
             objects=config.objects,
             seed=config.seed,
         )
-    data = load_data(
-        config.dataset,
-        config.data,
-        download=config.download,
-        subset=config.subset,
-        test_subset=config.test_subset,
-        test_rest=config.test_rest,
-        objects=config.objects,
-        seed=config.seed,
+    else:
+        data = load_data(
+            config.dataset,
+            config.data,
+            download=config.download,
+            subset=config.subset,
+            test_subset=config.test_subset,
+            test_rest=config.test_rest,
+            objects=config.objects,
+            seed=config.seed,
+        ).to(device)
+    return data if config.colours == "data" else with_colours(config.arch, data)
+
+
+def sample(data: Data, device: torch.device, *, seed: int = 0, number: int = SAMPLE) -> Batch:
+    """Some training images, the same whenever they are asked for and in every process."""
+    order = EpochBatches(
+        num_images=data.num_train,
+        batch_size=min(number, data.num_train),
+        seed=seed,
+        epoch=-1,  # crops that no epoch trains on
     )
-    return data.to(device)
+    return next(iter(data.train_batches(order, device, 0)))

@@ -7,6 +7,23 @@ from dataclasses import replace
 from typing import Any
 
 from classification.config import Config
+from classification.importance import Auto, Recycled
+from classification.methods import (
+    AttentiveCutMix,
+    CutMix,
+    Cutout,
+    GridMask,
+    Keep,
+    KeepCut,
+    KeepMix,
+    KeepPaste,
+    ManifoldMixup,
+    Mixup,
+    MixupOrCutMix,
+    RandomErasing,
+)
+from keepbench.experiments import Experiment
+from keepbench.maps import Centre, Gradient, Inverted, Random, Shuffled
 from keepbench.paper import (
     MAGNITUDES,
     cutout,
@@ -16,13 +33,13 @@ from keepbench.paper import (
     randaugment,
     tables_of,
 )
-from keepbench.settings import Experiment
+from keepbench.policies import AugMix, AutoAugment, RandAugment, TrivialAugment
 
-CHEAP: dict[str, dict[str, Any]] = {
-    "": {},
-    "_low": {"scale": 0.5},
-    "_early": {"early_head": "layer1"},
-    "_low_early": {"scale": 0.5, "early_head": "layer1"},
+CHEAP = {
+    "": (Gradient(), ""),
+    "_low": (Gradient(scale=0.5), ""),
+    "_early": (Gradient(), "layer1"),
+    "_low_early": (Gradient(scale=0.5), "layer1"),
 }
 """Section 3.1: low resolution, early loss, and both, which the paper leaves out."""
 
@@ -32,7 +49,7 @@ CIFAR_ARCHS: dict[str, dict[str, Any]] = {
     "resnet110": {"arch": "resnet110"},
     "wrn28_10": {"arch": "wrn28_10", "dropout": 0.3},
 }
-AUTO = replace(CIFAR, policy="autoaugment", cut="cutout", clip=5.0)  # Cutout 16 is part of A
+AUTO = replace(CIFAR, policy=AutoAugment(), cut=Cutout(), clip=5.0)  # Cutout 16 is part of A
 AUTO_ARCHS: dict[str, dict[str, Any]] = {
     "wrn28_10": {"arch": "wrn28_10"},
     "shake_shake": {"arch": "shake_shake_26_2x96d", "lr": 0.01, "weight_decay": 1e-3},
@@ -51,11 +68,9 @@ IMAGENET = Config(  # CutMix-PyTorch's recipe at 300 epochs, section 4.2
     zero_init_last=False,
     image_size=224,
     jitter=True,
-    policy_set="imagenet",
     batch_size=256,
     weight_decay=1e-4,
     schedule="step",
-    paste_size=40,
     workers=16,
 )
 DIGITS = replace(
@@ -79,11 +94,17 @@ def _experiment(name: str, config: Config, table: str = "", trials: int = 1) -> 
     return Experiment(config, tables_of(name) or table, figure_of(name), trials)
 
 
+def _kept(plain: Config, keep: Keep, way: str = "") -> Config:
+    """The Keep arm of a plain method, by one of the maps of `CHEAP`."""
+    kind, head = CHEAP[way]
+    return replace(plain, keep=replace(keep, map=kind), early_head=head)
+
+
 def _arms(
     prefix: str,
     plain: Config,
     name: str,
-    keep: str,
+    keep: Keep,
     cheap: list[str],
     *,
     table: str = "",
@@ -92,18 +113,20 @@ def _arms(
     """A plain method and its Keep arms, `cheap` ones as well."""
     configs = {f"{prefix}-{name}": plain}
     for way in cheap:
-        configs[f"{prefix}-keep_{name}{way}"] = replace(plain, keep=keep, **CHEAP[way])
+        configs[f"{prefix}-keep_{name}{way}"] = _kept(plain, keep, way)
     return {key: _experiment(key, config, table, trials) for key, config in configs.items()}
 
 
 def _table1() -> Table:
     rows: Table = {}
     for arch, change in CIFAR_ARCHS.items():
-        plain = replace(CIFAR, cut="cutout", **change)
-        rows |= _arms(f"cifar10-{arch}", plain, "cutout", "cut", list(CHEAP), table="1", trials=3)
+        plain = replace(CIFAR, cut=Cutout(), **change)
+        rows |= _arms(
+            f"cifar10-{arch}", plain, "cutout", KeepCut(), list(CHEAP), table="1", trials=3
+        )
     for arch, change in AUTO_ARCHS.items():
         rows |= _arms(
-            f"cifar10-{arch}", replace(AUTO, **change), "autoaugment", "paste", list(CHEAP),
+            f"cifar10-{arch}", replace(AUTO, **change), "autoaugment", KeepPaste(), list(CHEAP),
             table="1", trials=1 if arch == "pyramidnet" else 3,
         )  # fmt: skip
     return rows
@@ -112,21 +135,21 @@ def _table1() -> Table:
 def _table2() -> Table:
     rows: Table = {}
     for length in (8, 12, 20, 24):
-        plain = replace(CIFAR, cut="cutout", size=length)
-        rows |= _arms("cifar10-resnet18", plain, f"cutout{length}", "cut", [""], trials=5)
+        plain = replace(CIFAR, cut=Cutout(size=length))
+        rows |= _arms("cifar10-resnet18", plain, f"cutout{length}", KeepCut(), [""], trials=5)
     return rows
 
 
 def _rand(magnitude: int) -> Config:
     """RandAugment over AutoAugment's operations, N = 3, magnitude of 30 (SETTINGS, reading A)."""
-    return replace(AUTO, arch="wrn28_10", policy="randaugment", magnitude=magnitude)
+    return replace(AUTO, arch="wrn28_10", policy=RandAugment(magnitude=magnitude))
 
 
 def _table3() -> Table:
     rows: Table = {}
     for magnitude in MAGNITUDES:
         rows |= _arms(
-            "cifar10-wrn28_10", _rand(magnitude), f"randaugment_m{magnitude}", "paste",
+            "cifar10-wrn28_10", _rand(magnitude), f"randaugment_m{magnitude}", KeepPaste(),
             ["", "_low"], table="3", trials=5,
         )  # fmt: skip
     return rows
@@ -134,15 +157,13 @@ def _table3() -> Table:
 
 def _table4() -> Table:
     changes: dict[str, dict[str, Any]] = {
-        "gridmask": {"policy": "", "cut": "gridmask"},
+        "gridmask": {"policy": None, "cut": GridMask()},
         "augmix": {
-            "policy": "augmix",
-            "policy_space": "original",
-            "policy_fill": "black",
+            "policy": AugMix(space="original", fill="black"),
             "interpolation": "bilinear",
-            "cut": "",
+            "cut": None,
         },
-        "attentive_cutmix": {"policy": "", "cut": "", "mix": "attentive_cutmix"},
+        "attentive_cutmix": {"policy": None, "cut": None, "mix": AttentiveCutMix()},
     }
     configs = {
         f"cifar10-{arch}-{name}": replace(replace(AUTO, **AUTO_ARCHS[arch]), **change)
@@ -157,15 +178,15 @@ def _table5() -> Table:
         "vanilla": {},
         "dropout": {"regulariser": "dropout"},
         "droppath": {"regulariser": "droppath"},
-        "manifold_mixup": {"mix": "manifold_mixup"},
-        "mixup": {"mix": "mixup", "mix_alpha": 0.2},
+        "manifold_mixup": {"mix": ManifoldMixup()},
+        "mixup": {"mix": Mixup(alpha=0.2)},
         "dropblock": {"regulariser": "dropblock", "smoothing": 0.1, "zero_init_last": True},
-        "randaugment": {"policy": "randaugment", "num_ops": 2, "magnitude": 9},
-        "random_erasing": {"cut": "random_erasing", "cut_p": 0.5},
+        "randaugment": {"policy": RandAugment(num_ops=2)},
+        "random_erasing": {"cut": RandomErasing(p=0.5)},
     }
-    kept: dict[str, tuple[dict[str, Any], str]] = {
-        "autoaugment": ({"policy": "autoaugment"}, "paste"),
-        "cutmix": ({"mix": "cutmix"}, "mix"),
+    kept: dict[str, tuple[dict[str, Any], Keep]] = {
+        "autoaugment": ({"policy": AutoAugment(policy_set="imagenet")}, KeepPaste(size=40)),
+        "cutmix": ({"mix": CutMix()}, KeepMix()),
     }
     rows: Table = {}
     for arch in ("resnet50", "resnet101"):
@@ -185,57 +206,59 @@ def _table5() -> Table:
 def _table8() -> Table:
     base = replace(IMAGENET, epochs=360)
     configs = {
-        "imagenet-resnet50-cutmix-360": replace(base, mix="cutmix"),
-        "imagenet-resnet50-autoaugment-360": replace(base, policy="autoaugment"),
+        "imagenet-resnet50-cutmix-360": replace(base, mix=CutMix()),
+        "imagenet-resnet50-autoaugment-360": replace(
+            base, policy=AutoAugment(policy_set="imagenet")
+        ),
     }
     return {name: _experiment(name, config) for name, config in configs.items()}
 
 
 def _figures() -> Table:
     """The sweeps of Figures 2 and 3, whose values stand only in the pictures."""
-    wide = replace(CIFAR, cut="cutout", **CIFAR_ARCHS["wrn28_10"])
+    wide = replace(CIFAR, **CIFAR_ARCHS["wrn28_10"])
     configs: dict[str, Config] = {}
     for length in (0, 4, 8, 12, 20, 24):
-        configs[cutout("wrn28_10", length)] = replace(wide, size=length)
+        configs[cutout("wrn28_10", length)] = replace(wide, cut=Cutout(size=length))
     for magnitude in (3, 9, 15, 21):
         configs[randaugment(magnitude)] = _rand(magnitude)
     for tau in (0.2, 0.4, 0.6, 0.8):
-        configs[keep20(tau)] = replace(wide, size=20, keep="cut", tau=tau)
+        configs[keep20(tau)] = replace(wide, cut=Cutout(size=20), keep=KeepCut(tau=tau))
     for tau in (0.0, 0.2, 0.4, 0.6, 0.8):
-        configs[paste8(tau)] = replace(_rand(15), keep="paste", paste_size=8, tau=tau)
+        configs[paste8(tau)] = replace(_rand(15), keep=KeepPaste(size=8, tau=tau))
     return {name: _experiment(name, config) for name, config in configs.items()}
 
 
 def _controls() -> Table:
     """Is it the saliency? Arms that differ from a Keep arm in one respect."""
-    keep = replace(CIFAR, cut="cutout", keep="cut")
+    plain = replace(CIFAR, cut=Cutout())
     arms = {
         "cifar10-resnet18-none": CIFAR,
-        "cifar10-resnet18-keep_cutout-match_area": replace(keep, match_area=True),
-        "cifar10-resnet18-cutout-early_loss": replace(keep, keep="", early_head="layer1"),
-        "cifar10-resnet18-cutout-equal_time_low": replace(keep, keep="", epochs=360),
-        "cifar10-resnet18-cutout-equal_time": replace(keep, keep="", epochs=600),
+        "cifar10-resnet18-keep_cutout-match_area": replace(plain, keep=KeepCut(match_area=True)),
+        "cifar10-resnet18-cutout-early_loss": replace(plain, early_head="layer1"),
+        "cifar10-resnet18-cutout-equal_time_low": replace(plain, epochs=360),
+        "cifar10-resnet18-cutout-equal_time": replace(plain, epochs=600),
         "cifar10-wrn28_10-keep_autoaugment-tau0": replace(
-            AUTO, arch="wrn28_10", keep="paste", tau=0.0
+            AUTO, arch="wrn28_10", keep=KeepPaste(tau=0.0)
         ),
-        "cifar10-wrn28_10-keep_randaugment_m24-tau0": replace(_rand(24), keep="paste", tau=0.0),
+        "cifar10-wrn28_10-keep_randaugment_m24-tau0": replace(_rand(24), keep=KeepPaste(tau=0.0)),
     }
-    for saliency in ("random", "shuffled", "inverted", "centre"):
-        arms[f"cifar10-resnet18-keep_cutout-{saliency}"] = replace(keep, saliency=saliency)
+    for kind in (Random(), Shuffled(), Inverted(), Centre()):
+        arms[f"cifar10-resnet18-keep_cutout-{kind.name}"] = replace(plain, keep=KeepCut(map=kind))
     return {name: Experiment(config, "control", "", 3) for name, config in arms.items()}
 
 
 def _small() -> Table:
     """Is it the saliency? The same question where a CPU can answer it with several seeds."""
-    plain = replace(SMALL, cut="cutout")
-    keep = replace(plain, keep="cut", **CHEAP["_low_early"])
+    plain = replace(SMALL, cut=Cutout())
+    keep = _kept(plain, KeepCut(), "_low_early")
     arms = {
         "none": SMALL,
         "cutout": plain,
         "keep_cutout_low_early": keep,
-        "keep_cutout_low_early-match_area": replace(keep, match_area=True),
-        "keep_cutout_low_early-random": replace(keep, saliency="random"),
-        "keep_cutout_low_early-inverted": replace(keep, saliency="inverted"),
+        "keep_cutout_low_early-match_area": _kept(plain, KeepCut(match_area=True), "_low_early"),
+        "keep_cutout_low_early-random": replace(keep, keep=KeepCut(map=Random())),
+        "keep_cutout_low_early-inverted": replace(keep, keep=KeepCut(map=Inverted(scale=0.5))),
     }
     return {
         f"cifar10_small-{name}": Experiment(config, "small", "", 3) for name, config in arms.items()
@@ -247,35 +270,38 @@ def _beyond() -> Table:
     rows: Table = {}
     for arch in ("resnet18", "resnet20"):
         base = replace(CIFAR, arch=arch)
-        methods: dict[str, tuple[dict[str, Any], str]] = {
-            "random_erasing": ({"cut": "random_erasing", "cut_p": 0.5}, "cut"),
-            "cutmix": ({"mix": "cutmix", "mix_p": 0.5}, "mix"),
-            "trivialaugment": ({"policy": "trivialaugment", "cut": "cutout"}, "paste"),
-            "randaugment": ({"policy": "randaugment", "magnitude": 15, "cut": "cutout"}, "paste"),
-            "autoaugment": ({"policy": "autoaugment", "cut": "cutout"}, "paste"),
-            "cutout": ({"cut": "cutout"}, "cut"),
-        }
+        methods: dict[str, tuple[dict[str, Any], Keep]] = {
+            "random_erasing": ({"cut": RandomErasing(p=0.5)}, KeepCut()),
+            "cutmix": ({"mix": CutMix(p=0.5)}, KeepMix()),
+            "trivialaugment": ({"policy": TrivialAugment(), "cut": Cutout()}, KeepPaste()),
+            "randaugment": (
+                {"policy": RandAugment(magnitude=15), "cut": Cutout()}, KeepPaste(),
+            ),
+            "autoaugment": ({"policy": AutoAugment(), "cut": Cutout()}, KeepPaste()),
+            "cutout": ({"cut": Cutout()}, KeepCut()),
+        }  # fmt: skip
         for name, (change, keep) in methods.items():
             rows |= _arms(
                 f"cifar10-{arch}", replace(base, **change), name, keep, list(CHEAP),
                 trials=3,
             )  # fmt: skip
         rows[f"cifar10-{arch}-none"] = Experiment(base, "", "", 3)
-    stored = replace(CIFAR, cut="cutout", keep="cut", scale=0.5, cache=20)
+    plain = replace(CIFAR, cut=Cutout())
+    stored = replace(plain, keep=KeepCut(map=Gradient(scale=0.5), cache=20))
     rows["cifar10-resnet18-keep_cutout_cached"] = Experiment(stored, "", "", 3)
     for arch, change in CIFAR_ARCHS.items():
-        recycled = replace(CIFAR, cut="cutout", keep="cut", saliency="recycled", **change)
+        recycled = replace(plain, keep=KeepCut(map=Recycled()), **change)
         rows[f"cifar10-{arch}-keep_cutout_recycled"] = Experiment(recycled, "", "", 3)
-    auto = replace(CIFAR, cut="cutout", keep="cut", saliency="auto", early_head="layer1")
+    auto = replace(plain, keep=KeepCut(map=Auto()), early_head="layer1")
     rows["cifar10-resnet18-keep_cutout_auto"] = Experiment(auto, "", "", 3)
     modern = {"v2": V2, "a3": A3}
     for name, config in modern.items():
         rows |= _arms(
-            "imagenet-resnet50", config, name, "mix", ["", "_low", "_low_early"], trials=1
+            "imagenet-resnet50", config, name, KeepMix(), ["", "_low", "_low_early"], trials=1
         )
-    digits: dict[str, tuple[dict[str, Any], str]] = {
-        "cutout": ({"cut": "cutout"}, "cut"),
-        "cutmix": ({"mix": "cutmix"}, "mix"),
+    digits: dict[str, tuple[dict[str, Any], Keep]] = {
+        "cutout": ({"cut": Cutout()}, KeepCut()),
+        "cutmix": ({"mix": CutMix()}, KeepMix()),
     }
     for name, (change, keep) in digits.items():
         rows |= _arms(
@@ -283,9 +309,10 @@ def _beyond() -> Table:
             trials=1,
         )  # fmt: skip
     rows["digits-resnet8-none"] = Experiment(DIGITS)
-    auto = replace(DIGITS, cut="cutout", keep="cut", saliency="auto", early_head="layer1")
+    plain = replace(DIGITS, cut=Cutout())
+    auto = replace(plain, keep=KeepCut(map=Auto()), early_head="layer1")
     rows["digits-resnet8-keep_cutout_auto"] = Experiment(auto)
-    recycled = replace(DIGITS, cut="cutout", keep="cut", saliency="recycled")
+    recycled = replace(plain, keep=KeepCut(map=Recycled()))
     rows["digits-resnet8-keep_cutout_recycled"] = Experiment(recycled)
     return rows
 
@@ -293,8 +320,8 @@ def _beyond() -> Table:
 V2 = replace(  # torchvision's "new recipe" (2021, references/classification); see docs/errata.md
     IMAGENET, jitter=False, epochs=600, batch_size=1024, optimizer="momentum", lr=0.5,
     weight_decay=2e-5, norm_decay=False, bias_decay=True, schedule="torchvision", warmup=5,
-    smoothing=0.1, policy="trivialaugment", policy_fill="black", interpolation="bilinear",
-    cut="random_erasing", cut_p=0.1, erasing="torchvision", mix="mixup_or_cutmix", mix_alpha=0.2,
+    smoothing=0.1, policy=TrivialAugment(fill="black"), interpolation="bilinear",
+    cut=RandomErasing(p=0.1, law="torchvision"), mix=MixupOrCutMix(alpha=0.2),
     # 0.99998 for a batch of one image and one epoch, as its script adjusts it
     ema=1 - (1 - 0.99998) * 1024 * 32 / 600, ema_every=32,
     image_size=176, test_size=224, test_resize=232,
@@ -302,8 +329,8 @@ V2 = replace(  # torchvision's "new recipe" (2021, references/classification); s
 A3 = replace(  # timm's, procedure A3 of ResNet strikes back (Wightman et al., 2021); errata, too
     IMAGENET, jitter=False, zero_init_last=True, epochs=100, batch_size=2048, optimizer="lamb",
     lr=8e-3, weight_decay=0.02, norm_decay=False, schedule="timm", warmup=5, loss="bce",
-    policy="randaugment", policy_space="timm", num_ops=2, magnitude=18, interpolation="random",
-    mix="mixup_or_cutmix", mix_alpha=0.1, image_size=160, test_size=224, test_resize=235,
+    policy=RandAugment(space="timm", num_ops=2, magnitude=18), interpolation="random",
+    mix=MixupOrCutMix(alpha=0.1), image_size=160, test_size=224, test_resize=235,
 )  # fmt: skip
 
 
@@ -330,6 +357,11 @@ EXPERIMENTS = _all()
 def _smoke(config: Config) -> Config:
     """A few steps on a few images: seconds on two CPU cores for every experiment."""
     large = config.dataset == "images"
+    mix, keep = config.mix, config.keep
+    if isinstance(mix, AttentiveCutMix):
+        mix = replace(mix, attention="random")  # its pretrained network would be downloaded
+    if isinstance(keep, KeepPaste):
+        keep = replace(keep, size=min(keep.size, 16))
     return replace(
         config,
         epochs=2,
@@ -339,11 +371,11 @@ def _smoke(config: Config) -> Config:
         batch_size=4,
         workers=0,
         warmup=min(config.warmup, 1),
-        attention="random",  # its pretrained network would have to be downloaded
         image_size=64 if large else 0,
         test_size=64 if large else 0,
         test_resize=0,
-        paste_size=min(config.paste_size, 16),
+        mix=mix,
+        keep=keep,
     )
 
 

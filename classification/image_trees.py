@@ -78,6 +78,16 @@ class _MiddleCrop:
         return self.middle(pixels), ()
 
 
+class _Whole:
+    """The whole image, scaled to (3, S, S) whatever its shape; on uint8."""
+
+    def __init__(self, size: int) -> None:
+        self.resize = v2.Resize((size, size))
+
+    def __call__(self, pixels: Tensor) -> Crop:
+        return self.resize(pixels), ()
+
+
 class _Example(NamedTuple):
     number: int
     crop: Crop | None  # None if no file could be read
@@ -268,6 +278,12 @@ class TreeData:
         """
         crop, skip = _RandomCrop(self.size, self.bicubic), self.unreadable == "skip"
         reader = _Reader(self.train, crop, seed=steps.seed, epoch=steps.epoch, stand_in=skip)
+        return Batches(_loader(reader, steps, workers, device), self, device, whole=True)
+
+    def whole_batches(self, device: torch.device, workers: int) -> Batches:
+        """All training images once, in the tree's order, each whole; as `train_batches` else."""
+        steps = BatchSampler(range(self.num_train), TEST_BATCH, drop_last=False)
+        reader = _Reader(self.train, _Whole(self.size), stand_in=self.unreadable == "skip")
         return Batches(_loader(reader, steps, workers, device), self, device, whole=True)
 
     def test_batches(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,34 +16,27 @@ from classification.auto_map import (
     choice_due,
     choose,
     recycling_gflop,
-    sample,
 )
-from classification.caching import (
-    PROBE,
-    OracleSaliency,
-    agreement,
-    compared_boxes,
-    stored_maps,
-)
+from classification.caching import PROBE, agreement, stored_maps
 from classification.config import Config
-from classification.data import Data
-from keepaugment import CachedSaliency, EarlyHead, GradientSaliency, RecycledSaliency, Saliency
+from classification.data import Data, sample
+from classification.importance import Auto, Recycled
+from keepaugment import CachedSaliency, EarlyHead, GradientSaliency, RecycledSaliency
 from keepaugment.draws import Source
 from keepaugment.no_trace import Forward
+from keepaugment.stored import StoredMaps
 from keepbench.images import Normalise
 from keepbench.loop import Row
-from keepbench.methods import make_saliency
+from keepbench.maps import Gradient, Scene
 from keepbench.processes import Processes
-from keepbench.settings import ORACLES
 
 
-def _recycles(config: Config) -> bool:
-    """Whether a run stores its own steps' gradients: `auto` only to say how good they are."""
-    if config.saliency == "auto":
-        with suppress(ValueError):
-            replace(config, saliency="recycled")
-            return True
-    return config.saliency == "recycled"
+def _recycled(config: Config, scene: Scene) -> RecycledSaliency | None:
+    """What stores a run's own gradients whose map is chosen, to say how good they are."""
+    with suppress(ValueError):
+        Recycled().check(config)
+        return Recycled().source(scene)
+    return None
 
 
 class Maps:
@@ -59,11 +51,10 @@ class Maps:
         device: that it trains on.
 
     Attributes:
-        fresh: the map of the run's method, computed anew each time.
         used: what the method asks for a map.
-        cached: what stores fresh maps for other epochs, or None.
+        gradient: what stored maps are compared with.
+        stored: what stores maps, or None.
         recycled: what stores the steps' own gradients, or None.
-        oracle: the objects of the images, if they serve as maps; or None.
         chosen: the kind of map that the run takes at present, if it chooses; or None.
     """
 
@@ -79,33 +70,20 @@ class Maps:
         self.config = config
         self.data = data
         self.device = device
-        self.gradient: Saliency = GradientSaliency(network, config.scale, head)
-        self.chosen: AutoSaliency | None = None
-        self.cached: CachedSaliency | None = None
-        self.recycled: RecycledSaliency | None = None
-        self.oracle: OracleSaliency | None = None
-        number, size = data.num_train, data.image_size
-        if config.saliency == "auto":
-            self.gradient = self.chosen = AutoSaliency(network, head)
-        if config.saliency == "recycled":
-            self.gradient = GradientSaliency(network)
-        if _recycles(config):
-            self.recycled = RecycledSaliency(number, size, device=device)
-        if config.keep and config.saliency in ORACLES:
-            assert data.objects is not None
-            self.oracle = OracleSaliency(data.objects, size, device)
-        if config.cache:
-            self.cached = CachedSaliency(
-                self.gradient, number, size, every=config.cache, device=device
+        scene = Scene(network, generator, head, data, config, device)
+        kind, every = (config.keep.map, config.keep.cache) if config.keep else (Gradient(), 0)
+        source = kind.source(scene)
+        self.chosen = source if isinstance(source, AutoSaliency) else None
+        self.recycled = source if isinstance(source, RecycledSaliency) else None
+        self.stored: StoredMaps | None = source if isinstance(source, StoredMaps) else None
+        self.gradient = GradientSaliency(network) if self.stored else source
+        if every:
+            self.stored = CachedSaliency(
+                source, data.num_train, data.image_size, every=every, device=device
             )
-        self.fresh = make_saliency(config.saliency, self.oracle or self.gradient, generator)
-        stored = None if self.chosen else self.stored
-        self.used = make_saliency(config.saliency, stored or self.gradient, generator)
-
-    @property
-    def stored(self) -> CachedSaliency | RecycledSaliency | OracleSaliency | None:
-        """What stores maps."""
-        return self.cached or self.recycled or self.oracle
+        elif self.chosen:
+            self.stored = self.recycled = _recycled(config, scene)
+        self.used = kind.from_source(source if self.chosen else self.stored or source, generator)
 
     def merge(self) -> None:
         """Give every process the maps that the others stored; all of them must call."""
@@ -142,10 +120,15 @@ class Maps:
                 row["map_agreement"] = {row["map"]: row["agreement"] for row in choice.rows}
         elif self.stored:
             some = sample(self.data, self.device, seed=self.config.seed, number=PROBE)
-            row["cache_agreement"] = agreement(
-                self.config, self.stored, self.gradient, inputs(some.images), some
-            )
+            images = inputs(some.images)
+            boxes = self._boxes(images.shape[2])
+            row["cache_agreement"] = agreement(boxes, self.stored, self.gradient, images, some)
         return row
+
+    def _boxes(self, length: int) -> dict[str, Any]:
+        """The boxes of images of `length` pixels that tell maps apart."""
+        assert self.config.keep
+        return self.config.keep.boxes(self.config, length)
 
     def _choice(self, model: nn.Module, head: EarlyHead | None, inputs: Normalise) -> Choice:
         """The kind of map for the epochs to come, said with its reasons."""
@@ -154,10 +137,11 @@ class Maps:
         if self.recycled:
             maps = stored_maps(self.recycled, some)
             stored["recycled"] = Stored(maps, recycling_gflop(model, images[:1]))
-        boxes = compared_boxes(self.config, images.shape[2])
+        assert self.config.keep and isinstance(self.config.keep.map, Auto)
         choice = choose(
             model, head, images, some.labels,
-            boxes=boxes, min_agreement=self.config.agreement, stored=stored,
+            boxes=self._boxes(images.shape[2]), min_agreement=self.config.keep.map.agreement,
+            stored=stored,
         )  # fmt: skip
         for line in choice.table():
             tqdm.write(line)

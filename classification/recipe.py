@@ -17,6 +17,12 @@ from classification.models import check_arch, create_model
 from keepaugment.early_head import find_layer
 from keepbench.rates import tenths, warmed_up
 from keepbench.settings import nearest
+from keepbench.starting import (
+    begin_from,
+    check_source,
+    find_weights,
+    frozen_modules,
+)
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
@@ -77,14 +83,27 @@ def make_model(config: Config, num_classes: int, channels: int) -> nn.Module:
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d) and not module.weight.any():
                 nn.init.ones_(module.weight)
+    if config.weights:
+        begin_from(model, find_weights(config.weights, config.arch, download=config.download))
+    for layer in frozen_layers(config, model):
+        layer.requires_grad_(False)
     if config.regulariser == "dropblock":
         add_dropblock(model)
     return model
 
 
+def frozen_layers(config: Config, model: nn.Module) -> list[nn.Module]:
+    """The layers that stay as the initial weights have them, statistics and all."""
+    if not config.frozen:
+        return []
+    find_layer(model, config.frozen)
+    return frozen_modules(model, config.frozen)
+
+
 def check_names(config: Config) -> None:
     """Raise ValueError for a model, optimiser or stage that is not there, before data are read."""
     check_arch(config.arch, download=config.download)
+    check_source(config.weights, config.arch)
     known = list(map(str, list_optimizers()))
     if config.optimizer != "sgd" and config.optimizer not in known:
         raise ValueError(f"no optimizer {config.optimizer!r}{nearest(config.optimizer, known)}")

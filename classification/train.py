@@ -12,17 +12,25 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from classification.augmentation import REGIONS, Augmentation, attention_network
+from classification.augmentation import REGIONS, Augmentation
 from classification.comparisons import set_drop_block
 from classification.config import Config
 from classification.data import Data, open_data
 from classification.maps import Maps
+from classification.methods import AttentiveCutMix
 from classification.models import check_side
-from classification.recipe import check_names, learning_rate, make_criterion, make_model
+from classification.recipe import (
+    check_names,
+    frozen_layers,
+    learning_rate,
+    make_criterion,
+    make_model,
+)
 from keepaugment import EarlyHead, SampleDraws
 from keepbench.accuracy import EvaluationSums, label_ranks, occluded
 from keepbench.images import Batch
 from keepbench.loop import Row, Training, check_start, fit
+from keepbench.maps import scales_of
 from keepbench.network import (
     Joined,
     check_logits,
@@ -30,11 +38,13 @@ from keepbench.network import (
     compiled,
     make_average,
     make_optimizer,
+    set_rate,
 )
 from keepbench.order import EpochBatches, mixed_seed, seed_noise
 from keepbench.processes import Processes
 from keepbench.progress import say
-from keepbench.right import write_right
+from keepbench.right import joined, write_right
+from keepbench.starting import classifier_of
 
 OCCLUSIONS = (0.1, 0.25, 0.5)  # shares of a test image's area
 
@@ -67,7 +77,7 @@ class Trainer(Training):
         check_logits(
             self.model, config.arch,
             channels=data.channels, image_size=data.image_size, num_classes=classes,
-            scales={config.scale} if config.keep else (),
+            scales=scales_of(config.keep),
         )  # fmt: skip
         self.head = None
         if config.early_head:
@@ -82,7 +92,9 @@ class Trainer(Training):
         self.optimizer = make_optimizer(
             [self.network], kind=config.optimizer, lr=config.lr, momentum=config.momentum,
             weight_decay=config.weight_decay, norm_decay=config.norm_decay,
-            bias_decay=config.bias_decay,
+            bias_decay=config.bias_decay, scale=config.classifier_lr,
+            apart=self.model.get_submodule(classifier_of(self.model))
+            if config.classifier_lr != 1.0 else None,
         )  # fmt: skip
         self.tested = make_average(self.model, config.ema) if config.ema else self.model
         if processes.world_size > 1:
@@ -123,6 +135,8 @@ class Trainer(Training):
     def batches(self) -> Iterable[Batch]:
         """This process's samples of the steps to come."""
         self.network.train()
+        for layer in frozen_layers(self.config, self.model):
+            layer.eval()
         if self.config.regulariser == "dropblock":
             set_drop_block(self.model, self.epoch / self.config.epochs)
         self.order = self._order()
@@ -142,12 +156,12 @@ class Trainer(Training):
         """
         config, processes = self.config, self.processes
         lr = learning_rate(config, self.epoch * self.steps + self.step, self.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        set_rate(self.optimizer, lr)
         # The model's own noise follows from the step, so that no generator need be saved.
         seed_noise(mixed_seed(config.seed, self.epoch, self.step, processes.rank), self.device)
         with self.clock("augment"), self.autocast():
-            inputs, targets, changed = self.augment(self.epoch, self.step, batch)
+            seen = self.augment(self.epoch, self.step, batch)
+            inputs, targets = seen.inputs, seen.targets
         if self.maps.recycled:
             inputs.requires_grad_()
         # Gradients average to that of the whole batch also when its images do not divide.
@@ -176,7 +190,7 @@ class Trainer(Training):
         return {
             "loss": loss.detach() * count,
             "right": right,
-            "changed": changed * count,
+            "changed": seen.changed * count,
             "count": zero + count,
             "skipped": zero,
         }
@@ -288,11 +302,8 @@ class Trainer(Training):
             self.test(occlusion=False)
         assert self.right is not None
         parts = self.processes.gathered(self.right.cpu())
-        right = torch.empty(sum(map(len, parts)), dtype=torch.bool)
-        for rank, part in enumerate(parts):
-            right[rank :: len(parts)] = part
         if self.processes.first:
-            write_right(folder, right, self.epoch)
+            write_right(folder, joined(parts), self.epoch)
 
     def state(self) -> dict[str, Any]:
         """Everything that resumes the run: plain tensors, numbers and text."""
@@ -312,6 +323,11 @@ class Trainer(Training):
 def _shown(row: Row) -> str:
     tested = f", test {row['test_accuracy']:.2f} %" if "test_accuracy" in row else ""
     return f"loss {row['train_loss']:.3f}{tested}, {row['train_seconds']:.1f} s"
+
+
+def begin(config: Config, processes: Processes) -> Trainer:
+    """A run that has made no step, with its data read."""
+    return Trainer(config, open_data(config, processes.device), processes)
 
 
 def train(
@@ -334,8 +350,8 @@ def train(
     """
     check_start(name, config, folder, processes, resume=resume)
     check_names(config)
-    if config.mix == "attentive_cutmix":
-        attention_network(config)
+    if isinstance(config.mix, AttentiveCutMix):
+        config.mix.network(config.download)
     data = open_data(config, processes.device)
     if not (folder / "run.json").exists():  # a run that was begun goes on
         if (words := check_side(config.arch, min(data.image_size))) and processes.first:

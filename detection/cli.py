@@ -10,9 +10,9 @@ from detection.config import Config
 from detection.experiments import BUDGETS, EXPERIMENTS, NOTES
 from detection.schedule import BATCH, COCO_IMAGES, STEPS_1X
 from detection.train import train
+from keepbench.command import parse
 from keepbench.leaving import exit_with_message
 from keepbench.run import read_rows
-from keepbench.settings import parse
 
 
 def cost(config: Config) -> str:

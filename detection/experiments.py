@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from detection.config import Config
+from keepbench.experiments import Experiment
 from keepbench.paper import figure_of
-from keepbench.settings import Experiment
 
 COCO = Config()
 DETECTORS = (

@@ -5,15 +5,18 @@ Crop, flip and Random Erasing, or the same where it is not important (KeepAugmen
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from keepaugment import Keep, RandomErasing, Saliency, SampleDraws
+from keepaugment import RandomErasing, Saliency, SampleDraws
 from keepaugment.cutting import Fill
 from keepaugment.draws import Source
+from keepaugment.no_trace import Forward
 from keepbench.clock import Clock
 from keepbench.images import IMAGENET_MEAN, IMAGENET_STD, Normalise
-from keepbench.methods import make_saliency
+from keepbench.maps import Gradient, Scene
 from keepbench.pipeline import Pipeline, Stage, TimedMap, cutting
 from keepbench.processes import Processes
 from keepbench.views import draw_view, show
@@ -23,9 +26,7 @@ from reid.data import Data
 _FILLS: dict[str, Fill] = {"mean": IMAGENET_MEAN, "zero": 0.0, "random": "random"}
 
 
-def make_erasing(
-    config: Config, gradient: Saliency, generator: Source, noise: Source
-) -> RandomErasing:
+def make_erasing(config: Config, saliency: Saliency, generator: Source) -> RandomErasing:
     """The erasing of normalised images, by the law of Bag of Tricks and of torchreid.
 
     The area is uniform in 2 to 40 % of the image, height over width uniform in 0.3 to 1/0.3, a size
@@ -35,15 +36,31 @@ def make_erasing(
 
     Args:
         config: the run's settings.
-        gradient: the map of the model.
+        saliency: the map.
         generator: where boxes come from, the same ones' sizes in every arm.
-        noise: where a control map comes from.
     """
-    keep = None
-    if config.keep:
-        keep = Keep(make_saliency(config.saliency, gradient, noise), config.tau)
+    keep = config.keep.build(saliency, generator) if config.keep else None
     fill = _FILLS[config.erase_fill]
     return RandomErasing(config.erase_p, fill=fill, generator=generator, keep=keep)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmented:
+    """A batch on its way from bytes to the network.
+
+    Attributes:
+        pixels: (B, C, H, W) uint8.
+        labels: (B,).
+        inputs: (B, C, H, W), normalised from "colour" on.
+        changed: share of the pixels that were erased, a number.
+        mask: (B, 1, H, W) bool, which those are.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    inputs: Tensor
+    changed: Tensor
+    mask: Tensor | None = None
 
 
 class Augmentation:
@@ -54,24 +71,27 @@ class Augmentation:
     Args:
         config: the run's settings.
         data: what it trains on.
-        gradient: the map of the model.
+        network: images to logits, of which maps are taken.
         processes: this process among those of the run.
         clock: counts the time of each stage by its name, of maps as "map".
     """
 
     def __init__(
-        self, config: Config, data: Data, gradient: Saliency, processes: Processes, clock: Clock
+        self, config: Config, data: Data, network: Forward, processes: Processes, clock: Clock
     ) -> None:
         self.config, self.data, self.processes = config, data, processes
         self.sources = (SampleDraws(config.seed), SampleDraws(config.seed + 1_000_003))
         self.inputs = Normalise(IMAGENET_MEAN, IMAGENET_STD, channels_last=config.channels_last)
-        erase = make_erasing(config, TimedMap(gradient, clock), *self.sources)
+        draws, noise = self.sources
+        kind = config.keep.map if config.keep else Gradient()
+        saliency = TimedMap(kind.build(Scene(network, noise)), clock)
+        erase = make_erasing(config, saliency, draws)
         stages = [
             Stage("view", self._view, ("pixels",), ("pixels",)),
             Stage("colour", self.inputs, ("pixels",), ("inputs",)),
             Stage("cut", cutting(erase), ("inputs", "labels"), ("inputs", "changed", "mask")),
         ]
-        self.pipeline = Pipeline(stages, clock)
+        self.pipeline: Pipeline[Augmented] = Pipeline(stages, clock)
 
     def _view(self, pixels: Tensor) -> Tensor:
         config = self.config
@@ -92,5 +112,8 @@ class Augmentation:
         for source in self.sources:
             source.at(epoch, places)
         images, labels = self.data.images[index], self.data.labels[index]
-        values = self.pipeline({"pixels": images, "labels": labels})
-        return values["inputs"], values["changed"]
+        nothing = torch.zeros((), device=images.device)
+        seen = self.pipeline(
+            Augmented(pixels=images, labels=labels, inputs=images, changed=nothing)
+        )
+        return seen.inputs, seen.changed

@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 
-from keepbench.command import train_to_the_end
+from keepbench.command import parse, train_to_the_end
 from keepbench.flops import forward_flop
 from keepbench.leaving import exit_with_message
 from keepbench.run import read_rows
-from keepbench.settings import NO_GRADIENT, parse
 from reid.config import Config
 from reid.evaluation import SCORES
 from reid.experiments import BUDGETS, ERRATA, EXPERIMENTS
@@ -33,8 +32,7 @@ def _forward_flop(arch: str, last_stride: int, height: int, width: int) -> float
 def cost(config: Config) -> float:
     """Floating-point operations of a run, training and maps (see `classification.cli`)."""
     forward = _forward_flop(config.arch, config.last_stride, config.height, config.width)
-    free = not config.keep or config.saliency in NO_GRADIENT
-    maps = 0.0 if free else 2 * config.scale**2
+    maps = config.keep.map.passes if config.keep else 0.0
     return IMAGES[config.dataset] * config.epochs * forward * (3 + maps)
 
 

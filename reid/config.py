@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from keepbench.files import file_at
-from keepbench.settings import SALIENCIES, check, check_keep, check_lengths, check_scale, setting
+from keepbench.maps import KeepCut
+from keepbench.settings import check, check_keep, check_lengths, one_of, setting
 
 DATASETS = ["market", "toy"]
 ARCHS = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
@@ -65,19 +66,7 @@ class Config:
         "zero: the mean colour; random: normal noise",
         choices=FILLS,
     )
-    keep: str = setting("", "cut: erase only unimportant regions", choices=["", "cut"], role="keep")
-    tau: float = setting(
-        0.6, "importance quantile: erase at or below it", range="[0, 1]", role="keep"
-    )
-    saliency: str = setting(
-        "gradient", "importance map, or a control", choices=SALIENCIES, role="keep"
-    )
-    scale: float = setting(
-        1.0,
-        "scale of the images that maps are computed on; 0.5 = low resolution",
-        range="(0, 1]",
-        role="map",
-    )
+    keep: KeepCut | None = one_of((KeepCut, KeepCut), "KeepAugment: erase only unimportant regions")
 
     num_ids: int = setting(16, "identities per batch (P)", range="[2, 4096]", shared=True)
     num_instances: int = setting(4, "images per identity (K)", range="[2, 4096]")
@@ -108,6 +97,10 @@ class Config:
         role="neutral",
     )
     rerank: bool = setting(False, "k-reciprocal re-ranking at the end, in columns of its own")
+    record: bool = setting(
+        False, "store each query's average precision in the last test, as items.json",
+        role="neutral",
+    )  # fmt: skip
     sheet: int = setting(
         8, "queries in the final picture of ranked lists; 0 = no picture", range="[0, 1000]"
     )
@@ -128,7 +121,7 @@ class Config:
             raise ValueError(f"warmup must be at most epochs={self.epochs}, found {self.warmup}")
         check_lengths((self.height, self.width), padding=self.padding)
         if self.keep:
-            check_scale(self.scale, (self.height, self.width))
+            self.keep.check_image_size((self.height, self.width))
 
     @property
     def batch_size(self) -> int:

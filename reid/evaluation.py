@@ -79,6 +79,22 @@ def _sums(right: Tensor, counts: Tensor) -> Tensor:
     return torch.stack([(value.double() * answered).sum() for value in values])
 
 
+def average_precisions(distances: Iterable[Tensor], query: Seen, gallery: Seen) -> Tensor:
+    """The average precision of each query that has a right answer, whose mean is mAP: (n,) float64.
+
+    Arguments as of `retrieval_scores`.
+    """
+    done, found = 0, []
+    for block in distances:
+        asked = Seen(*(values[done : done + len(block)] for values in query))
+        _, right, counts = ranked(block, asked, gallery)
+        number = right.sum(1)
+        precision = right.cumsum(1).double() / counts.cumsum(1).clamp(min=1)
+        found.append(((precision * right).sum(1) / number.clamp(min=1))[number > 0])
+        done += len(block)
+    return torch.cat(found)
+
+
 @torch.no_grad()
 def retrieval_scores(distances: Iterable[Tensor], query: Seen, gallery: Seen) -> dict[str, float]:
     """How well the gallery is ranked.

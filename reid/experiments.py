@@ -6,27 +6,22 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from keepbench.experiments import Experiment
+from keepbench.maps import Centre, Gradient, Inverted, KeepCut, Random, Shuffled
 from keepbench.paper import figure_of
-from keepbench.settings import Experiment
 from reid.config import Config
 
 TRICKS = Config()  # configs/softmax_triplet_with_center.yml of reid-strong-baseline
 BASELINE = replace(  # configs/baseline.yml
     TRICKS, last_stride=2, neck=False, smoothing=0.0, erase_p=0.0, centre_weight=0.0, warmup=0
 )
-KEEP = replace(TRICKS, keep="cut")
 ARMS: dict[str, Config] = {
     "baseline": BASELINE,
     "bag_of_tricks": TRICKS,
-    "keep_erasing_low": replace(KEEP, scale=0.5),
-    "keep_erasing": KEEP,
+    "keep_erasing_low": replace(TRICKS, keep=KeepCut(map=Gradient(scale=0.5))),
+    "keep_erasing": replace(TRICKS, keep=KeepCut()),
 }
-CONTROLS: dict[str, dict[str, Any]] = {
-    "random": {"saliency": "random", "scale": 1.0},
-    "shuffled": {"saliency": "shuffled"},
-    "inverted": {"saliency": "inverted"},
-    "centre": {"saliency": "centre", "scale": 1.0},
-}
+CONTROLS = (Random(), Shuffled(scale=0.5), Inverted(scale=0.5), Centre())
 TOY: dict[str, Any] = {
     "dataset": "toy",
     "data": "data/toy_pedestrians",
@@ -67,9 +62,9 @@ def _market() -> dict[str, Experiment]:
             name, table = f"market-{arch}-{arm}", "10" if arch == "resnet101" else ""
             paper = "/".join(filter(None, (figure_of(name, "rank1"), figure_of(name))))
             rows[name] = Experiment(replace(config, arch=arch), table, paper, 3)
-    for name, change in CONTROLS.items():
-        config = replace(ARMS["keep_erasing_low"], **change)
-        rows[f"market-resnet50-keep_erasing_low-{name}"] = Experiment(config, "control", "", 3)
+    for kind in CONTROLS:
+        config = replace(TRICKS, keep=KeepCut(map=kind))
+        rows[f"market-resnet50-keep_erasing_low-{kind.name}"] = Experiment(config, "control", "", 3)
     return rows
 
 

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from keepbench.processes import Processes
+from keepbench.right import write_items
 from reid.config import Config
 from reid.data import Data, Shown
 from reid.evaluation import (
     Seen,
+    average_precisions,
     cosine_distances,
     nearest,
     reranked_distances,
@@ -85,6 +87,14 @@ class Tester:
             again = self.processes.shared(again)
             row |= {f"reranked_{name}": again[name] for name in ("rank1", "mAP")}
         return row
+
+    def record(self, folder: Path, epoch: int) -> None:
+        """Store the average precision of each query; all processes must call."""
+        query, gallery = self.features(self.data.query), self.features(self.data.gallery)
+        if self.processes.first:
+            asked, seen = self.seen(self.data.query), self.seen(self.data.gallery)
+            found = average_precisions(cosine_distances(query, gallery), asked, seen)
+            write_items(folder, found, epoch)
 
     def draw(self, path: Path) -> None:
         """Write the ranked lists of some queries as a picture."""

@@ -15,7 +15,6 @@ from fvcore.common.param_scheduler import LinearParamScheduler
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from keepaugment import GradientSaliency, Saliency
 from keepbench.loop import Row, Training, check_start, fit
 from keepbench.network import Joined
 from keepbench.processes import Processes
@@ -100,8 +99,7 @@ class Trainer(Training):
             lr=config.lr,
             weight_decay=config.weight_decay,
         )
-        self.saliency: Saliency = GradientSaliency(self.model.logits, config.scale)
-        self.augment = Augmentation(config, data, self.saliency, processes, self.clock)
+        self.augment = Augmentation(config, data, self.model.logits, processes, self.clock)
         self.tester = Tester(config, data, self.model, self.augment.inputs, processes)
         self.losses = make_losses(config, data.num_classes, device)
         self.network: nn.Module = Joined(self.model, self.centres)
@@ -223,6 +221,11 @@ def _shown(row: Row) -> str:
     return f"{losses}{tested}, {row['train_seconds']:.1f} s"
 
 
+def begin(config: Config, processes: Processes) -> Trainer:
+    """A run that has made no step, with its data read."""
+    return Trainer(config, open_data(config, processes), processes)
+
+
 def train(
     name: str,
     config: Config,
@@ -249,6 +252,8 @@ def train(
     trainer = Trainer(config, data, processes)
     if not fit(trainer, name, folder, resume=resume, budget=budget, shown=_shown):
         return None
+    if config.record:
+        trainer.tester.record(folder, trainer.epoch)
     if config.sheet:
         trainer.tester.draw(folder / "ranked.png")
     return trainer

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from classification.models import forward_flop
-from keepbench.command import train_to_the_end
+from keepbench.command import parse, train_to_the_end
 from keepbench.leaving import exit_with_message
 from keepbench.run import read_rows
-from keepbench.settings import NO_GRADIENT, parse
 from semisup_uda.config import Config
 from semisup_uda.experiments import BUDGETS, EXPERIMENTS
 from semisup_uda.train import train
@@ -26,8 +25,8 @@ def cost(config: Config) -> float:
     """
     unlabelled = 0 if config.method == "supervised" else config.ratio * config.batch_size
     passes = 3.0 * (config.batch_size + 2 * unlabelled)
-    if config.keep and config.saliency not in NO_GRADIENT:
-        passes += 2.0 * unlabelled * config.scale**2
+    if config.keep:
+        passes += unlabelled * config.keep.map.passes
     return passes * config.total_steps * forward_flop(config.arch, 32)
 
 

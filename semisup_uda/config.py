@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from keepbench import maps
 from keepbench.own_network import source_files
-from keepbench.settings import SALIENCIES, check, check_keep, check_lengths, check_scale, setting
+from keepbench.policies import Policy
+from keepbench.settings import check, check_keep, check_lengths, one_of, setting
+from semisup_uda.policy import POLICIES, UDAPolicy
 
 DATASETS = ["cifar10", "cifar100", "digits", "folder"]
 METHODS = ["uda", "fixmatch", "supervised"]
 SPLITS = ["first", "balanced"]
 SCHEDULES = ["", "linear", "log", "exp"]
-POLICIES = ["", "uda", "randaugment", "trivialaugment", "autoaugment"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepPaste(maps.KeepPaste):
+    """Selective-Paste, by default by a map at half resolution."""
+
+    map: maps.Map = one_of(
+        maps.MAPS, "importance map, or a control", default=maps.Gradient(scale=0.5), required=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,36 +65,14 @@ class Config:
     temperature: float = setting(0.4, "softmax temperature of UDA's target", range="(0, 100]")
     tsa: str = setting("", "training signal annealing schedule", choices=SCHEDULES)
 
-    policy: str = setting(
-        "uda", "strong augmentation: UDA's RandAugment, or another", choices=POLICIES, role="policy"
-    )
-    num_ops: int = setting(
-        2, "operations per image, for --policy randaugment", range="[1, 100]", role="policy"
-    )
-    magnitude: int = setting(
-        -1,
-        "RandAugment strength, 0-30; for AutoAugment replaces its own; -1 = default",
-        range="[-1, 30]",
-        role="policy",
+    policy: Policy | None = one_of(
+        POLICIES, "strong augmentation: UDA's RandAugment, or another", default=UDAPolicy()
     )
     cutout: int = setting(
         16, "side of the box cut from the strong view; 0 = none", range="[0, 4096]"
     )
-    keep: str = setting(
-        "", "paste the important region on the strong view", choices=["", "paste"], role="keep"
-    )
-    tau: float = setting(
-        0.6, "importance quantile: paste at or above it", range="[0, 1]", role="keep"
-    )
-    paste_size: int = setting(16, "side of the pasted region", range="[1, 4096]", role="keep")
-    saliency: str = setting(
-        "gradient", "importance map, or a control", choices=SALIENCIES, role="keep"
-    )
-    scale: float = setting(
-        0.5,
-        "scale of the images that maps are computed on; 1 = full resolution",
-        range="(0, 1]",
-        role="map",
+    keep: KeepPaste | None = one_of(
+        (KeepPaste, KeepPaste), "KeepAugment: paste the important region on the strong view"
     )
 
     epochs: int = setting(500, "tests of the model, evenly over the run", range="[1, 1e6]")
@@ -97,6 +86,9 @@ class Config:
         0.9999, "decay of averaged weights, tested in place; 0 = off", range="[0, 1)"
     )
 
+    record: bool = setting(
+        False, "store which images the last test has right, as right.json", role="neutral"
+    )
     bf16: bool = setting(False, "bfloat16 autocast")
     channels_last: bool = setting(False, "channels-last memory format", role="neutral")
     compile: bool = setting(False, "torch.compile the model", role="neutral")
@@ -122,8 +114,7 @@ class Config:
         """Raise ValueError for lengths that do not fit in the images (H, W)."""
         check_lengths(image_size, padding=self.padding, cutout=self.cutout)
         if self.keep:
-            check_lengths(image_size, paste_size=self.paste_size)
-            check_scale(self.scale, image_size)
+            self.keep.check_image_size(image_size)
 
     @property
     def total_steps(self) -> int:

@@ -10,10 +10,10 @@ import json
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from classification.models import create_model
-from keepbench.accuracy import EvaluationSums
+from keepbench.accuracy import EvaluationSums, label_ranks
 from keepbench.images import Normalise
 from keepbench.leaving import exit_with_message
 from keepbench.machine import find_device
@@ -37,7 +37,11 @@ def make_model(config: Config, data: StoredData, device: torch.device) -> nn.Mod
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, data: StoredData, processes: Processes, config: Config
+    model: nn.Module,
+    data: StoredData,
+    processes: Processes,
+    config: Config,
+    right: list[Tensor] | None = None,
 ) -> dict[str, float]:
     """Evaluate a model on the whole test set.
 
@@ -46,6 +50,7 @@ def evaluate(
         data: whose test images are used; on the device.
         processes: this process; all of a run must call, and each gets the same numbers.
         config: for how to compute (bf16, channels_last).
+        right: gets which of this process's images are right, (n,) bool.
 
     Returns:
         "test_loss", "test_accuracy" and "test_top5" in %, "test_ece" in [0, 1].
@@ -59,6 +64,8 @@ def evaluate(
         with torch.autocast(processes.device.type, torch.bfloat16, enabled=config.bf16):
             logits = model(inputs(pixels))
         sums.update(logits.float(), labels)
+        if right is not None:
+            right.append(label_ranks(logits.float(), labels) == 0)
     model.train(training)
     return {f"test_{name}": value for name, value in sums.result().items()}
 

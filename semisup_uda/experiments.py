@@ -17,9 +17,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from keepbench.experiments import Experiment
+from keepbench.maps import Centre, Gradient, Inverted, Random, Shuffled
 from keepbench.paper import figure_of, tables_of
-from keepbench.settings import Experiment
-from semisup_uda.config import Config
+from keepbench.policies import RandAugment
+from semisup_uda.config import Config, KeepPaste
 
 UDA = Config()
 FIXMATCH = replace(UDA, method="fixmatch", confidence=0.95)
@@ -39,7 +41,7 @@ def _table9() -> Table:
     for number in (4000, 2500, 250, 40):
         for method, base in (("uda", UDA), ("fixmatch", FIXMATCH)):
             plain = _labels(base, number)
-            for arm, keep in (("", ""), ("keep_", "paste")):
+            for arm, keep in (("", None), ("keep_", KeepPaste())):
                 name = f"cifar10-{method}-{arm}randaugment-{number}"
                 config = replace(plain, keep=keep)
                 rows[name] = Experiment(config, tables_of(name), figure_of(name), 3)
@@ -49,20 +51,20 @@ def _table9() -> Table:
 
 def _controls() -> Table:
     """Is it the saliency, the resolution, the policy, or only the images that have labels?"""
-    keep = replace(_labels(UDA, 250), keep="paste")
+    keep = replace(_labels(UDA, 250), keep=KeepPaste())
+    half = {"scale": 0.5}
+    maps = {"random": Random(), "shuffled": Shuffled(**half), "inverted": Inverted(**half),
+            "centre": Centre()}  # fmt: skip
     changes: dict[str, dict[str, Any]] = {
-        "keep_randaugment-250-full": {"scale": 1.0},
-        "keep_randaugment-250-tau0": {"tau": 0.0},
-        **{
-            f"keep_randaugment-250-{saliency}": {"saliency": saliency}
-            for saliency in ("random", "shuffled", "inverted", "centre")
-        },
-        "randaugment-250-labelled_only": {"keep": "", "unlabelled": "labelled"},
-        "randaugment-250-balanced": {"keep": "", "split": "balanced"},
+        "keep_randaugment-250-full": {"keep": KeepPaste(map=Gradient())},
+        "keep_randaugment-250-tau0": {"keep": KeepPaste(tau=0.0)},
+        **{f"keep_randaugment-250-{name}": {"keep": KeepPaste(map=m)} for name, m in maps.items()},
+        "randaugment-250-labelled_only": {"keep": None, "unlabelled": "labelled"},
+        "randaugment-250-balanced": {"keep": None, "split": "balanced"},
         "keep_randaugment-250-balanced": {"split": "balanced"},
-        "randaugment_torchvision-250": {"keep": "", "policy": "randaugment"},
-        "keep_randaugment_torchvision-250": {"policy": "randaugment"},
-        **{f"randaugment-250-tsa_{s}": {"keep": "", "tsa": s} for s in ("linear", "log", "exp")},
+        "randaugment_torchvision-250": {"keep": None, "policy": RandAugment(num_ops=2)},
+        "keep_randaugment_torchvision-250": {"policy": RandAugment(num_ops=2)},
+        **{f"randaugment-250-tsa_{s}": {"keep": None, "tsa": s} for s in ("linear", "log", "exp")},
     }
     return {
         f"cifar10-uda-{name}": Experiment(replace(keep, **change), "control", "", 3)
@@ -76,7 +78,7 @@ SMALL = Config(  # minutes on two CPU cores, where channels_last saves a third
 )  # fmt: skip
 DIGITS = Config(  # less than a minute
     dataset="digits", data="", arch="resnet8", labels=20, split="balanced", flip=False, padding=2,
-    ratio=4, batch_size=8, lr=0.1, epochs=5, steps=60, ema=0.9, cutout=8, paste_size=8,
+    ratio=4, batch_size=8, lr=0.1, epochs=5, steps=60, ema=0.9, cutout=8,
     channels_last=True,
 )  # fmt: skip
 
@@ -84,16 +86,17 @@ DIGITS = Config(  # less than a minute
 def _small() -> Table:
     """The same methods where a CPU suffices to see that unlabelled images help."""
     rows: Table = {}
-    bases = (("cifar10_small", SMALL), ("cifar10_small", replace(SMALL, labels=1000)))
-    for prefix, base in (*bases, ("digits", DIGITS)):
+    bases = (("cifar10_small", SMALL, 16), ("cifar10_small", replace(SMALL, labels=1000), 16))
+    for prefix, base, pasted in (*bases, ("digits", DIGITS, 8)):
+        keep = KeepPaste(size=pasted)
         arms = {
             "supervised": {"method": "supervised"},
             "uda-labelled_only": {"unlabelled": "labelled"},
             "uda-randaugment": {},
-            "uda-keep_randaugment": {"keep": "paste"},
+            "uda-keep_randaugment": {"keep": keep},
             "fixmatch-randaugment": {"method": "fixmatch", "confidence": 0.95},
             "fixmatch-keep_randaugment": {
-                "method": "fixmatch", "confidence": 0.95, "keep": "paste",
+                "method": "fixmatch", "confidence": 0.95, "keep": keep,
             },
         }  # fmt: skip
         for name, change in arms.items():

@@ -8,10 +8,15 @@ the level, keeps its full area at the top and left border, where theirs is clipp
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from keepaugment.draws import Source, uniform
+from keepbench import policies
+from keepbench.own_policy import Own, Timm
 from keeppolicies.magnitudes import Space, build_space
 from keeppolicies.operations import ID, Decisions, Fill, apply_layers, check_pixels
 
@@ -61,3 +66,26 @@ class UDARandAugment:
         check_pixels(images)
         size = (images.shape[2], images.shape[3])
         return apply_layers(images, self.draw(len(images), size, images.device), fill=self.fill)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UDAPolicy(policies.Policy):
+    """UDA's own RandAugment as a setting."""
+
+    name = "uda"
+    title = "RandAugment"
+
+    def make(self, **common: Any) -> UDARandAugment:  # noqa: D102
+        return UDARandAugment(fill=common["fill"], generator=common["generator"])
+
+
+POLICIES = (
+    policies.Policy,
+    UDAPolicy,
+    policies.RandAugment,
+    policies.TrivialAugment,
+    policies.AutoAugment,
+    Own,
+    Timm,
+)
+"""The base class, and the kinds of a strong view."""

@@ -13,13 +13,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from classification.models import check_arch, check_side
-from keepaugment import GradientSaliency, SampleDraws
+from keepaugment import SampleDraws
 from keepbench.loop import Row, Training, check_start, fit
-from keepbench.methods import make_saliency
+from keepbench.maps import Gradient, Scene, scales_of
 from keepbench.network import check_logits, compiled, make_average, make_optimizer
 from keepbench.order import Samples, Stream, mixed_seed, seed_noise
 from keepbench.processes import Processes
 from keepbench.progress import say
+from keepbench.right import joined, write_right
 from semisup_uda.config import Config
 from semisup_uda.data import Images, open_images, split_record
 from semisup_uda.evaluate import evaluate, make_model
@@ -59,12 +60,12 @@ class Trainer(Training):
         check_logits(
             self.model, config.arch,
             channels=data.channels, image_size=data.image_size, num_classes=len(data.classes),
-            scales={config.scale} if config.keep else (),
+            scales=scales_of(config.keep),
         )  # fmt: skip
         self.network: Any = compiled(self.model) if config.compile else self.model
         draws, noise = (SampleDraws(config.seed + stream * 1_000_003) for stream in range(2))
-        gradient = GradientSaliency(self.network, config.scale)
-        saliency = make_saliency(config.saliency, gradient, noise)
+        kind = config.keep.map if config.keep else Gradient()
+        saliency = kind.build(Scene(self.network, noise))
         self.views = Views(config, data, saliency, draws, noise, self.clock)
         self.streams = [
             self._stream(LABELLED, len(images.labelled), config.batch_size),
@@ -117,12 +118,12 @@ class Trainer(Training):
         Supervised training sees the labelled ones alone.
         """
         pixels = self.images.data.train.images[self.images.labelled[labelled.numbers]]
-        own = self.views.weak(pixels, LABELLED, labelled.positions)["clean"]
+        own = self.views.weak(pixels, LABELLED, labelled.positions).clean
         if self.config.method == "supervised":
             return own, own.new_zeros((), dtype=torch.float32)
         pixels = self.images.unlabelled[unlabelled.numbers]
         other = self.views.strong(pixels, UNLABELLED, unlabelled.positions)
-        return torch.cat([own, other["clean"], other["strong"]]), other["pasted"]
+        return torch.cat([own, other.clean, other.strong]), other.pasted
 
     def train_step(self, batch: tuple[Samples, Samples]) -> dict[str, Tensor]:
         """Train on a step's labelled and unlabelled samples: means over the batch."""
@@ -174,6 +175,14 @@ class Trainer(Training):
         """What the tested weights are worth on the test set (see `evaluate`)."""
         return evaluate(self.tested, self.images.data, self.processes, self.config)
 
+    def record(self, folder: Path) -> None:
+        """Store which test images are right after the last epoch; all processes must call."""
+        right: list[Tensor] = []
+        evaluate(self.tested, self.images.data, self.processes, self.config, right)
+        parts = self.processes.gathered(torch.cat(right).cpu())
+        if self.processes.first:
+            write_right(folder, joined(parts), self.epoch)
+
 
 def _shown(row: Row) -> str:
     masked = f", mask {row['mask_rate']:.2f}" if "mask_rate" in row else ""
@@ -181,6 +190,11 @@ def _shown(row: Row) -> str:
         f"loss {row['train_loss']:.3f}{masked}, test {row['test_accuracy']:.2f} %, "
         f"{row['train_seconds']:.1f} s"
     )
+
+
+def begin(config: Config, processes: Processes) -> Trainer:
+    """A run that has made no step, with its data read."""
+    return Trainer(config, open_images(config, processes.device), processes)
 
 
 def train(
@@ -209,4 +223,6 @@ def train(
             say(words)
     trainer = Trainer(config, images, processes)
     done = fit(trainer, name, folder, resume=resume, budget=budget, shown=_shown)
+    if done and config.record:
+        trainer.record(folder)
     return trainer if done else None

@@ -7,31 +7,39 @@ one fits in the other (KeepAugment, Eq. 3). UDA crops its two views apart.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from keepaugment import Cutout, KeepPaste, Saliency, SampleDraws
-from keepaugment.draws import Source
 from keepbench.clock import Clock
 from keepbench.images import Normalise
-from keepbench.methods import make_policy
-from keepbench.pipeline import Pipeline, Stage, TimedMap, Values
+from keepbench.pipeline import Pipeline, Stage, TimedMap
 from keepbench.small_images import StoredData
 from keepbench.views import draw_view, reflect_crop
 from semisup_uda.config import Config
-from semisup_uda.policy import UDARandAugment
 
 
-def strong_policy(
-    config: Config, mean: tuple[float, ...], generator: Source
-) -> Callable[[Tensor], Tensor] | None:
-    """The image-level part of the strong view; beyond an image lies the mean colour."""
-    if config.policy == "uda":
-        return UDARandAugment(fill=[round(255 * value) for value in mean], generator=generator)
-    return make_policy(
-        config.policy, mean, generator, num_ops=config.num_ops, magnitude=config.magnitude
-    )
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """A batch on its way to its views.
+
+    Attributes:
+        pixels: (B, C, H, W) uint8, as stored.
+        weak: the same, cropped and mirrored.
+        clean: weak views (B, C, H, W), normalised.
+        augmented: weak views after the policy, uint8.
+        strong: (B, C, H, W), the augmented view, normalised.
+        pasted: share of pixels that the paste has changed, a number.
+    """
+
+    pixels: Tensor
+    weak: Tensor
+    clean: Tensor
+    augmented: Tensor | None = None
+    strong: Tensor
+    pasted: Tensor
 
 
 class Views:
@@ -66,11 +74,13 @@ class Views:
             Stage("clean", self.inputs, ("weak",), ("clean",)),
         ]
         strong = self._strong_stages(data.mean, TimedMap(saliency, clock))
-        self._weak, self._strong = Pipeline(weak, clock), Pipeline([*weak, *strong], clock)
+        self._weak: Pipeline[Seen] = Pipeline(weak, clock)
+        self._strong: Pipeline[Seen] = Pipeline([*weak, *strong], clock)
 
     def _strong_stages(self, mean: tuple[float, ...], saliency: Saliency) -> Iterator[Stage]:
         config, draws = self.config, self.draws
-        if policy := strong_policy(config, mean, draws):
+        if config.policy:
+            policy = config.policy.build(mean, draws)
             yield Stage("policy", policy, ("weak",), ("augmented",))
             yield Stage("colour", self.inputs, ("augmented",), ("strong",))
         else:
@@ -79,9 +89,7 @@ class Views:
             cutout = Cutout(config.cutout, generator=draws)
             yield Stage("cut", cutout, ("strong",), ("strong",))
         if config.keep:
-            paste = KeepPaste(
-                size=config.paste_size, tau=config.tau, saliency=saliency, generator=draws
-            )
+            paste = config.keep.build(saliency, draws)
             yield Stage("paste", _pasting(paste), ("clean", "strong"), ("strong", "pasted"))
 
     def _crop(self, pixels: Tensor) -> Tensor:
@@ -92,12 +100,13 @@ class Views:
         )  # fmt: skip
         return reflect_crop(pixels, view)
 
-    def _start(self, pixels: Tensor, stream: int, positions: Tensor) -> Values:
+    def _start(self, pixels: Tensor, stream: int, positions: Tensor) -> Seen:
         for source in (self.draws, self.noise):
             source.at(stream, positions)
-        return {"pixels": pixels}
+        nothing = torch.zeros((), device=pixels.device)
+        return Seen(pixels=pixels, weak=pixels, clean=pixels, strong=pixels, pasted=nothing)
 
-    def weak(self, pixels: Tensor, stream: int, positions: Tensor) -> Values:
+    def weak(self, pixels: Tensor, stream: int, positions: Tensor) -> Seen:
         """Crop and mirror images.
 
         Args:
@@ -106,19 +115,17 @@ class Views:
             positions: (B,), theirs in it.
 
         Returns:
-            "weak", the views in bytes, and "clean", the same normalised.
+            With `weak` and `clean`.
         """
         return self._weak(self._start(pixels, stream, positions))
 
-    def strong(self, pixels: Tensor, stream: int, positions: Tensor) -> Values:
+    def strong(self, pixels: Tensor, stream: int, positions: Tensor) -> Seen:
         """Crop, mirror and augment images; arguments as in `weak`.
 
         Returns:
-            "weak" and "clean" as in `weak`; "strong", the augmented view, normalised; "pasted", the
-            share of pixels that the paste has changed.
+            With all views.
         """
-        values = self._start(pixels, stream, positions)
-        return self._strong(values | {"pasted": torch.zeros((), device=pixels.device)})
+        return self._strong(self._start(pixels, stream, positions))
 
 
 def _pasting(paste: KeepPaste) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:

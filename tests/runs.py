@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from keepbench.loop import Training, finish_epoch, train_epoch, train_steps
 from keepbench.processes import Processes
@@ -22,7 +23,25 @@ ROOT = Path(__file__).parents[1]
 
 def without_clocks(row: dict[str, Any]) -> dict[str, Any]:
     """A row of metrics without what a clock measured."""
-    return {name: value for name, value in row.items() if not name.endswith("seconds")}
+    return {name: value for name, value in row.items() if not str(name).endswith("seconds")}
+
+
+def write_tree(
+    root: Path,
+    parts: Mapping[str, int],
+    classes: Sequence[str] = ("red", "green", "blue"),
+    size: int = 32,
+) -> None:
+    """A class-folder tree of square images of noise, a colour a class; `parts` are its folders."""
+    generator = torch.Generator().manual_seed(0)
+    for part, number in parts.items():
+        for channel, name in enumerate(classes):
+            (root / part / name).mkdir(parents=True)
+            for index in range(number):
+                shape = (size, size, 3)
+                pixels = torch.randint(0, 80, shape, generator=generator, dtype=torch.uint8)
+                pixels[:, :, channel] += 150
+                Image.fromarray(pixels.numpy()).save(root / part / name / f"{index}.png")
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:

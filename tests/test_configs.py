@@ -6,9 +6,10 @@ import importlib
 import json
 import math
 import runpy
-from dataclasses import Field, asdict, fields, replace
+from collections.abc import Iterator
+from dataclasses import Field, fields, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
@@ -16,16 +17,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detection import detectron
+from keepbench.command import flags, parse, read
 from keepbench.identity import Identity
-from keepbench.run import Run
-from keepbench.settings import differences, parse
+from keepbench.run import Run, RunRecord
+from keepbench.settings import Kind, changed, differences, flat, from_flat, walk
 from runs import CPU
 
 ROOT = Path(__file__).parents[1]
 TASKS = ("classification", "semisup_uda", "reid", "detection")
 CONFIGS = {task: importlib.import_module(f"{task}.config").Config for task in TASKS}
 EXPERIMENTS = {task: importlib.import_module(f"{task}.experiments") for task in TASKS}
-SETTINGS = [(task, each) for task in TASKS for each in fields(CONFIGS[task])]
+
+
+def settings_of(holder: type) -> Iterator[tuple[type, Field[Any]]]:
+    """The plain settings of a config or kind, and of all kinds that it may have, with their own."""
+    for each in fields(holder):  # type: ignore[arg-type]
+        if not each.metadata["kinds"]:
+            yield holder, each
+        for kind in each.metadata["kinds"][1:]:
+            yield from settings_of(kind)
+
+
+HOLDERS = [each for task in TASKS for each in settings_of(CONFIGS[task])]
+SETTINGS = list({(holder, each.name): (holder, each) for holder, each in HOLDERS}.values())
+KINDS = {(h, each.name): each for h, _ in SETTINGS for each in fields(h) if each.metadata["kinds"]}
 VALUES: dict[type, st.SearchStrategy[Any]] = {
     bool: st.booleans(),
     int: st.integers(-2, 400),
@@ -40,25 +55,27 @@ NONSENSE: dict[type, list[Any]] = {
 }
 WITHOUT = ("dropout", "momentum", "weight_decay", "smoothing", "warmup")
 PARTS_OF_LOSS = ("early_weight", "weight", "margin")
-NEVER = ("cut_p", "mix_p", "erase_p")
+NEVER = ("p", "erase_p")
 ALL = ("tau", "agreement", "confidence")  # regions, maps, images
 SEEDS = ("seed", "split_seed")
 MEANT = dict.fromkeys((*WITHOUT, *PARTS_OF_LOSS, *NEVER, *ALL, *SEEDS), (0,)) | {
-    "magnitude": (-1, 0),
+    "magnitude": (0,),
     "lr": (0, 1e10),  # diverges, which ends a run
 }
-"""Values at the edge of nonsense that mean something, where no help text says "0 = ..."."""
+"""Values at the edge of nonsense that mean something, where no help text says which."""
 
 
 def means_something(each: Field[Any], value: Any) -> bool:
     if type(value) is not type(each.default) or isinstance(value, (bool, str)):
         return False
-    return value in MEANT.get(each.name, ()) or (value == 0 and "0 = " in each.metadata["help"])
+    return value in MEANT.get(each.name, ()) or f"{value:g} = " in each.metadata["help"]
 
 
-@pytest.mark.parametrize(("task", "each"), SETTINGS, ids=lambda x: getattr(x, "name", x))
-def test_nonsense_is_refused_by_name(task: str, each: Field[Any]) -> None:
-    config = CONFIGS[task]()
+@pytest.mark.parametrize(
+    ("holder", "each"), SETTINGS, ids=lambda x: x.name if isinstance(x, Field) else x.__name__
+)
+def test_nonsense_is_refused_by_name(holder: type, each: Field[Any]) -> None:
+    config = holder()
     nonsense = NONSENSE[type(each.default)] + (["nonsense"] if each.metadata["choices"] else [])
     for value in nonsense:
         if means_something(each, value):
@@ -68,14 +85,34 @@ def test_nonsense_is_refused_by_name(task: str, each: Field[Any]) -> None:
             replace(config, **{each.name: value})
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_a_setting_is_described_in_one_place(task: str) -> None:
-    kinds = get_type_hints(CONFIGS[task])
-    for each in fields(CONFIGS[task]):
-        about = each.metadata
-        assert type(each.default) is kinds[each.name] and about["help"], each.name
-        number = kinds[each.name] in (int, float)
+@pytest.mark.parametrize(("holder", "name"), KINDS, ids=lambda x: getattr(x, "__name__", x))
+def test_what_is_no_kind_is_refused_by_name(holder: type, name: str) -> None:
+    each, config = KINDS[holder, name], holder()
+    for value in (
+        "cutout",
+        1,
+        object,
+        each.metadata["kinds"][-1],
+        *[None] * each.metadata["required"],
+    ):
+        with pytest.raises(ValueError, match=f"^{name} must be a .*, found "):
+            replace(config, **{name: value})
+
+
+def test_a_setting_is_described_in_one_place() -> None:
+    for holder, each in SETTINGS:
+        kind, about = get_type_hints(holder)[each.name], each.metadata
+        assert type(each.default) is kind and about["help"], each.name
+        number = kind in (int, float)
         assert number == bool(about["range"] or (number and about["choices"])), each.name
+
+
+def test_a_kind_has_a_name_of_its_own_and_is_of_the_settings_type() -> None:
+    for (holder, name), each in KINDS.items():
+        hint, (base, *kinds) = get_type_hints(holder)[name], each.metadata["kinds"]
+        assert base in (get_args(hint) or (hint,)) and issubclass(base, Kind)
+        assert all(issubclass(kind, base) for kind in kinds)
+        assert len({kind.name for kind in kinds}) == len(kinds) and each.metadata["help"]
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -94,16 +131,35 @@ RECORDS = sorted(ROOT.glob("results/**/run.json"))
 def test_stored_runs_have_settings_of_today(path: Path) -> None:
     about = json.loads(path.read_text())
     task = next(task for task in TASKS if f"tools/run_{task}.py" in about["command"])
-    config = CONFIGS[task](**about["settings"])
-    assert about["settings"].items() <= json.loads(json.dumps(asdict(config))).items()
+    record = RunRecord.read(path.parent)
+    found = flat(record.config(CONFIGS[task]))
+    assert record.settings.items() <= found.items()
+    same = about["settings"].items() & found.items()
+    assert about["settings"].keys() & found.keys() == {name for name, _ in same}
 
 
-def changes(config: type) -> st.SearchStrategy[dict[str, Any]]:
-    """Some fields of a config with values of their type, or of their choices."""
+@pytest.mark.parametrize("task", TASKS)
+def test_flags_and_run_json_make_every_experiment_of_another(task: str) -> None:
+    """Of the one before it in the list, of the last, and with a budget's settings of its own."""
+    module = EXPERIMENTS[task]
+    experiments, names = module.EXPERIMENTS, list(module.EXPERIMENTS)
+    for before, name in zip([names[-1], *names], names, strict=False):
+        config = experiments[name].config
+        assert from_flat(type(config), json.loads(json.dumps(flat(config)))) == config
+        smoke = module.BUDGETS["smoke"](config)
+        for base, made in ((before, config), (names[-1], config), (name, smoke)):
+            words = [base, *flags(made, experiments[base].config)]
+            assert read(experiments, words, budgets=module.BUDGETS)[:2] == (base, made), words
+
+
+def changes(config: Any) -> st.SearchStrategy[dict[str, Any]]:
+    """Up to three settings by name, with values of their type, or of their choices or kinds."""
     each = {}
-    for field in fields(config):  # type: ignore[arg-type]
-        choices = field.metadata["choices"]
-        each[field.name] = st.sampled_from(choices) if choices else VALUES[type(field.default)]
+    for name, field, _ in walk(config):
+        kinds, choices = field.metadata["kinds"][1:], field.metadata["choices"]
+        if kinds:
+            choices = [kind.name for kind in kinds] + [""] * (field.default is None)
+        each[name] = st.sampled_from(choices) if choices else VALUES[type(field.default)]
     return st.fixed_dictionaries({}, optional=each).map(lambda c: dict(list(c.items())[:3]))
 
 
@@ -122,9 +178,9 @@ def test_settings_come_back(task: str, data: st.DataObject) -> None:
     module = EXPERIMENTS[task]
     name = data.draw(st.sampled_from(sorted(module.EXPERIMENTS)))
     base = module.EXPERIMENTS[name].config
-    change = data.draw(changes(type(base)))
+    change = data.draw(changes(base))
     try:
-        expected = type(base)(**{**asdict(base), **change})
+        expected = changed(base, change)
     except ValueError as refused:
         with pytest.raises(SystemExit, match="^error: ") as error:
             parse(module.EXPERIMENTS, "", [name, *words_of(change)],
@@ -136,7 +192,7 @@ def test_settings_come_back(task: str, data: st.DataObject) -> None:
         budgets=module.BUDGETS, cost=differences,
     )  # fmt: skip
     assert config == expected
-    assert type(base)(**json.loads(json.dumps(asdict(config)))) == config
+    assert from_flat(type(base), json.loads(json.dumps(flat(config)))) == config
 
 
 @pytest.mark.parametrize("tool", sorted(path.name for path in ROOT.glob("tools/*.py")))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields
 from typing import Any
 
 from keepbench.files import digest
+from keepbench.older import modern
+from keepbench.own_network import source_files
+from keepbench.settings import defaults, task_of, walk
 
 
 def digests(config: Any) -> dict[str, str]:
@@ -17,12 +19,11 @@ def digests(config: Any) -> dict[str, str]:
     there, the setting is left out.
     """
     found = {}
-    for each in fields(config):
-        named = each.metadata.get("files")
-        if named and (paths := [*named(getattr(config, each.name))]):
-            found[each.name] = digest(
-                part for path in paths for part in (path.name, path.read_bytes())
-            )
+    for name, each, value in walk(config):
+        kinds, files = each.metadata["kinds"], each.metadata["files"]
+        files = source_files if kinds else files
+        if files and (paths := [*files(value)]):
+            found[name] = digest(part for path in paths for part in (path.name, path.read_bytes()))
     return found
 
 
@@ -43,10 +44,11 @@ class Identity:
     """
 
     def __init__(self, experiment: str, config: Any) -> None:
-        free = {each.name for each in fields(config) if each.metadata.get("may_change")}
-        settings = {name: value for name, value in asdict(config).items() if name not in free}
+        settings = {
+            name: value for name, each, value in walk(config) if not each.metadata["may_change"]
+        }
         self.settings = json.loads(json.dumps({"experiment": experiment, **settings}))
-        self.defaults = {each.name: each.default for each in fields(config)}
+        self.task, self.defaults = task_of(config), defaults(config)
         self.files = digests(config)
 
     def compare(self, then: dict[str, Any], what: str) -> None:
@@ -54,7 +56,7 @@ class Identity:
 
         A setting that is newer than the run had its default's effect.
         """
-        then = {**self.defaults, **then}
+        then = self.defaults | modern(self.task, then)
         differences = [
             f"{name}: {then.get(name)!r} then, {value!r} now"
             for name, value in sorted(self.settings.items())

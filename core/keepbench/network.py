@@ -94,6 +94,8 @@ def make_optimizer(
     weight_decay: float,
     norm_decay: bool = True,
     bias_decay: bool = False,
+    apart: nn.Module | None = None,
+    scale: float = 1.0,
 ) -> torch.optim.Optimizer:
     """An optimiser of the parameters of `modules`.
 
@@ -105,6 +107,8 @@ def make_optimizer(
         weight_decay: of weights.
         norm_decay: decay biases and normalisation layers, too.
         bias_decay: without `norm_decay`, spare normalisation layers only.
+        apart: a part of the modules whose groups have a rate of their own ...
+        scale: ... in units of the others', as "scale" in each of its groups.
     """
     modules = list(modules)
     parameters = [p for module in modules for p in module.parameters()]
@@ -113,13 +117,22 @@ def make_optimizer(
         layers = [each for module in modules for each in module.modules()]
         spared = {p for each in layers if isinstance(each, _NORMS) for p in each.parameters()}
     rest = weight_decay if norm_decay else 0.0
-    groups = [
-        {"params": [p for p in parameters if p not in spared], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p in spared], "weight_decay": rest},
-    ]
+    other = {*apart.parameters()} if apart and scale != 1.0 else set()
+    groups: list[dict[str, Any]] = []
+    for own, about in (({*parameters} - other, {}), (other, {"scale": scale})):
+        listed = [p for p in parameters if p in own]
+        both = ([p for p in listed if p not in spared], [p for p in listed if p in spared])
+        for some, decay in zip(both, (weight_decay, rest), strict=True) if listed else ():
+            groups.append({"params": some, "weight_decay": decay, **about})
     if kind == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
     return create_optimizer_v2(groups, kind, lr=lr, weight_decay=weight_decay, momentum=momentum)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give an optimiser of `make_optimizer` a learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("scale", 1.0)
 
 
 def _is_number(value: Any) -> bool:

@@ -29,11 +29,10 @@ def is_function(name: str) -> bool:
 
 
 def refuse_code(name: object) -> None:
-    """Raise ValueError if a network that a run's folder names is code: it may be a stranger's."""
+    """Raise ValueError if what a file or a run's folder names is code: it may be a stranger's."""
     if isinstance(name, str) and is_function(name):
         raise ValueError(
-            f"its network is code, {name}, which is not run because a folder says so; load the "
-            "weights by --model and --weights instead"
+            f"{name} is code, which is not run because a file says so; give it on the command line"
         )
 
 

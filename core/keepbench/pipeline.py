@@ -1,13 +1,14 @@
 """The way of a batch from bytes to the network: named stages, one after another.
 
-A stage is a function of tensors with names for what it takes and gives. So a stage can be compiled,
-timed and looked at by its name, and a task's augmentation is a list that one can read.
+A stage is a function of tensors that says which fields of a batch it takes and sets. So a stage can
+be compiled, timed and looked at by name, and a task's augmentation is a list that one can read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,9 +17,9 @@ from keepaugment import Saliency
 from keepbench.clock import Clock
 from keepbench.network import compiled
 
-Values = dict[str, Any]
-"""What is known of a batch so far, by name: the stages read it and add to it."""
-Listener = Callable[[str, Values], None]
+OnItsWay = TypeVar("OnItsWay")
+"""A task's dataclass of what is known of a batch so far: stages read its fields and set others."""
+Listener = Callable[[str, OnItsWay], None]
 
 
 class Stage(NamedTuple):
@@ -26,9 +27,9 @@ class Stage(NamedTuple):
 
     Attributes:
         name: of the stage.
-        run: values by position to one value, or to a tuple of them if it gives several.
-        takes: names of the values that it takes.
-        gives: names of the values that it gives, new or in place of older ones.
+        run: fields by position to one value, or to a tuple of them if it gives several.
+        takes: names of the fields that it takes.
+        gives: names of the fields that it sets.
         compiles: whether `--compile` may compile it.
     """
 
@@ -39,7 +40,7 @@ class Stage(NamedTuple):
     compiles: bool = True
 
 
-class Pipeline:
+class Pipeline(Generic[OnItsWay]):
     """Stages one after another.
 
     Args:
@@ -57,25 +58,25 @@ class Pipeline:
         }
         self.clock = clock
 
-    def __call__(self, values: Values, listen: Listener | None = None) -> Values:
+    def __call__(self, batch: OnItsWay, listen: Listener[OnItsWay] | None = None) -> OnItsWay:
         """Take a batch through all stages.
 
         Args:
-            values: what is known of the batch; not changed.
-            listen: called after each stage with its name and all values, to look at a batch.
+            batch: what is known of it; not changed.
+            listen: called after each stage with its name and the batch, to look at it.
 
         Returns:
             What is known of the batch at the end.
         """
-        values = dict(values)
         for stage in self.stages.values():
             with self.clock(stage.name):
-                given = stage.run(*(values[name] for name in stage.takes))
+                given = stage.run(*(getattr(batch, name) for name in stage.takes))
             given = (given,) if len(stage.gives) == 1 else given or ()
-            values.update(zip(stage.gives, given, strict=True))
+            known = dict(zip(stage.gives, given, strict=True))
+            batch = replace(batch, **known)  # type: ignore[type-var]
             if listen:
-                listen(stage.name, values)
-        return values
+                listen(stage.name, batch)
+        return batch
 
 
 class TimedMap:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from keepbench.machine import find_device
+from keepbench.settings import flat
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Processes:
 
     def check_same(self, settings: Any) -> None:
         """Raise ValueError in all processes if the settings of any two differ."""
-        everyone = self.gathered(asdict(settings))
+        everyone = self.gathered(flat(settings))
         differences = [
             f"{name}: {value!r} in process 0, {other[name]!r} in process {rank}"
             for rank, other in enumerate(everyone)

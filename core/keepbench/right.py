@@ -1,9 +1,13 @@
-"""Which test images a run has right: a bit for each, as text beside its metrics."""
+"""What each test item got in a run, as text beside its metrics.
+
+A bit for each test image that is right, or a number for each query, such as its average precision.
+"""
 
 from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +17,7 @@ from torch import Tensor
 from keepbench.files import write_text
 
 NAME = "right.json"
+ITEMS = "items.json"
 
 
 def write_right(folder: Path, right: Tensor, epoch: int) -> None:
@@ -38,3 +43,48 @@ def read_right(folder: Path) -> Tensor:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
     return right
+
+
+def write_items(folder: Path, values: Tensor, epoch: int) -> None:
+    """Store numbers (N,) in [0, 1] of the test items, in their order, after an epoch."""
+    numbers = values.double().cpu().numpy()
+    packed = base64.b64encode(numbers.astype("<f8").tobytes()).decode()
+    about = {"epoch": epoch, "items": len(numbers), "mean": numbers.mean(), "values": packed}
+    write_text(folder / ITEMS, json.dumps(about) + "\n")
+
+
+def read_items(folder: Path) -> Tensor:
+    """What `write_items` stored: (N,) float64.
+
+    Raises:
+        ValueError: The file is missing or damaged.
+    """
+    path = folder / ITEMS
+    try:
+        about = json.loads(path.read_text())
+        packed = base64.b64decode(about["values"], validate=True)
+        values = torch.from_numpy(np.frombuffer(packed, dtype="<f8").copy())
+        if len(values) != about["items"] or abs(float(values.mean()) - about["mean"]) > 1e-12:
+            raise ValueError("its numbers are not those that it says")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    return values
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """The parts of processes that took every so manieth item each, in the items' order."""
+    whole = parts[0].new_empty(sum(map(len, parts)))
+    for rank, part in enumerate(parts):
+        whole[rank :: len(parts)] = part
+    return whole
+
+
+def is_recorded(folder: Path) -> bool:
+    """Whether a run's folder says what each item got."""
+    return any((folder / name).is_file() for name in (NAME, ITEMS))
+
+
+def mean_of_items(folder: Path) -> float:
+    """The mean over a run's items, in %."""
+    found = read_right(folder).double() if (folder / NAME).is_file() else read_items(folder)
+    return 100 * float(found.mean())

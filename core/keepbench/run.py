@@ -13,7 +13,7 @@ import re
 import shlex
 import sys
 import weakref
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -23,8 +23,9 @@ from keepbench.checkpoints import CHECKPOINTS, DETECTRON, newest_state
 from keepbench.files import FolderLock, parse_json, set_aside, write_text, write_whole
 from keepbench.identity import Identity, check_digests
 from keepbench.machine import commit, hardware, versions
-from keepbench.own_network import refuse_code
+from keepbench.older import RENAMED, modern
 from keepbench.progress import say
+from keepbench.settings import flat, from_flat, task_of
 
 Config = TypeVar("Config")
 _TEXTS = ("task", "experiment", "budget", "command", "commit", "hardware", "data")
@@ -141,10 +142,10 @@ class Run:
         script = Path(sys.argv[0]).name
         command = shlex.join(["python", f"tools/{script}", *sys.argv[1:]])
         about = {
-            "task": type(config).__module__.partition(".")[0],
+            "task": task_of(config),
             "experiment": name,
             "budget": budget,
-            "settings": asdict(config),
+            "settings": flat(config),
             "command": command.encode(errors="surrogateescape").decode(errors="replace"),
             "commit": commit(Path(__file__).parent),
             "versions": versions(),
@@ -339,6 +340,9 @@ class RunRecord:
             wrong = [name for name in texts if {*map(type, found[name].values())} - {str}]
         if wrong:
             raise ValueError(f"it has no usable {', '.join(wrong)}")
+        found["settings"] = modern(found["task"], found["settings"])
+        names = RENAMED.get(found["task"], {})
+        found["files"] = {names.get(name, name): each for name, each in found["files"].items()}
         rows, damaged = _read_lines(folder / "metrics.jsonl")
         return cls(folder, rows=rows, damaged=damaged, **{name: found[name] for name in _KINDS})
 
@@ -358,16 +362,9 @@ class RunRecord:
         """The settings as a task's config.
 
         Raises:
-            ValueError: They are not that config's as it now is, or name code as the network.
+            ValueError: They are not that config's as it now is, or name code.
         """
-        known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
-        if strange := sorted(self.settings.keys() - known):
-            package = kind.__module__.partition(".")[0]
-            raise ValueError(
-                f"{self.folder} is no run of {package} as it now is: unknown settings {strange[:5]}"
-            )
         try:
-            refuse_code(self.settings.get("arch"))
-            return kind(**self.settings)
+            return from_flat(kind, self.settings)
         except ValueError as error:
             raise ValueError(f"{self.folder}: {error}") from None

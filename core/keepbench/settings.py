@@ -1,51 +1,59 @@
-"""Settings: a dataclass per task, whose fields hold what flags, checks and reports need."""
+"""Settings: frozen dataclasses whose fields hold what flags, checks and reports need.
+
+A setting is a plain value, or one of several kinds that have settings of their own, such as a
+method or a map: a `Kind`, made by `one_of`. By name, settings are flat: "cut" is "cutout", and
+"cut.size" is 16. So they stand in flags, in `run.json` and in reports.
+"""
 
 from __future__ import annotations
 
-import argparse
 import difflib
-import os
-import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from contextlib import suppress
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from keepbench.machine import bfloat16, find_device, flop_per_second, hardware
+from keepbench.own_network import find_function, is_function, refuse_code, source_files
 
 Config = TypeVar("Config")
 
 ROLES = {
     "": "settings",
-    "policy": "image-level augmentation",
-    "cut": "region-level augmentation",
-    "mix": "label-mixing augmentation",
-    "keep": "KeepAugment",
-    "map": "how the importance map is computed",
+    "map": "early heads, by which maps may be taken",
     "file": "files, the same wherever they lie",
     "neutral": "data, seed, speed and records; no part of what an experiment is",
 }
-"""What settings are for, as headings of `--help`.
-
-"policy", "cut", "mix" and "keep" name the setting that switches the others of that role on. Those
-of "keep" and "map" mean something to a Keep arm only, so that its plain twin may have others.
-"""
-
-CONTROLS = ("random", "shuffled", "inverted", "centre")
-"""Maps that a control puts in place of the gradient's."""
-SALIENCIES = ("gradient", *CONTROLS)
-ORACLES = ("oracle", "inverted_oracle")
-"""Maps of ground-truth boxes or masks."""
-NO_GRADIENT = ("random", "centre", *ORACLES)
-"""Maps that need no backward pass."""
-
-SMOKE = "smoke: checks that everything works; the accuracy means nothing"
+"""What plain settings are for, as headings of `--help`."""
 _TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "printable text"}
-_METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
-def nearest(name: str, known: Mapping[str, Any] | list[str]) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One of the kinds that a setting can be, with settings of its own."""
+
+    name: ClassVar[str]
+    """As flags and `run.json` have it; of a class that a user brings, its path."""
+    title: ClassVar[str] = ""
+    """As its authors write it."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings out of range."""
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(Kind):
+    """An augmentation."""
+
+    keeps: ClassVar[bool] = True
+    """It has a Keep arm."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Its settings that leave it nothing to do at 0."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
     """The known names most like a wrong one, as the end of an error message."""
     near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.4)
     return f"; did you mean {', '.join(near)}?" if near else ""
@@ -79,13 +87,169 @@ def setting(
     role = "neutral" if may_change else role
     assert role in ROLES, role
     about: dict[str, Any] = {"help": help, "choices": choices, "range": range, "role": role}
-    about |= {"may_change": may_change, "shared": shared, "files": files}
+    about |= {"may_change": may_change, "shared": shared, "files": files, "kinds": ()}
     return field(default=default, metadata=about)
 
 
-def with_role(config: Any, *roles: str) -> set[str]:
-    """The names of a config's settings in some roles."""
-    return {each.name for each in fields(config) if each.metadata["role"] in roles}
+def one_of(
+    kinds: Sequence[type[Kind]], help: str, *, default: Kind | None = None, required: bool = False
+) -> Any:
+    """A field that is one of some kinds, or another class of their common base, or none.
+
+    Args:
+        kinds: a base class, then its kinds.
+        help: for `--help`.
+        default: its value; None is none.
+        required: it cannot be none.
+    """
+    about = {**setting(default, help).metadata, "kinds": tuple(kinds), "required": required}
+    return field(default=default, metadata=about)
+
+
+def named(value: Kind | None) -> str:
+    """What a setting of several kinds is; "" is none."""
+    return "" if value is None else value.name
+
+
+def walk(config: Any, prefix: str = "") -> Iterator[tuple[str, Field[Any], Any]]:
+    """All settings of a config: name, field and value, kinds by their names."""
+    for each in fields(config):
+        name, value = prefix + each.name, getattr(config, each.name)
+        if not each.metadata["kinds"]:
+            yield name, each, value
+            continue
+        yield name, each, named(value)
+        if value is not None:
+            yield from walk(value, f"{name}.")
+
+
+def flat(config: Any) -> dict[str, Any]:
+    """All settings of a config by name, as `run.json` has them."""
+    return {name: value for name, _, value in walk(config)}
+
+
+def with_role(config: Any, role: str) -> set[str]:
+    """The names of a config's settings in a role."""
+    return {name for name, each, _ in walk(config) if each.metadata["role"] == role}
+
+
+def find_kind(name: str, kinds: Sequence[type[Kind]]) -> type[Kind]:
+    """A kind by its name, or the class that FILE.py:CLASS or MODULE:CLASS is.
+
+    Raises:
+        ValueError: There is none, or its class has not their common base.
+    """
+    base, *known = kinds
+    for kind in known:
+        if kind.name == name:
+            return kind
+    if not is_function(name):
+        raise ValueError(
+            f"must be one of {', '.join(repr(kind.name) for kind in known)}, found {name!r}"
+        )
+    found: Any = find_function(name)
+    if found in known:
+        return found
+    if not isinstance(found, type) or not issubclass(found, base) or found is base:
+        raise ValueError(f"must be a subclass of {base.__module__}.{base.__name__}, found {name}")
+    lost = [key for key, value in vars(found).items() if isinstance(value, Field)]
+    if lost:
+        raise ValueError(f"{name} has {lost[0]}, so it needs @dataclass(frozen=True, kw_only=True)")
+    bare = [each.name for each in fields(found) if "kinds" not in each.metadata]
+    if bare:
+        raise ValueError(f"{name} has {bare[0]}, which must be a keepbench.settings.setting")
+    found.name = name
+    return found
+
+
+def _switched(
+    value: Kind | None, name: Any, kinds: Sequence[type[Kind]], code: bool
+) -> Kind | None:
+    """Another kind with its own defaults, but for what was set of the one before, if it suits."""
+    if not isinstance(name, str):
+        raise ValueError(f"must be a name, '' for none, found {name!r}")
+    if name == named(value):
+        return value
+    if not name:
+        return None
+    if not code:
+        refuse_code(name)
+    new = find_kind(name, kinds)()
+    own = {each.name for each in fields(new)}
+    for each in fields(value) if value is not None else ():
+        was = getattr(value, each.name)
+        if each.name in own and was != each.default:
+            with suppress(ValueError):
+                new = replace(new, **{each.name: was})
+    return new
+
+
+def changed(
+    config: Config, given: Mapping[str, Any], *, prefix: str = "", code: bool = True
+) -> Config:
+    """A config with some settings changed, which are given by name.
+
+    A setting that becomes another kind keeps what was set of the kind before, where it has it.
+
+    Args:
+        config: of any values.
+        given: the settings.
+        prefix: of their names, in messages.
+        code: a setting may name the user's own; not if a stranger may have named it.
+
+    Raises:
+        ValueError: A setting is unknown, or cannot be what it is set to.
+    """
+    values, unknown = {}, dict(given)
+    for each in fields(config):  # type: ignore[arg-type]
+        name, inner = each.name, f"{each.name}."
+        own = {k[len(inner) :]: unknown.pop(k) for k in given if k.startswith(inner)}
+        if not each.metadata["kinds"]:
+            unknown |= {inner + k: v for k, v in own.items()}
+            if name in unknown:
+                values[name] = unknown.pop(name)
+                if not code and each.metadata["files"] is source_files:
+                    refuse_code(values[name])
+            continue
+        value = getattr(config, name)
+        if name in unknown:
+            try:
+                value = _switched(value, unknown.pop(name), each.metadata["kinds"], code)
+            except ValueError as error:
+                raise ValueError(f"{prefix}{name} {error}") from None
+        if own and value is None:
+            raise ValueError(
+                f"{prefix}{inner}{next(iter(own))} needs {prefix}{name}, which is none"
+            )
+        if own:
+            value = changed(value, own, prefix=prefix + inner, code=code)
+        values[name] = value
+    if unknown:
+        known = [each.name for each in fields(config)]  # type: ignore[arg-type]
+        wrong = next(iter(unknown))
+        kind = f" of {config.name}" if isinstance(config, Kind) else ""
+        raise ValueError(
+            f"{prefix}{wrong} is no setting{kind}{nearest(wrong, known)}"
+            + (f" (it has {', '.join(known) or 'none'})" if kind else "")
+        )
+    try:
+        return replace(config, **values)  # type: ignore[type-var]
+    except ValueError as error:
+        raise ValueError(f"{prefix}{error}") from None
+
+
+def from_flat(kind: type[Config], settings: Mapping[str, Any]) -> Config:
+    """The config whose settings `flat` gives; those that are missing have their defaults.
+
+    Raises:
+        ValueError: A setting is unknown, cannot be what it is, or names code.
+    """
+    return changed(kind(), settings, code=False)
+
+
+def task_of(config: Any) -> str:
+    """The package whose settings a config has."""
+    return type(config).__module__.partition(".")[0]
 
 
 def _within(value: float, interval: str) -> bool:
@@ -95,7 +259,7 @@ def _within(value: float, interval: str) -> bool:
     return above and (value <= high if interval[-1] == "]" else value < high)
 
 
-def _is_a(value: Any, kind: type) -> bool:
+def is_a(value: Any, kind: type) -> bool:
     """Whether a value is of a setting's type; a whole number is a number, too."""
     if kind is str:  # control characters and half surrogates break terminals, paths and JSON
         return isinstance(value, str) and not {"Cc", "Cs"} & set(map(unicodedata.category, value))
@@ -105,9 +269,14 @@ def _is_a(value: Any, kind: type) -> bool:
 def check(config: Any) -> None:
     """Raise ValueError for a setting of a wrong type, out of its range or none of its choices."""
     for each in fields(config):
-        value, kind = getattr(config, each.name), type(each.default)
-        choices, interval = each.metadata["choices"], each.metadata["range"]
-        if not _is_a(value, kind):
+        value, about = getattr(config, each.name), each.metadata
+        kind, choices, interval = type(each.default), about["choices"], about["range"]
+        if about["kinds"]:
+            base = about["kinds"][0]
+            if isinstance(value, base) or (value is None and not about["required"]):
+                continue
+            possible = f"a {base.__name__}" + ("" if about["required"] else " or None")
+        elif not is_a(value, kind):
             possible = _TYPES[kind]
         elif choices and value not in choices:
             possible = f"one of {', '.join(map(repr, choices))}"
@@ -126,237 +295,55 @@ def check_keep(config: Any, **used: bool) -> None:
         **used: by a setting's name, whether its value leaves the method something to do.
     """
     if config.keep and not all(used.values()):
-        idle = [f"{name}={getattr(config, name)!r}" for name, does in used.items() if not does]
-        raise ValueError(f"keep={config.keep} has nothing to keep from ({', '.join(idle)})")
+        found = flat(config)
+        idle = [f"{name}={found[name]!r}" for name, does in used.items() if not does]
+        raise ValueError(f"keep={config.keep.name} has nothing to keep from ({', '.join(idle)})")
 
 
 def check_shared(config: Any, processes: int) -> None:
     """Raise ValueError for a setting that cannot be shared out equally among processes."""
-    for each in fields(config):
-        value = getattr(config, each.name)
+    for name, each, value in walk(config):
         if each.metadata["shared"] and value % processes:
             raise ValueError(
-                f"{each.name}={value} does not divide by {processes} processes; take a multiple"
+                f"{name}={value} does not divide by {processes} processes; take a multiple"
             )
 
 
 def check_kinds(config: Any, settings: Mapping[str, Any]) -> None:
     """Raise ValueError for settings by name whose type is not that of the config's."""
-    for each in fields(config):
-        kind = type(each.default)
-        if not _is_a(settings.get(each.name, each.default), kind):
-            found = settings[each.name]
-            raise ValueError(f"its setting {each.name} is not {_TYPES[kind]}: {found!r}")
+    for name, each, value in walk(config):
+        kind = str if each.metadata["kinds"] else type(each.default)
+        if not is_a(settings.get(name, value), kind):
+            raise ValueError(f"its setting {name} is not {_TYPES[kind]}: {settings[name]!r}")
 
 
 def check_lengths(image_size: tuple[int, int], **lengths: int) -> None:
     """Raise ValueError for a setting in pixels that is longer than images (H, W) have room for.
 
-    A crop's `padding` stays below the shorter side, or a crop could miss the whole image; so does
-    a `paste_size`, or nothing of the policy would be left.
+    A crop's `padding` stays below the shorter side, or a crop could miss the whole image.
     """
     for name, length in lengths.items():
-        most = min(image_size) - (name in ("padding", "paste_size"))
+        most = min(image_size) - (name == "padding")
         if length > most:
             size = "x".join(map(str, image_size))
             raise ValueError(f"{name} must be at most {most} for {size} images, found {length}")
 
 
-def check_scale(scale: float, image_size: tuple[int, int]) -> None:
-    """Raise ValueError if a map at `scale` of images (H, W) has a side of one pixel or none."""
-    if round(min(image_size) * scale) < 2:
-        size = "x".join(map(str, image_size))
-        raise ValueError(f"scale must leave 2 pixels of a side of {size} images, found {scale}")
+def defaults(config: Any) -> dict[str, Any]:
+    """The defaults of all settings that a config has, by name; of a kind, those where it is one."""
+    return dict(_defaults(config, type(config)(), ""))
 
 
-def add_flags(parser: argparse.ArgumentParser, config: Any) -> None:
-    """Add a flag for every field of a config, by role; its value there is shown as the default."""
-    groups = {role: parser.add_argument_group(title) for role, title in ROLES.items()}
+def _defaults(config: Any, usual: Any, prefix: str) -> Iterator[tuple[str, Any]]:
     for each in fields(config):
-        kind, about = type(each.default), each.metadata
-        value = getattr(config, each.name)
-        notes = [f"in {about['range']}"] if about["range"] else []
-        notes += [f"default {value!r}" if value == "" else f"default {value}"]
-        text = f"{about['help']} ({', '.join(notes)})".replace("%", "%%")
-        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text}
-        if kind is bool:
-            options["action"] = argparse.BooleanOptionalAction
-        else:
-            metavar = None if about["choices"] else _METAVARS[kind]
-            options |= {"type": kind, "choices": about["choices"], "metavar": metavar}
-        groups[about["role"]].add_argument("--" + each.name.replace("_", "-"), **options)
-
-
-def chosen(arguments: argparse.Namespace, config: Config) -> Config:
-    """The config with the fields that were given on the command line."""
-    names = {each.name for each in fields(config)}  # type: ignore[arg-type]
-    given = {name: value for name, value in vars(arguments).items() if name in names}
-    return replace(config, **given)  # type: ignore[type-var]
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """A named run, and the cell of the paper that it belongs to.
-
-    Attributes:
-        config: a dataclass with every setting, at the paper's budget.
-        table: of the paper, or figure, or "control"; "" if none.
-        paper: the paper's figure, in %; "" if it has none.
-        trials: runs with different seeds that the paper averages, or that we propose.
-    """
-
-    config: Any
-    table: str = ""
-    paper: str = ""
-    trials: int = 1
-
-
-def _parser(description: str, budgets: Sequence[str], shown: Any) -> argparse.ArgumentParser:
-    """The command line of a task, whose help shows a config's values as defaults."""
-    parser = argparse.ArgumentParser(
-        description=description, usage="%(prog)s EXPERIMENT [--setting VALUE ...]", add_help=False,
-        epilog=bfloat16(),
-    )  # fmt: skip
-    parser.add_argument("experiment", nargs="?", help="name, see --list")
-    parser.add_argument("-h", "--help", action="store_true", help="with EXPERIMENT: its defaults")
-    parser.add_argument("--list", action="store_true", help="print the experiments and exit")
-    parser.add_argument(
-        "--budget", choices=budgets, default="paper", help="smoke: seconds; paper: the full run"
-    )
-    parser.add_argument("--out", type=Path, help="run folder (default runs/EXPERIMENT/seed-N)")
-    parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1, mps; auto = GPU if any"
-    )
-    parser.add_argument("--resume", action="store_true", help="continue the run in its folder")
-    add_flags(parser, shown)
-    return parser
-
-
-def words_of(config: Any, budgets: Sequence[str], argv: Sequence[str]) -> dict[str, Any]:
-    """What words of a task's command line set, unchecked, by name; exits on a wrong word.
-
-    Args:
-        config: of the task, of any values.
-        budgets: their names.
-        argv: the words.
-    """
-    parser = _parser("", budgets, config)
-    usual = vars(parser.parse_args([]))
-    given = vars(parser.parse_args([*argv]))
-    return {n: v for n, v in given.items() if n not in usual or v != usual[n]}
-
-
-def _check_place(folder: Path) -> None:
-    """Raise ValueError if no run can be written into a folder: before data are read."""
-    if not _is_a(str(folder), str):
-        raise ValueError(f"--out must be printable text, found {str(folder)!r}")
-    try:
-        there = next(place for place in (folder, *folder.parents) if place.exists())
-    except OSError as error:  # such as a name that is too long
-        raise ValueError(f"--out: {error.strerror}") from None
-    if not there.is_dir():
-        raise ValueError(f"--out: {there} is no folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise ValueError(f"--out: nothing may be written in {there}")
-
-
-def parse(
-    experiments: Mapping[str, Experiment],
-    description: str,
-    argv: list[str] | None = None,
-    *,
-    budgets: Mapping[str, Callable[[Any], Any]],
-    cost: Callable[[Any], float | str],
-    note: str = "",
-) -> tuple[str, Any, argparse.Namespace]:
-    """Read `EXPERIMENT [--setting value ...]` from the command line.
-
-    Args:
-        experiments: by name, their configs of one type.
-        description: for `--help`.
-        argv: the words; None takes the command's own.
-        budgets: what `--budget` makes of a config, by name; "paper" is the default.
-        cost: of a config, for `--list`: floating-point operations, or words.
-        note: printed above the list.
-
-    Returns:
-        The experiment's name, its config with the budget and the settings given, and the other
-        arguments: `out` (the run's folder), `device`, `resume` and `budget`. Exits after `--list`
-        and `--help`, and on a wrong word.
-    """
-    shown = type(next(iter(experiments.values())).config)()
-    arguments = _parser(description, [*budgets], shown).parse_args(argv)
-    name, help_only = arguments.experiment, vars(arguments).pop("help")
-    if arguments.list:
-        _print_as_made(_listing(experiments, cost, arguments.device, note))
-        sys.exit(0)
-    if name not in experiments and not (help_only and name is None):
-        wrong = f" {name!r}{nearest(name, experiments)}" if name else " given"
-        sys.exit(f"error: no experiment{wrong} (--list prints all)")
-    try:
-        if name:
-            shown = budgets[arguments.budget](experiments[name].config)
-        if help_only:
-            _parser(description, [*budgets], shown).print_help()
-            sys.exit(0)
-        config = chosen(arguments, shown)
-        parts = [name] if arguments.budget == "paper" else [name, arguments.budget]
-        arguments.out = arguments.out or Path("runs", *parts, f"seed-{config.seed}")
-        _check_place(arguments.out)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    if arguments.budget == "smoke" and os.environ.get("RANK", "0") == "0":
-        print(SMOKE, file=sys.stderr)
-    return name, config, arguments
-
-
-def _print_as_made(lines: Iterator[str]) -> None:
-    """Print each line at once: some take seconds to make."""
-    try:
-        for line in lines:
-            print(line, flush=True)
-    except BrokenPipeError:  # --list | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-
-
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _listing(
-    experiments: Mapping[str, Experiment],
-    cost: Callable[[Any], float | str],
-    device: str,
-    note: str,
-) -> Iterator[str]:
-    """A line per experiment, by table; then the machine whose hours they are."""
-    if note:
-        yield note
-    yield (
-        f"{'experiment':52s} {'table':8s} {'paper':>6s} {'seeds':>5s} {'cost':>15s} {'hours':>8s}"
-        "  settings"
-    )
-    speed = 0.0
-    for name, each in sorted(experiments.items(), key=lambda item: (item[1].table or "~", item[0])):
-        amount, hours = cost(each.config), ""
-        if not isinstance(amount, str):
-            speed = speed or flop_per_second(find_device(device))
-            hours = _short(amount / speed / 3600)
-            amount = f"{_short(amount / 1e15)} PFLOP"
-        yield (
-            f"{name:52s} {each.table or '-':8s} {each.paper or '-':>6s} {each.trials:5d} "
-            f"{amount:>15s} {hours:>8s}  {differences(each.config)}"
-        )
-    if speed:
-        yield (
-            f"hours: of one run on {hardware(find_device(device))}, at {speed / 1e9:,.0f} GFLOP/s, "
-            "measured just now on convolutions as ResNet-18's, in float32"
-        )
+        name, own, value = prefix + each.name, getattr(usual, each.name), getattr(config, each.name)
+        yield name, named(own) if each.metadata["kinds"] else own
+        if each.metadata["kinds"] and value is not None:
+            kind = type(value)
+            yield from _defaults(value, own if type(own) is kind else kind(), f"{name}.")
 
 
 def differences(config: Any) -> str:
-    """What a config sets otherwise than its class, as flags."""
-    changed = {f.name: v for f in fields(config) if (v := getattr(config, f.name)) != f.default}
-    return " ".join(f"{name}={value}" for name, value in changed.items())
+    """The settings that are not their defaults, as flags."""
+    usual = defaults(config)
+    return " ".join(f"{n}={value}" for n, value in flat(config).items() if value != usual[n])

@@ -114,6 +114,12 @@ class StoredData:
         for index in order.split([len(batch) for batch in batches]):  # one copy for the epoch
             yield Batch(index, self.train.images[index], self.train.labels[index])
 
+    def whole_batches(self, device: torch.device, workers: int) -> Iterator[Batch]:
+        """All training images once, in their order."""
+        numbers = torch.arange(self.num_train, device=device)
+        for index in numbers.split(TEST_BATCH):
+            yield Batch(index, self.train.images[index], self.train.labels[index])
+
     def test_batches(
         self, device: torch.device, workers: int, rank: int, world_size: int
     ) -> Iterator[tuple[Tensor, Tensor]]:

@@ -9,30 +9,38 @@ import pytest
 import torch
 from torchvision.transforms.functional import to_pil_image
 
-from classification.caching import compared_boxes
 from classification.config import Config
 from classification.data import open_data
+from classification.methods import CutMix, Cutout, KeepCut, KeepMix, KeepPaste, RandomErasing
 from classification.train import Trainer, train
-from keepaugment import GradientSaliency
+from keepaugment import CachedSaliency, GradientSaliency
 from keepbench.images import Batch
 from keepbench.loop import train_epoch
+from keepbench.maps import Gradient, Inverted, Random, Shuffled
 from keepbench.order import EpochBatches
+from keepbench.policies import RandAugment
 from keepbench.run import read_rows
 from keepbench.views import draw_view, show
 from runs import CPU, assert_resumes, rows_of
 
 STORED = Config(
     dataset="digits", arch="resnet8", subset=60, test_subset=30, epochs=4, batch_size=25,
-    cut="cutout", keep="cut", cache=4,
+    cut=Cutout(), keep=KeepCut(cache=4),
 )  # fmt: skip
+
+
+def cache_of(trainer: Trainer) -> CachedSaliency:
+    """What stores its maps."""
+    assert isinstance(trainer.maps.stored, CachedSaliency)
+    return trainer.maps.stored
 
 
 def maps_computed(trainer: Trainer) -> list[bool]:
     """Whether each of the next epochs, until the last, computed maps of its batches."""
-    assert trainer.maps.cached is not None
+    cache = cache_of(trainer)
     calls: list[int] = []
-    compute = trainer.maps.cached.saliency
-    trainer.maps.cached.saliency = lambda x, y: (calls.append(len(x)), compute(x, y))[1]
+    compute = cache.saliency
+    cache.saliency = lambda x, y: (calls.append(len(x)), compute(x, y))[1]
     computed = []
     while trainer.epoch < trainer.config.epochs:
         calls.clear()
@@ -50,14 +58,14 @@ def test_the_agreement_is_logged(tmp_path: Path) -> None:
     train("a", STORED, tmp_path / "stored", CPU)
     agreements = [row["cache_agreement"] for row in read_rows(tmp_path / "stored/metrics.jsonl")]
     assert len(agreements) == 4 and all(0.0 < value <= 1.0 for value in agreements)
-    train("a", replace(STORED, cache=0), tmp_path / "fresh", CPU)
+    train("a", replace(STORED, keep=KeepCut()), tmp_path / "fresh", CPU)
     assert not any("cache_agreement" in row for row in rows_of(tmp_path / "fresh"))
 
 
 def test_storing_changes_nothing_where_maps_are_fresh(tmp_path: Path) -> None:
     """With a refresh in every epoch the run is the one without a store."""
     for name, every in (("stored", 1), ("fresh", 0)):
-        train("a", replace(STORED, cache=every, epochs=2), tmp_path / name, CPU)
+        train("a", replace(STORED, keep=KeepCut(cache=every), epochs=2), tmp_path / name, CPU)
     stored = [{**row} for row in rows_of(tmp_path / "stored")]
     assert all(row.pop("cache_agreement") > 0.43 for row in stored)  # of chance
     assert stored == rows_of(tmp_path / "fresh")
@@ -66,10 +74,10 @@ def test_storing_changes_nothing_where_maps_are_fresh(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"early_head": "layer1", "scale": 0.5, "bf16": True},
-        {"cut": "", "mix": "cutmix", "keep": "mix", "saliency": "inverted"},
-        {"policy": "randaugment", "keep": "paste", "saliency": "shuffled"},
-        {"cut": "random_erasing"},
+        {"early_head": "layer1", "keep": KeepCut(map=Gradient(scale=0.5), cache=4), "bf16": True},
+        {"cut": None, "mix": CutMix(), "keep": KeepMix(map=Inverted(), cache=4)},
+        {"policy": RandAugment(), "keep": KeepPaste(map=Shuffled(), cache=4)},
+        {"cut": RandomErasing()},
     ],
 )
 def test_a_run_goes_on_with_its_maps(change: dict, tmp_path: Path) -> None:
@@ -84,8 +92,7 @@ def test_a_stored_map_of_the_trainer_lies_where_its_image_does() -> None:
     """The map of an image is its brightness, so in every view it must be so again."""
     data = open_data(replace(STORED, subset=0), CPU.device)
     trainer = Trainer(replace(STORED, subset=0), data, CPU)
-    cache = trainer.maps.cached
-    assert cache is not None
+    cache = cache_of(trainer)
     cache.saliency = lambda images, labels: images[:, 0] - images[:, 0].amin((1, 2), keepdim=True)
     index = torch.arange(0, 200)
     images = data.train.images[index]
@@ -113,7 +120,7 @@ def large(tmp_path: Path) -> Config:
         to_pil_image(image.expand(3, -1, -1).contiguous()).save(folder / f"{number}.png")
     return replace(
         STORED, dataset="images", data=str(tmp_path / "large"), image_size=32, subset=0,
-        test_subset=0, batch_size=6, workers=0, cache=20,
+        test_subset=0, batch_size=6, workers=0, keep=KeepCut(cache=20),
     )  # fmt: skip
 
 
@@ -121,8 +128,8 @@ def test_a_stored_map_follows_crops_of_large_images(large: Config) -> None:
     """The map of an image is its brightness, so in every crop it must be so again."""
     data = open_data(large, CPU.device)
     trainer = Trainer(large, data, CPU)
-    cache = trainer.maps.cached
-    assert cache is not None and cache.maps.shape == (12, 16, 16)
+    cache = cache_of(trainer)
+    assert cache.maps.shape == (12, 16, 16)
     cache.saliency = lambda images, labels: images[:, 0] * data.std[0] + data.mean[0]
 
     def crops(epoch: int) -> Batch:
@@ -145,7 +152,7 @@ def test_a_stored_map_follows_crops_of_large_images(large: Config) -> None:
 
 
 def test_a_run_on_large_images_goes_on_with_its_maps(large: Config, tmp_path: Path) -> None:
-    config = replace(large, cache=4, cut="", mix="cutmix", keep="mix", mix_p=1.0)
+    config = replace(large, cut=None, mix=CutMix(), keep=KeepMix(cache=4))
     data = open_data(config, CPU.device)
     assert_resumes(lambda: Trainer(config, data, CPU), 7, tmp_path)
 
@@ -161,20 +168,23 @@ def test_a_view_is_drawn_and_shown_apart() -> None:
 
 
 def test_the_boxes_that_are_compared() -> None:
-    assert compared_boxes(STORED, 32) == {"size": 16, "side": "low", "tau": 0.6}
-    assert compared_boxes(replace(STORED, size=8), 32)["size"] == 8
-    mixed = replace(STORED, cut="", mix="cutmix", keep="mix", tau=0.5)
-    assert compared_boxes(mixed, 40) == {"size": 20, "side": "low", "tau": 0.5}
-    pasted = replace(STORED, policy="randaugment", keep="paste", paste_size=9)
-    assert compared_boxes(pasted, 32) == {"size": 9, "side": "high", "tau": 0.6}
+    """The method's own, or of half the length where these have a random size."""
+    assert KeepCut().boxes(STORED, 64) == {"size": 16, "side": "low", "tau": 0.6}
+    assert KeepCut().boxes(replace(STORED, cut=Cutout(size=8)), 32)["size"] == 8
+    assert KeepCut().boxes(replace(STORED, cut=RandomErasing()), 40)["size"] == 20
+    both = replace(STORED, mix=CutMix())
+    assert KeepMix(tau=0.5).boxes(both, 40) == {"size": 20, "side": "low", "tau": 0.5}
+    assert KeepPaste(size=9).boxes(STORED, 32) == {"size": 9, "side": "high", "tau": 0.6}
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"keep": ""}, "has no map to store"),
-        ({"saliency": "random"}, "has no map to store"),
-        ({"policy": "randaugment"}, "not what randaugment does .* keep=cut needs --cache 0"),
+        (
+            {"keep": KeepCut(map=Random(), cache=4)},
+            r"keep.cache=4 has no map to store \(keep.map=random\)",
+        ),
+        ({"policy": RandAugment()}, "not what randaugment does .* keep=cut needs --keep.cache 0"),
     ],
 )
 def test_what_cannot_be_stored_is_named(change: dict, message: str) -> None:
@@ -184,4 +194,4 @@ def test_what_cannot_be_stored_is_named(change: dict, message: str) -> None:
 
 def test_pictures_are_drawn_of_fresh_maps() -> None:
     trainer = Trainer(STORED, open_data(STORED, CPU.device), CPU)
-    assert isinstance(trainer.maps.fresh, GradientSaliency)
+    assert isinstance(trainer.maps.gradient, GradientSaliency)

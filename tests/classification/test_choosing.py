@@ -18,11 +18,12 @@ from classification.auto_map import (
     choose,
     gradient_maps,
     measure,
-    sample,
     step_gflop,
 )
 from classification.config import Config
-from classification.data import open_data
+from classification.data import open_data, sample
+from classification.importance import Auto
+from classification.methods import Cutout, KeepCut
 from classification.models import create_model
 from classification.train import Trainer
 from keepaugment import CentreSaliency, EarlyHead, RandomSaliency, box_agreement, early_stage
@@ -194,7 +195,7 @@ def test_what_agreement_means(
 
 AUTO = Config(
     dataset="digits", arch="resnet8", subset=40, test_subset=20, epochs=4, batch_size=16,
-    cut="cutout", keep="cut", saliency="auto", early_head="layer1",
+    cut=Cutout(), keep=KeepCut(map=Auto()), early_head="layer1",
 )  # fmt: skip
 
 
@@ -205,7 +206,7 @@ def test_a_run_takes_what_it_chose(
     min_agreement: float, kinds: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The first epoch takes full maps; nothing is chosen after the third."""
-    config = replace(AUTO, agreement=min_agreement)
+    config = replace(AUTO, keep=KeepCut(map=Auto(agreement=min_agreement)))
     rows = epochs(Trainer(config, open_data(config, CPU), ALONE))
     assert [row["map"] for row in rows] == ["full", *kinds]
     assert ["map_agreement" in row for row in rows] == [True, True, False, True]
@@ -215,21 +216,20 @@ def test_a_run_takes_what_it_chose(
 
 def test_a_run_that_chose_full_maps_is_one_that_was_told_to() -> None:
     rows = []
-    for change in ({"agreement": 1.0}, {"saliency": "gradient"}):
-        config = replace(AUTO, **change, epochs=2, early_head="")  # type: ignore[arg-type]
+    for keep in (KeepCut(map=Auto(agreement=1.0)), KeepCut()):
+        config = replace(AUTO, keep=keep, epochs=2, early_head="")
         rows.append(epochs(Trainer(config, open_data(config, CPU), ALONE))[-1])
     same = ("train_loss", "changed_area", "test_loss")
     assert [rows[0][name] for name in same] == [rows[1][name] for name in same]
 
 
 def test_a_stopped_run_goes_on_with_the_map_that_it_chose(tmp_path: Path) -> None:
-    config = replace(AUTO, agreement=0.3)
+    config = replace(AUTO, keep=KeepCut(map=Auto(agreement=0.3)))
     data = open_data(config, CPU)
     rows = assert_resumes(lambda: Trainer(config, data, ALONE), 10, tmp_path)
     assert rows[-1]["map"] == "low_early"
 
 
-@pytest.mark.parametrize("change", [{"keep": ""}, {"scale": 0.5}, {"cache": 2}, {"agreement": 1.5}])
-def test_settings_that_leave_nothing_to_choose(change: dict) -> None:
-    with pytest.raises(ValueError, match="saliency=auto|agreement must be"):
-        replace(AUTO, **change)
+def test_what_is_chosen_anew_is_not_stored() -> None:
+    with pytest.raises(ValueError, match=r"keep.cache=2 has no map to store \(keep.map=auto\)"):
+        replace(AUTO, keep=KeepCut(map=Auto(), cache=2))

@@ -9,6 +9,7 @@ import pytest
 
 from classification.cli import cost
 from classification.experiments import BUDGETS, EXPERIMENTS
+from classification.methods import KeepPaste
 from classification.models import (
     MODELS,
     cifar_resnet,
@@ -100,7 +101,7 @@ def test_a_keep_arm_differs_from_its_plain_one_in_the_switch() -> None:
     for name, experiment in EXPERIMENTS.items():
         plain = EXPERIMENTS.get(name.replace("-keep_", "-"))
         if "-keep_" in name and plain and not re.search("_(low|early)$", name):
-            assert replace(experiment.config, keep="") == plain.config, name
+            assert experiment.config.plain == plain.config, name
             pairs += 1
     assert pairs > 30
 
@@ -110,8 +111,10 @@ def test_settings_of_the_paper() -> None:
     for name, experiment in EXPERIMENTS.items():
         config = experiment.config
         if re.fullmatch("[1-58]", experiment.table):
-            assert config.tau == 0.6
-            assert config.paste_size == (40 if config.dataset == "images" else 16)
+            if config.keep:
+                assert config.keep.tau == 0.6
+            if isinstance(config.keep, KeepPaste):
+                assert config.keep.size == (40 if config.dataset == "images" else 16)
             longer = {"cifar10-pyramidnet": 1800}.get(name.rsplit("-", 1)[0], 300)
             assert config.epochs == (360 if experiment.table == "8" else longer), name
     assert EXPERIMENTS["cifar10-shake_shake-autoaugment"].config.lr == 0.01

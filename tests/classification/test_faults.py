@@ -19,6 +19,7 @@ import torch
 
 from classification.config import Config
 from classification.data import open_data
+from classification.methods import Cutout, KeepCut
 from classification.train import Trainer, train
 from keepbench import images
 from keepbench.leaving import PREEMPTED, exit_with_message
@@ -29,7 +30,7 @@ from runs import CPU, ROOT, rows_of, stop_after
 
 SMALL = Config(
     dataset="digits", arch="resnet8", subset=40, test_subset=20, epochs=2, batch_size=16,
-    cut="cutout", keep="cut", early_head="layer1",
+    cut=Cutout(), keep=KeepCut(), early_head="layer1",
 )  # fmt: skip
 WORDS = [
     "digits-resnet8-keep_cutout_low_early", "--subset", "40", "--test-subset", "20",
@@ -71,7 +72,8 @@ def test_a_truncated_image_is_named(change: dict, tree: Path, tmp_path: Path) ->
 
 def test_a_step_that_is_not_finite_names_its_images_and_the_cure() -> None:
     data = open_data(SMALL, CPU.device)
-    arms = {"": (FloatingPointError, "not finite.*skip with --resume"), "cut": (ValueError, "NaN")}
+    arms = {None: (FloatingPointError, "not finite.*skip with --resume")}
+    arms |= {KeepCut(): (ValueError, "NaN")}
     for keep, (kind, message) in arms.items():
         trainer = Trainer(replace(SMALL, keep=keep, early_head=""), data, CPU)
         train_steps(trainer, stop=stop_after(1))
@@ -84,7 +86,7 @@ def test_a_step_that_is_not_finite_names_its_images_and_the_cure() -> None:
 
 def test_steps_that_are_not_finite_can_be_skipped() -> None:
     """The second step's pixels give NaN: it is left out, and the weights stay finite."""
-    config = replace(SMALL, nonfinite="skip", keep="", early_head="", epochs=1)
+    config = replace(SMALL, nonfinite="skip", keep=None, early_head="", epochs=1)
     trainer = Trainer(config, open_data(config, CPU.device), CPU)
     stage = trainer.augment.pipeline.stages["colour"]
 
@@ -176,7 +178,7 @@ def test_fifty_kills_lose_nothing_beyond_the_last_saved_step(tmp_path: Path) -> 
 @pytest.mark.slow
 def test_memory_stays_flat() -> None:
     """Thousands of steps with maps and stored maps take no more memory."""
-    config = replace(SMALL, cache=2, early_head="", epochs=10_000, eval_every=10_000)
+    config = replace(SMALL, keep=KeepCut(cache=2), early_head="", epochs=10_000, eval_every=10_000)
     trainer = Trainer(config, open_data(config, CPU.device), CPU)
 
     def resident() -> float:

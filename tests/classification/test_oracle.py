@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
+from classification.augmentation import Augmented
 from classification.config import Config
 from classification.data import open_data
+from classification.importance import InvertedOracle, Oracle
+from classification.methods import Cutout, KeepCut
 from classification.train import Trainer, train
 from keepbench.ground_truth import HEADER
-from keepbench.pipeline import Values
 from runs import CPU, assert_resumes
 
 BOX = (2, 3, 7, 9)  # left, top, right, bottom
@@ -41,8 +43,8 @@ def config(tmp_path: Path) -> Config:
     (tmp_path / "boxes.csv").write_text("\n".join(lines))
     return Config(
         dataset="folder", data=str(tmp_path / "tree"), objects=str(tmp_path / "boxes.csv"),
-        arch="resnet8", epochs=2, batch_size=12, padding=2, cut="cutout", size=5, keep="cut",
-        match_area=True, saliency="oracle", tau=0.2,
+        arch="resnet8", epochs=2, batch_size=12, padding=2, cut=Cutout(size=5),
+        keep=KeepCut(map=Oracle(), tau=0.2, match_area=True),
     )  # fmt: skip
 
 
@@ -51,9 +53,8 @@ def green_pixels(config: Config) -> Iterator[Tensor]:
     trainer = Trainer(config, open_data(config, CPU.device), CPU)
     seen: dict[str, Tensor] = {}
 
-    def listen(name: str, values: Values) -> None:
-        if "inputs" in values:
-            seen[name] = values["inputs"]
+    def listen(name: str, batch: Augmented) -> None:
+        seen[name] = batch.inputs
 
     for step, batch in enumerate(trainer.batches()):
         trainer.augment(0, step, batch, listen)
@@ -70,7 +71,8 @@ def test_a_cut_spares_the_object_wherever_crop_and_flip_put_it(config: Config) -
 
 
 def test_an_inverted_oracle_hides_more_of_the_object_than_the_plain_cut(config: Config) -> None:
-    arms = replace(config, saliency="inverted_oracle"), replace(config, keep="")
+    kept = replace(config.keep, map=InvertedOracle())
+    arms = replace(config, keep=kept), config.plain
     inverted, plain = (torch.cat(list(green_pixels(arm)))[:, 1].sum() for arm in arms)
     assert inverted < 0.9 * plain
 
@@ -92,7 +94,7 @@ def test_other_boxes_are_other_data(config: Config, tmp_path: Path) -> None:
 
 
 def test_an_oracle_needs_objects_that_are_known_by_their_files(config: Config) -> None:
-    with pytest.raises(ValueError, match="saliency=oracle needs --objects"):
+    with pytest.raises(ValueError, match="keep.map=oracle needs --objects"):
         replace(config, objects="")
     with pytest.raises(ValueError, match="which digits has none of"):
         open_data(replace(config, dataset="digits"), CPU.device)

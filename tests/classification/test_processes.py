@@ -12,22 +12,25 @@ import pytest
 import torch
 
 from classification.config import Config
+from classification.importance import Recycled
+from classification.methods import Cutout, KeepCut
 from classification.train import Trainer, train
 from keepbench.loop import fit
+from keepbench.maps import Centre, Gradient
 from keepbench.processes import Processes, join_processes
 from runs import CPU, rows_of, same, saved, torchrun
 
 # A model without BatchNorm, which would see half a batch; 24 images in steps of 10, 10, 4
 KEEP = Config(
-    dataset="folder", arch="convnext_atto", epochs=2, batch_size=10, lr=0.01, cut="cutout",
-    keep="cut", saliency="centre", early_head="stages.0",
+    dataset="folder", arch="convnext_atto", epochs=2, batch_size=10, lr=0.01, cut=Cutout(),
+    keep=KeepCut(map=Centre()), early_head="stages.0",
 )  # fmt: skip
 # Without a step of learning the maps of all images are the same, whoever computes them
-STORED = replace(KEEP, epochs=1, lr=0.0, saliency="gradient", early_head="", cache=5)
-RECYCLED = replace(STORED, saliency="recycled", cache=0)
+STORED = replace(KEEP, epochs=1, lr=0.0, keep=KeepCut(cache=5), early_head="")
+RECYCLED = replace(STORED, keep=KeepCut(map=Recycled()))
 STOPPED = Config(
     dataset="digits", arch="resnet8", subset=40, test_subset=20, epochs=3, batch_size=8,
-    cut="cutout", keep="cut", early_head="layer1", scale=0.5, cache=2,
+    cut=Cutout(), keep=KeepCut(map=Gradient(scale=0.5), cache=2), early_head="layer1",
 )  # fmt: skip
 
 

@@ -19,15 +19,12 @@ from torchvision.models import ResNet50_Weights
 from torchvision.ops._utils import split_normalization_params
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
-from classification.augmentation import make_cut
 from classification.config import Config
 from classification.data import open_data
 from classification.experiments import EXPERIMENTS
 from classification.image_trees import _MiddleCrop, _RandomCrop
 from classification.train import Trainer, learning_rate, make_model
-from keepaugment import CentreSaliency
 from keepbench.loop import train_epoch
-from keepbench.methods import make_policy
 from keepbench.network import make_optimizer
 from runs import CPU
 
@@ -185,9 +182,7 @@ def test_v2_erases_as_torchvision_does() -> None:
     theirs, count = tv.RandomErasing(p=1.0), 3000
     boxes = torch.ones(count, 1, 44, 44)
     expected = torch.stack([theirs(image) for image in boxes])
-    ours = make_cut(replace(V2, cut_p=1.0), CentreSaliency(), torch.Generator().manual_seed(0))
-    assert ours is not None
-    found = ours(boxes)
+    found = replace(V2.cut, p=1.0).build(None, torch.Generator().manual_seed(0), True)(boxes)
     assert set(found.unique().tolist()) == {0.0, 1.0}
     shares = [areas(erased) for erased in (found, expected)]
     for quantile in (0.0, 0.1, 0.5, 0.9, 1.0):
@@ -198,20 +193,15 @@ def test_v2_erases_as_torchvision_does() -> None:
     widths = [(erased == 0).any(2).sum(2).float().mean().item() for erased in (found, expected)]
     assert heights[0] == pytest.approx(heights[1], rel=0.03)
     assert widths[0] == pytest.approx(widths[1], rel=0.03)
-    cut = make_cut(V2, CentreSaliency(), torch.Generator().manual_seed(0))
-    assert cut is not None and (areas(cut(boxes)) > 0).float().mean().item() == pytest.approx(
-        0.1, abs=0.02
-    )
+    cut = V2.cut.build(None, torch.Generator().manual_seed(0), True)
+    assert (areas(cut(boxes)) > 0).float().mean().item() == pytest.approx(0.1, abs=0.02)
 
 
 def test_policies_of_the_recipes() -> None:
     def made(name: str) -> dict[str, object]:
         config = EXPERIMENTS[name].config
-        policy = make_policy(
-            config.policy, (0.485, 0.456, 0.406), None, num_ops=config.num_ops,
-            magnitude=config.magnitude, space=config.policy_space, fill=config.policy_fill,
-            interpolation="nearest" if config.interpolation == "nearest" else "bilinear",
-        )  # fmt: skip
+        interpolation = "nearest" if config.interpolation == "nearest" else "bilinear"
+        policy = config.policy.build((0.485, 0.456, 0.406), torch.Generator(), interpolation)
         return {"kind": type(policy).__name__, **vars(policy)}
 
     v2, a3 = made("imagenet-resnet50-v2"), made("imagenet-resnet50-a3")

@@ -11,15 +11,19 @@ import torch
 
 from classification.config import Config
 from classification.data import open_data
+from classification.importance import Auto, Recycled
+from classification.methods import CutMix, Cutout, KeepCut, KeepMix, KeepPaste, Mixup, RandomErasing
 from classification.train import Trainer
 from keepbench.images import Batch
 from keepbench.loop import train_epoch
+from keepbench.maps import Gradient, Inverted
+from keepbench.policies import AutoAugment, RandAugment
 from keepbench.views import show
 from runs import CPU, assert_resumes, epochs, same
 
 RECYCLED = Config(
     dataset="digits", arch="resnet8", subset=60, test_subset=30, epochs=3, batch_size=25,
-    cut="cutout", keep="cut", saliency="recycled",
+    cut=Cutout(), keep=KeepCut(map=Recycled()),
 )  # fmt: skip
 
 
@@ -32,8 +36,8 @@ def make(**change: Any) -> Trainer:
     "change",
     [
         {"bf16": True, "channels_last": True, "nonfinite": "skip"},
-        {"cut": "random_erasing", "keep": "mix", "mix": "cutmix", "clip": 1.0},
-        {"policy": "randaugment", "keep": "paste", "early_head": "layer1"},
+        {"cut": RandomErasing(), "keep": KeepMix(map=Recycled()), "mix": CutMix(), "clip": 1.0},
+        {"policy": RandAugment(), "keep": KeepPaste(map=Recycled()), "early_head": "layer1"},
     ],
 )
 def test_a_run_goes_on_with_its_maps(change: dict[str, Any], tmp_path: Path) -> None:
@@ -41,11 +45,11 @@ def test_a_run_goes_on_with_its_maps(change: dict[str, Any], tmp_path: Path) -> 
     assert all(0 < row["cache_agreement"] <= 1 for row in rows)
 
 
-@pytest.mark.parametrize("change", [{"cut": "cutout"}, {"cut": "", "mix": "cutmix"}])
+@pytest.mark.parametrize("change", [{"keep": KeepCut}, {"keep": KeepMix, "mix": CutMix()}])
 def test_a_gradient_that_goes_on_to_the_images_changes_no_step(change: dict[str, Any]) -> None:
     """With tau 1 every box is allowed, so the arm is the plain method, to the bit."""
-    keep = "mix" if "mix" in change else "cut"
-    kept, plain = make(**change, keep=keep, tau=1.0), make(**change, keep="", saliency="gradient")
+    kept = make(**change | {"keep": change["keep"](map=Recycled(), tau=1.0)})
+    plain = make(**change | {"keep": None})
     for one, other in zip(epochs(kept), epochs(plain), strict=True):
         one.pop("cache_agreement")
         assert one == other
@@ -55,7 +59,7 @@ def test_a_gradient_that_goes_on_to_the_images_changes_no_step(change: dict[str,
 
 def test_no_other_map_is_asked_for_in_a_step() -> None:
     trainer = make()
-    trainer.maps.gradient = trainer.maps.fresh = None  # type: ignore[assignment]
+    trainer.maps.gradient = None  # type: ignore[assignment]
     batch = next(iter(trainer.batches()))
     trainer.train_step(batch)
     assert trainer.maps.recycled is not None
@@ -73,7 +77,7 @@ def test_a_skipped_step_stores_no_map(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_recycled_map_lies_where_its_image_does() -> None:
     """The gradient is the image's brightness, so in every view the map must be so again."""
-    trainer = make(subset=0, cut_p=1e-9)  # no image is cut
+    trainer = make(subset=0, cut=Cutout(p=1e-9))  # no image is cut
     recycled, data = trainer.maps.recycled, trainer.data
     assert recycled is not None
     index = torch.arange(200)
@@ -94,22 +98,21 @@ def test_a_recycled_map_lies_where_its_image_does() -> None:
 
 
 def test_a_run_that_chooses_says_how_good_recycled_maps_were() -> None:
-    trainer = make(saliency="auto")
+    auto = KeepCut(map=Auto())
+    trainer = make(keep=auto)
     assert {"recycled", "low", "random"} <= train_epoch(trainer)["map_agreement"].keys()
     trainer.maps.load_state_dict({"cache": {}, "map": "low"})  # of an earlier version
     assert trainer.maps.chosen is not None and trainer.maps.chosen.kind == "low"
-    moved = make(saliency="auto", policy="randaugment")
+    moved = make(keep=auto, policy=RandAugment())
     assert moved.maps.recycled is None and "recycled" not in train_epoch(moved)["map_agreement"]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"keep": ""}, "gradients of a Keep arm's own steps, found keep=''"),
-        ({"scale": 0.5}, "scale=0.5"),
-        ({"cache": 2}, "cache=2"),
-        ({"mix": "mixup"}, "mixup shows two images in one pixel"),
-        ({"policy": "randaugment"}, "what randaugment does .* needs another --saliency there"),
+        ({"keep": KeepCut(map=Recycled(), cache=2)}, "keep.cache=2 has no map to store"),
+        ({"mix": Mixup()}, "mixup shows two images in one pixel"),
+        ({"policy": RandAugment()}, "what randaugment does .* needs another --keep.map there"),
     ],
 )
 def test_what_cannot_be_right_is_refused(change: dict[str, Any], message: str) -> None:
@@ -120,12 +123,12 @@ def test_what_cannot_be_right_is_refused(change: dict[str, Any], message: str) -
 @pytest.mark.parametrize(
     "change",
     [
-        {"saliency": "gradient", "keep": ""},
-        {"saliency": "gradient", "scale": 0.5, "early_head": "layer1", "ema": 0.9},
-        {"saliency": "auto"},
-        {"saliency": "inverted", "cut": "random_erasing"},
-        {"saliency": "gradient", "cut": "", "mix": "cutmix", "keep": "mix", "cache": 2},
-        {"saliency": "gradient", "policy": "autoaugment", "keep": "paste"},
+        {"keep": None},
+        {"keep": KeepCut(map=Gradient(scale=0.5)), "early_head": "layer1", "ema": 0.9},
+        {"keep": KeepCut(map=Auto())},
+        {"keep": KeepCut(map=Inverted()), "cut": RandomErasing()},
+        {"cut": None, "mix": CutMix(), "keep": KeepMix(cache=2)},
+        {"policy": AutoAugment(), "keep": KeepPaste()},
     ],
 )
 def test_every_arm_goes_on_in_bfloat16_with_channels_last(

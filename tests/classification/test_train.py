@@ -16,29 +16,45 @@ from classification import cli
 from classification.cli import main
 from classification.config import Config
 from classification.data import open_data
+from classification.methods import (
+    AttentiveCutMix,
+    CutMix,
+    Cutout,
+    GridMask,
+    KeepCut,
+    KeepMix,
+    KeepPaste,
+    ManifoldMixup,
+    Mixup,
+    MixupOrCutMix,
+    RandomErasing,
+)
 from classification.recipe import learning_rate
 from classification.train import Trainer, train
 from keepbench.images import Batch
 from keepbench.leaving import PREEMPTED
 from keepbench.loop import train_epoch
+from keepbench.maps import Centre, Gradient, Inverted, Random, Shuffled
+from keepbench.policies import AugMix, AutoAugment, RandAugment, TrivialAugment
 from keepbench.right import read_right
 from keepbench.run import read_rows
 from keepbench.small_images import ImageSet, StoredData
 from runs import CPU, ROOT, assert_resumes, epochs, rows_of, without_clocks
 
 SMALL = Config(dataset="digits", arch="resnet8", subset=60, test_subset=30, epochs=2, batch_size=25)
-KEEP_LOW = {"cut": "cutout", "keep": "cut", "scale": 0.5}
-CUTOUT = replace(SMALL, cut="cutout", keep="cut")
+LOW = Gradient(scale=0.5)
+KEEP_LOW = {"cut": Cutout(), "keep": KeepCut(map=LOW)}
+CUTOUT = replace(SMALL, cut=Cutout(), keep=KeepCut())
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"cut": "cutout"},
-        {"cut": "cutout", "keep": "cut", "scale": 0.5, "early_head": "layer1"},
-        {"cut": "random_erasing", "keep": "cut", "scale": 0.5, "cache": 4},
-        {"policy": "randaugment", "keep": "paste", "paste_size": 4},
-        {"mix": "cutmix", "keep": "mix"},
+        {"cut": Cutout()},
+        {**KEEP_LOW, "early_head": "layer1"},
+        {"cut": RandomErasing(), "keep": KeepCut(map=LOW, cache=4)},
+        {"policy": RandAugment(), "keep": KeepPaste(size=4)},
+        {"mix": CutMix(), "keep": KeepMix()},
     ],
 )
 def test_a_compiled_run_equals_one_that_is_not(
@@ -69,9 +85,9 @@ def test_a_compiled_run_equals_one_that_is_not(
     [
         ({"ema": 0.9}, 3),  # the last step of an epoch
         ({**KEEP_LOW, "early_head": "layer1", "bf16": True}, 4),
-        ({"mix": "cutmix", "keep": "mix", "saliency": "shuffled"}, 5),
-        ({"cut": "random_erasing", "keep": "cut", "saliency": "random", "optimizer": "lamb"}, 2),
-        ({"policy": "randaugment", "keep": "paste", "clip": 1.0}, 1),
+        ({"mix": CutMix(), "keep": KeepMix(map=Shuffled())}, 5),
+        ({"cut": RandomErasing(), "keep": KeepCut(map=Random()), "optimizer": "lamb"}, 2),
+        ({"policy": RandAugment(), "keep": KeepPaste(), "clip": 1.0}, 1),
         ({"arch": "wrn28_2", "dropout": 0.3, "subset": 40, "batch_size": 14}, 2),
     ],
 )
@@ -94,7 +110,7 @@ def test_a_seed_gives_the_same_run(tmp_path: Path) -> None:
 def test_arms_of_one_seed_see_the_same_images() -> None:
     """Equal weights, order and crops; outside both boxes also equal pixels."""
     data = open_data(SMALL, CPU.device)
-    plain, keep = (Trainer(replace(CUTOUT, keep=arm), data, CPU) for arm in ("", "cut"))
+    plain, keep = (Trainer(config, data, CPU) for config in (CUTOUT.plain, CUTOUT))
     for a, b in zip(plain.model.parameters(), keep.model.parameters(), strict=True):
         assert torch.equal(a, b)
     steps = [next(iter(t.data.train_batches(t._order(), CPU.device, 0))) for t in (plain, keep)]
@@ -108,7 +124,7 @@ def test_arms_of_one_seed_see_the_same_images() -> None:
 
 
 def test_an_augmented_image_does_not_depend_on_its_batch() -> None:
-    config = replace(SMALL, policy="autoaugment", cut="random_erasing", keep="paste")
+    config = replace(SMALL, policy=AutoAugment(), cut=RandomErasing(), keep=KeepPaste())
     trainer = Trainer(config, open_data(config, CPU.device), CPU)
     stored = trainer.data
     assert isinstance(stored, StoredData)
@@ -123,30 +139,33 @@ def test_an_augmented_image_does_not_depend_on_its_batch() -> None:
 def test_every_setting_changes_the_run(tmp_path: Path) -> None:
     base = replace(CUTOUT, epochs=1)
     changes: list[dict] = [
-        {}, {"keep": ""}, {"size": 8}, {"cut_p": 0.5}, {"tau": 0.1}, {"match_area": True},
-        {"scale": 0.5}, {"saliency": "inverted"}, {"saliency": "centre"},
-        {"saliency": "random"}, {"saliency": "shuffled"}, {"early_head": "layer1"},
+        {}, {"keep": None}, {"cut": Cutout(size=8)}, {"cut": Cutout(p=0.5)},
+        {"keep": KeepCut(tau=0.1)}, {"keep": KeepCut(match_area=True)},
+        *({"keep": KeepCut(map=each)} for each in (
+            LOW, Inverted(), Centre(), Random(), Shuffled(),
+        )),
+        {"early_head": "layer1"},
         {"early_head": "layer1", "early_weight": 0.0}, {"padding": 0}, {"flip": False},
         {"lr": 0.05}, {"momentum": 0.5}, {"weight_decay": 0.1}, {"norm_decay": False},
         {"norm_decay": False, "bias_decay": True},
         {"batch_size": 20}, {"bf16": True}, {"subset": 40}, {"arch": "resnet20"},
-        {"cut": "random_erasing"}, {"cut": "random_erasing", "erasing": "torchvision"},
-        {"cut": "gridmask", "keep": ""}, {"clip": 0.1},
+        {"cut": RandomErasing()}, {"cut": RandomErasing(law="torchvision")},
+        {"cut": GridMask(), "keep": None}, {"clip": 0.1},
         {"smoothing": 0.1}, {"loss": "bce"}, {"ema": 0.5}, {"ema": 0.5, "ema_every": 2},
         {"warmup": 1}, {"warmup": 1, "schedule": "torchvision"}, {"warmup": 1, "schedule": "timm"},
         {"schedule": "step"}, {"optimizer": "adamw"}, {"optimizer": "momentum"},
-        {"policy": "autoaugment"}, {"policy": "autoaugment", "policy_set": "svhn"},
-        {"policy": "autoaugment", "magnitude": 9},
-        {"policy": "autoaugment", "policy_space": "original"}, {"policy": "trivialaugment"},
-        {"policy": "trivialaugment", "policy_fill": "black"},
-        {"policy": "trivialaugment", "interpolation": "bilinear"},
-        {"policy": "augmix"}, {"policy": "augmix", "policy_space": "original"},
-        {"policy": "randaugment"}, {"policy": "randaugment", "policy_space": "timm"},
-        {"policy": "randaugment", "num_ops": 1},
-        {"policy": "randaugment", "magnitude": 20}, {"policy": "randaugment", "keep": "paste"},
-        {"policy": "randaugment", "keep": "paste", "paste_size": 4}, {"mix": "cutmix"},
-        {"mix": "cutmix", "mix_alpha": 0.2}, {"mix": "cutmix", "mix_p": 0.1}, {"mix": "mixup"},
-        {"mix": "mixup_or_cutmix"}, {"mix": "manifold_mixup"}, {"seed": 3}, {"test_subset": 20},
+        *({"policy": policy} for policy in (
+            AutoAugment(), AutoAugment(policy_set="svhn"), AutoAugment(magnitude=9),
+            AutoAugment(space="original"), TrivialAugment(), TrivialAugment(fill="black"),
+            AugMix(), AugMix(space="original"), RandAugment(), RandAugment(space="timm"),
+            RandAugment(num_ops=1), RandAugment(magnitude=20),
+        )),
+        {"policy": TrivialAugment(), "interpolation": "bilinear"},
+        *({"policy": RandAugment(), "keep": keep} for keep in (KeepPaste(), KeepPaste(size=4))),
+        *({"mix": mix} for mix in (
+            CutMix(), CutMix(alpha=0.2), CutMix(p=0.1), Mixup(), MixupOrCutMix(), ManifoldMixup(),
+        )),
+        {"seed": 3}, {"test_subset": 20},
     ]  # fmt: skip
     seen: dict[str, dict] = {}
     data = {}
@@ -205,16 +224,17 @@ def test_occlusion_lowers_accuracy(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"keep": "cut"}, "keep=cut has nothing to keep from"),
-        ({"keep": "paste", "cut": "cutout"}, "keep=paste has nothing to keep from"),
-        ({"keep": "mix", "mix": "mixup"}, "keep=mix has nothing to keep from"),
-        ({"keep": "cut", "cut": "random_erasing", "cut_p": 0.0}, r"keep from \(cut_p=0.0\)"),
-        ({"keep": "cut", "cut": "cutout", "size": 0}, r"keep from \(size=0\)"),
-        ({"keep": "mix", "mix": "cutmix", "mix_p": 0.0}, r"keep from \(mix_p=0.0\)"),
+        ({"keep": KeepCut()}, r"keep=cut has nothing to keep from \(cut=''\)"),
+        ({"keep": KeepCut(), "cut": GridMask()}, r"nothing to keep from \(cut='gridmask'\)"),
+        ({"keep": KeepPaste(), "cut": Cutout()}, "keep=paste has nothing to keep from"),
+        ({"keep": KeepMix(), "mix": Mixup()}, "keep=mix has nothing to keep from"),
+        ({"keep": KeepCut(), "cut": RandomErasing(p=0.0)}, r"keep from \(cut.p=0.0\)"),
+        ({"keep": KeepCut(), "cut": Cutout(size=0)}, r"keep from \(cut.size=0\)"),
+        ({"keep": KeepMix(), "mix": CutMix(p=0.0)}, r"keep from \(mix.p=0.0\)"),
         ({"warmup": 3}, "warmup must be at most epochs=2, found 3"),
         ({"dataset": "images"}, "needs --image-size"),
         ({"image_size": 64}, "image_size, test_size and test_resize are for dataset='images'"),
-        ({"dataset": "images", "image_size": 8, "cut": "cutout"}, "size must be at most 8"),
+        ({"dataset": "images", "image_size": 8, "cut": Cutout()}, "cut.size must be at most 8"),
     ],
 )
 def test_settings_that_contradict_each_other(change: dict, message: str) -> None:
@@ -227,7 +247,7 @@ def test_settings_that_contradict_each_other(change: dict, message: str) -> None
     [
         ({"early_head": "layer9"}, "no layer 'layer9' in .*layer1"),
         ({"arch": "resnet8", "dropout": 0.3}, "resnet8 does not take"),
-        ({"mix": "attentive_cutmix"}, "--download fetches"),
+        ({"mix": AttentiveCutMix()}, "--download fetches"),
         ({"arch": "vit_tiny_patch16_224"}, "does not take images of 32x32 pixels"),
         ({"arch": "vgg11", **KEEP_LOW}, "does not take images of 16x16 pixels"),
     ],

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -25,25 +26,35 @@ STAGES = [
 ]
 
 
-def test_stages_take_and_give_by_name(clock: Clock) -> None:
-    given = {"a": 7, "d": 4}
-    assert Pipeline(STAGES, clock)(given) == {"a": 7, "d": 4, "b": 3, "rest": 2}
-    assert given == {"a": 7, "d": 4}
+@dataclass(frozen=True)
+class Numbers:
+    a: int
+    d: int = 0
+    b: int = 0
+    rest: int = 0
+
+
+GIVEN = Numbers(7, 4)
+
+
+def test_stages_take_and_set_fields_by_name(clock: Clock) -> None:
+    assert Pipeline(STAGES, clock)(GIVEN) == Numbers(7, 4, 3, 2)
+    assert GIVEN == Numbers(7, 4)
     assert list(clock.seconds()) == ["double", "divide", "look"]
 
 
-def test_a_listener_sees_all_values_after_each_stage(clock: Clock) -> None:
+def test_a_listener_sees_the_batch_after_each_stage(clock: Clock) -> None:
     seen = []
-    Pipeline(STAGES, clock)({"a": 7, "d": 4}, lambda name, values: seen.append((name, {**values})))
+    Pipeline(STAGES, clock)(GIVEN, lambda name, batch: seen.append((name, batch)))
     assert [name for name, _ in seen] == ["double", "divide", "look"]
-    assert seen[0][1] == {"a": 7, "d": 4, "b": 14} and seen[1][1] == seen[2][1]
+    assert seen[0][1] == Numbers(7, 4, 14) and seen[1][1] == seen[2][1]
 
 
 @pytest.mark.parametrize("result", [(1, 2, 3), None])
 def test_a_stage_gives_as_many_values_as_it_says(result: Any, clock: Clock) -> None:
     stage = Stage("cut", lambda a: result, ("a",), ("a", "mask"))
     with pytest.raises(ValueError, match="zip"):
-        Pipeline([stage], clock)({"a": 1})
+        Pipeline([stage], clock)(Numbers(1))
 
 
 @pytest.mark.parametrize("compile", [True, False])
@@ -55,7 +66,7 @@ def test_only_stages_that_may_be_are_compiled(
 
     ran: list[Callable[..., Any]] = []
     monkeypatch.setattr(pipeline, "compiled", compiled)
-    assert Pipeline(STAGES, clock, compile=compile)({"a": 7, "d": 4})["rest"] == 2
+    assert Pipeline(STAGES, clock, compile=compile)(GIVEN).rest == 2
     assert ran == ([stage.run for stage in STAGES[:2]] if compile else [])
 
 
@@ -69,8 +80,9 @@ def test_a_maps_time_is_not_its_stages(clock: Clock, monkeypatch: pytest.MonkeyP
     saliency = TimedMap(grey, clock)
     assert saliency.last is None
     images = torch.rand(2, 3, 4, 4)
-    values = Pipeline([Stage("cut", saliency, ("images",), ("map",))], clock)({"images": images})
-    assert torch.equal(values["map"], images.mean(1)) and saliency.last is values["map"]
+    stage = Stage("cut", saliency, ("a", "d"), ("b",))
+    seen = Pipeline([stage], clock)(Numbers(images))  # type: ignore[arg-type]
+    assert torch.equal(seen.b, images.mean(1)) and saliency.last is seen.b
     assert clock.seconds() == {"cut": 3.0, "map": 10.0}
 
 

@@ -8,7 +8,7 @@ import platform
 import resource
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,8 +19,9 @@ from keepbench.checkpoints import load_state
 from keepbench.files import file_at, files_at, write_whole
 from keepbench.identity import Identity, digests
 from keepbench.machine import find_device
+from keepbench.own_network import source_files
 from keepbench.run import Run, RunRecord, check_folder, read_rows
-from keepbench.settings import setting
+from keepbench.settings import check, setting
 from keepbench.weights import load_checkpoint
 
 CPU = torch.device("cpu")
@@ -28,16 +29,15 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    arch: str = "small"
-    epochs: int = 3
-    lr: float = 0.1
-    keep: bool = False
-    workers: int = field(default=4, metadata={"may_change": True})
-    seed: int = 0
+    arch: str = setting("small", "network", files=source_files)
+    epochs: int = setting(3, "passes", range="[1, 100]")
+    lr: float = setting(0.1, "learning rate")
+    keep: bool = setting(False, "keep regions")
+    workers: int = setting(4, "processes", may_change=True)
+    seed: int = setting(0, "seed")
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise ValueError("epochs must be at least 1")
+        check(self)
 
 
 def test_a_folder_explains_itself(tmp_path: Path) -> None:
@@ -256,8 +256,10 @@ def test_a_damaged_record_is_refused_with_its_reason(content: bytes, tmp_path: P
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"depth": 3}, r"no run of .* as it now is: unknown settings \['depth'\]"),
-        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"depth": 3}, ": depth is no setting"),
+        ({"epochs": 0}, r": epochs must be in \[1, 100\], found 0"),
+        ({"epochs": [1]}, r": epochs must be a whole number, found \[1\]"),
+        ({"arch": "evil.py:make"}, ": evil.py:make is code, which is not run because a file says"),
     ],
 )
 def test_settings_of_another_kind_are_no_config(

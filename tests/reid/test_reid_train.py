@@ -5,7 +5,7 @@ import math
 import random
 import re
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from keepaugment import RandomErasing
 from keepbench.leaving import PREEMPTED
 from keepbench.loop import fit, train_epoch
+from keepbench.maps import Centre, Gradient, KeepCut, Map, Random
 from keepbench.processes import Processes, join_processes
-from keepbench.settings import check_shared
+from keepbench.settings import check_shared, flat, from_flat
 from reid.config import Config
 from reid.experiments import ARMS, BUDGETS, EXPERIMENTS, TRICKS
 from reid.files import PARTS
@@ -73,7 +74,7 @@ def test_the_learning_rate_is_bag_of_tricks_law() -> None:
 
 def test_the_arms_differ_in_what_the_table_says() -> None:
     baseline, tricks, low = (ARMS[n] for n in ("baseline", "bag_of_tricks", "keep_erasing_low"))
-    assert low == replace(tricks, keep="cut", scale=0.5) and low.tau == 0.6
+    assert low == replace(tricks, keep=KeepCut(map=Gradient(scale=0.5), tau=0.6))
     assert baseline == replace(
         tricks, last_stride=2, neck=False, smoothing=0, erase_p=0, centre_weight=0, warmup=0
     )
@@ -96,8 +97,8 @@ def test_every_experiment_has_every_budget_and_a_cost(name: str, budget: str) ->
 def test_maps_that_need_no_model_cost_nothing() -> None:
     keep = EXPERIMENTS["market-resnet101-keep_erasing"].config
     plain, free = (
-        replace(keep, keep=""),
-        [replace(keep, saliency=kind) for kind in ("random", "centre")],
+        replace(keep, keep=None),
+        [replace(keep, keep=KeepCut(map=kind)) for kind in (Random(), Centre())],
     )
     assert {cost(config) for config in free} == {cost(plain)} != {cost(keep)}
 
@@ -105,10 +106,10 @@ def test_maps_that_need_no_model_cost_nothing() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"keep": "cut", "erase_p": 0.0}, "nothing to keep from"),
+        ({"keep": KeepCut(), "erase_p": 0.0}, "nothing to keep from"),
         ({"epochs": 9}, "warmup must be at most epochs=9, found 10"),
         ({"padding": 128}, "padding must be at most 127 for 256x128 images, found 128"),
-        ({"keep": "cut", "scale": 0.01}, "scale must leave 2 pixels"),
+        ({"keep": KeepCut(map=Gradient(scale=0.01))}, "keep.map.scale must leave 2 pixels"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(change: dict, message: str) -> None:
@@ -128,7 +129,7 @@ def erasing(config: Config, images: Tensor) -> tuple[RandomErasing, Tensor]:
         )
 
     generator = torch.Generator().manual_seed(0)
-    erase = make_erasing(config, halves, generator, generator)
+    erase = make_erasing(config, halves, generator)
     return erase, erase.mask(images, torch.zeros(len(images), dtype=torch.int64))
 
 
@@ -192,7 +193,7 @@ def test_a_run_stopped_after_any_step_goes_on_there(
 ) -> None:
     law = ARMS[arm]
     config = replace(
-        small, keep=law.keep, scale=law.scale, neck=law.neck, erase_p=law.erase_p,
+        small, keep=law.keep, neck=law.neck, erase_p=law.erase_p,
         centre_weight=law.centre_weight, last_stride=law.last_stride,
     )  # fmt: skip
     rows = assert_resumes(lambda: Trainer(config, data, CPU), steps, tmp_path)
@@ -216,8 +217,9 @@ def test_centres_move_by_their_own_rate_without_the_losss_weight(small: Config, 
 
 
 def test_arms_of_one_seed_see_the_same_crops_and_boxes_sizes(small: Config, data: Data) -> None:
-    plain, kept = (Trainer(replace(small, keep=keep, saliency="random"), data, CPU)
-                   for keep in ("", "cut"))  # fmt: skip
+    plain, kept = (
+        Trainer(replace(small, keep=keep), data, CPU) for keep in (None, KeepCut(map=Random()))
+    )
     assert torch.equal(plain.order, kept.order)
     a, share_a = plain.augment(0, 0, plain.order[0])
     b, share_b = kept.augment(0, 0, kept.order[0])
@@ -253,7 +255,7 @@ def test_features_that_tell_people_apart_score_everything(small: Config, data: D
     ("change", "kind", "message"),
     [
         ({}, FloatingPointError, "not finite in"),
-        ({"keep": "cut", "erase_p": 1.0}, ValueError, "NaN.*"),
+        ({"keep": KeepCut(), "erase_p": 1.0}, ValueError, "NaN.*"),
     ],
 )
 def test_a_step_that_is_not_finite_names_its_images(
@@ -327,7 +329,7 @@ def test_a_run_of_the_library_trains_to_the_end(small: Config, tmp_path: Path) -
 
 def train_frozen(words: str, folder: Path, processes: Processes) -> None:
     """Train with statistics that stand still: else two processes see half a batch in each norm."""
-    config = Config(**json.loads(words))
+    config = from_flat(Config, json.loads(words))
     trainer = Trainer(config, open_data(config, processes), processes)
     for module in trainer.model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -337,14 +339,15 @@ def train_frozen(words: str, folder: Path, processes: Processes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("saliency", "tolerance"),
-    [("random", 1e-4), pytest.param("gradient", 0.05, marks=pytest.mark.slow)],
+    ("kind", "tolerance"),
+    [(Random(), 1e-4), pytest.param(Gradient(), 0.05, marks=pytest.mark.slow)],
+    ids=["random", "gradient"],
 )
 def test_two_processes_train_as_one(
-    small: Config, tmp_path: Path, saliency: str, tolerance: float
+    small: Config, tmp_path: Path, kind: Map, tolerance: float
 ) -> None:
     """A gradient map depends on the weights, whose last digits differ: a box may tip over."""
-    words = json.dumps(asdict(replace(small, keep="cut", saliency=saliency, erase_p=1.0)))
+    words = json.dumps(flat(replace(small, keep=KeepCut(map=kind), erase_p=1.0)))
     done = torchrun(__file__, words, tmp_path / "two")
     assert done.returncode == 0, done.stderr
     train_frozen(words, tmp_path / "one", CPU)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from semisup_uda.config import Config
+from semisup_uda.config import Config, KeepPaste
 from semisup_uda.data import choose_labelled, open_images, split_record
 
 CPU = torch.device("cpu")
@@ -109,10 +109,10 @@ def test_a_record_says_which_images_are_labelled(config: Config) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"keep": "paste", "method": "supervised"}, "nothing to keep from"),
-        ({"keep": "paste", "policy": ""}, "nothing to keep from"),
-        ({"keep": "paste", "weight": 0.0}, r"nothing to keep from \(weight=0.0\)"),
-        ({"keep": "paste", "confidence": 1.0}, r"nothing to keep from \(confidence=1.0\)"),
+        ({"keep": KeepPaste(), "method": "supervised"}, "nothing to keep from"),
+        ({"keep": KeepPaste(), "policy": None}, "nothing to keep from"),
+        ({"keep": KeepPaste(), "weight": 0.0}, r"nothing to keep from \(weight=0.0\)"),
+        ({"keep": KeepPaste(), "confidence": 1.0}, r"nothing to keep from \(confidence=1.0\)"),
     ],
 )
 def test_settings_that_cannot_be(change: dict, message: str) -> None:

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from keepbench.maps import Gradient
 from keepbench.run import read_rows
 from runs import CPU
 from semisup_uda.cli import cost, main
+from semisup_uda.config import KeepPaste
 from semisup_uda.experiments import BUDGETS, EXPERIMENTS
 from semisup_uda.train import train
 
@@ -43,8 +45,8 @@ def test_a_keep_arm_differs_from_its_plain_one_in_the_switch() -> None:
     for name, experiment in EXPERIMENTS.items():
         plain = EXPERIMENTS.get(name.replace("-keep_", "-"))
         if "-keep_" in name and plain:
-            assert replace(experiment.config, keep="") == plain.config, name
-            assert experiment.config.keep == "paste"
+            assert replace(experiment.config, keep=None) == plain.config, name
+            assert experiment.config.keep is not None
             pairs += 1
     assert pairs >= 12
 
@@ -60,7 +62,7 @@ def test_settings_of_uda() -> None:
         assert (config.lr, config.weight_decay, config.ema) == (0.03, 5e-4, 0.9999)
         assert (config.confidence, config.temperature, config.weight) == (0.8, 0.4, 1.0)
         assert (config.tsa, config.cutout, config.split) == ("", 16, "first")
-        assert (config.tau, config.paste_size, config.scale) == (0.6, 16, 0.5)
+        assert config.keep in (None, KeepPaste(tau=0.6, size=16, map=Gradient(scale=0.5)))
 
 
 def test_fixmatch_is_surer_and_shares_the_rest() -> None:

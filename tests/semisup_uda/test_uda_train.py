@@ -13,11 +13,14 @@ import torch
 
 from keepbench.leaving import PREEMPTED
 from keepbench.loop import train_epoch, train_steps
+from keepbench.maps import Centre, Shuffled
+from keepbench.policies import AutoAugment
 from keepbench.processes import Processes, join_processes
+from keepbench.settings import changed
 from keepbench.weights import load_checkpoint
 from runs import CPU, assert_resumes, rows_of, stop_after, torchrun, without_clocks
 from semisup_uda.cli import main
-from semisup_uda.config import Config
+from semisup_uda.config import Config, KeepPaste
 from semisup_uda.data import open_images
 from semisup_uda.evaluate import evaluate_run
 from semisup_uda.evaluate import main as evaluate_main
@@ -27,7 +30,7 @@ SMALL = Config(
     dataset="digits", data="", arch="resnet8", subset=60, test_subset=30, labels=10,
     split="balanced", epochs=2, steps=3, batch_size=4, ratio=2, ema=0.5, confidence=0.12,
 )  # fmt: skip
-KEEP = replace(SMALL, keep="paste")
+KEEP = replace(SMALL, keep=KeepPaste())
 
 
 def make_trainer(config: Config) -> Trainer:
@@ -37,9 +40,9 @@ def make_trainer(config: Config) -> Trainer:
 @pytest.mark.parametrize(
     ("change", "steps"),
     [
-        ({"keep": "paste"}, 2),
-        ({"keep": "paste", "saliency": "shuffled", "tsa": "linear", "ema": 0.0}, 4),
-        ({"method": "fixmatch", "policy": "autoaugment", "channels_last": True, "bf16": True}, 3),
+        ({"keep": KeepPaste()}, 2),
+        ({"keep": KeepPaste(map=Shuffled(scale=0.5)), "tsa": "linear", "ema": 0.0}, 4),
+        ({"method": "fixmatch", "policy": AutoAugment(), "channels_last": True, "bf16": True}, 3),
         ({"method": "supervised"}, 5),
         ({"unlabelled": "labelled", "arch": "resnet20"}, 1),
     ],
@@ -127,22 +130,22 @@ def test_arms_of_one_seed_see_the_same_images() -> None:
 
 def test_every_setting_changes_the_run() -> None:
     changes: list[dict] = [
-        {}, {"keep": ""}, {"tau": 0.1}, {"paste_size": 8}, {"scale": 1.0},
-        {"saliency": "random"}, {"saliency": "shuffled"}, {"saliency": "inverted"},
-        {"saliency": "centre"}, {"method": "fixmatch"}, {"keep": "", "method": "supervised"},
+        {}, {"keep": ""}, {"keep.tau": 0.1}, {"keep.size": 8}, {"keep.map.scale": 1.0},
+        {"keep.map": "random"}, {"keep.map": "shuffled"}, {"keep.map": "inverted"},
+        {"keep.map": "centre"}, {"method": "fixmatch"}, {"keep": "", "method": "supervised"},
         {"labels": 12}, {"split": "first", "labels": 40}, {"labels": 40}, {"subset": 40},
         {"test_subset": 20}, {"unlabelled": "labelled"}, {"arch": "resnet20"}, {"padding": 1},
         {"flip": False}, {"ratio": 3}, {"weight": 0.5}, {"temperature": 0.9},
         {"confidence": 0.25}, {"tsa": "linear"}, {"tsa": "log"}, {"tsa": "exp"},
-        {"policy": "randaugment"}, {"policy": "randaugment", "num_ops": 1},
-        {"policy": "randaugment", "magnitude": 20}, {"policy": "trivialaugment"},
+        {"policy": "randaugment"}, {"policy": "randaugment", "policy.num_ops": 1},
+        {"policy": "randaugment", "policy.magnitude": 20}, {"policy": "trivialaugment"},
         {"policy": "autoaugment"}, {"cutout": 8}, {"cutout": 0}, {"epochs": 3}, {"steps": 4},
         {"batch_size": 5}, {"lr": 0.1}, {"momentum": 0.5}, {"weight_decay": 0.1},
         {"norm_decay": False}, {"ema": 0.0}, {"ema": 0.9}, {"bf16": True}, {"seed": 3},
     ]  # fmt: skip
     seen: dict[str, dict] = {}
     for change in changes:
-        numbers = json.dumps(without_clocks(train_epoch(make_trainer(replace(KEEP, **change)))))
+        numbers = json.dumps(without_clocks(train_epoch(make_trainer(changed(KEEP, change)))))
         assert numbers not in seen, (change, seen[numbers])
         seen[numbers] = change
 
@@ -197,7 +200,7 @@ def test_unknown_labels_are_not_scored(tree: Path, tmp_path: Path) -> None:
     ("change", "kind", "message"),
     [
         ({}, FloatingPointError, "not finite"),
-        ({"keep": "paste"}, ValueError, "NaN"),
+        ({"keep": KeepPaste()}, ValueError, "NaN"),
         ({"method": "supervised"}, FloatingPointError, "not finite"),
     ],
 )
@@ -229,7 +232,7 @@ def train_as_one(tree: str, folder: Path, processes: Processes) -> None:
     """A model without BatchNorm, which would see half a batch; 6 labels in batches of 4."""
     config = replace(
         KEEP, dataset="folder", data=tree, subset=0, test_subset=0, labels=6, confidence=0.3,
-        arch="convnext_atto", tsa="linear", scale=1.0, saliency="centre",
+        arch="convnext_atto", tsa="linear", keep=KeepPaste(map=Centre()),
     )  # fmt: skip
     train("a", config, folder, processes)
 
@@ -251,7 +254,7 @@ def test_bad_words_end_without_a_traceback(tree: Path, tmp_path: Path) -> None:
         ([*folder, "--labels", "9"], "take --split balanced"),
         ([*folder, "--labels", "24", "--unlabelled", "nowhere"], "no images in nowhere"),
         ([*folder, "--labels", "24", "--arch", "vgg11", "--keep", "paste"], "of 16x16 pixels"),
-        ([*folder, "--labels", "24", "--paste-size", "32", "--keep", "paste"], "at most 31"),
+        ([*folder, "--labels", "24", "--keep.size", "32", "--keep", "paste"], "at most 31"),
         (["digits-supervised-20", "--keep", "paste"], "nothing to keep from"),
     ]:
         with pytest.raises(SystemExit, match=message):

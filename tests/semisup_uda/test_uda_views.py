@@ -7,16 +7,17 @@ import torch
 
 from keepaugment import SampleDraws, View
 from keepbench.clock import Clock
+from keepbench.policies import Policy
 from keepbench.small_images import ImageSet, StoredData
 from keepbench.views import reflect_crop
 from keeppolicies.operations import ID
-from semisup_uda.config import Config
-from semisup_uda.policy import UDARandAugment
+from semisup_uda.config import Config, KeepPaste
+from semisup_uda.policy import POLICIES, UDARandAugment
 from semisup_uda.views import Views
 
 CPU = torch.device("cpu")
 EVERY = torch.arange(12)
-BASE = Config(padding=2, cutout=0, keep="paste", paste_size=4, scale=1.0)
+BASE = Config(padding=2, cutout=0, keep=KeepPaste(size=4))
 
 
 def peak(images: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
@@ -60,41 +61,42 @@ def test_a_crop_against_padding() -> None:
 
 def test_all_crops_and_flips_occur() -> None:
     views, pixels = make_views(replace(BASE, padding=1))
-    same = views.weak(pixels[:1].expand(360, -1, -1, -1), 0, torch.arange(360))["weak"]
+    same = views.weak(pixels[:1].expand(360, -1, -1, -1), 0, torch.arange(360)).weak
     assert len(same.flatten(1).unique(dim=0)) == 18  # 3 x 3 places, two ways round
 
 
 def test_both_views_have_one_crop_and_flip() -> None:
     """Without a policy and Cutout, the strong view is the clean one."""
-    views, pixels = make_views(replace(BASE, policy="", keep=""))
+    views, pixels = make_views(replace(BASE, policy=None, keep=None))
     weak, strong = (see(pixels, 1, EVERY) for see in (views.weak, views.strong))
-    assert torch.equal(weak["weak"], strong["weak"]) and torch.equal(weak["clean"], strong["clean"])
-    assert torch.equal(strong["strong"], strong["clean"])
-    assert torch.equal(weak["clean"], views.inputs(weak["weak"]))
-    assert float(strong["pasted"]) == 0.0
+    assert torch.equal(weak.weak, strong.weak) and torch.equal(weak.clean, strong.clean)
+    assert torch.equal(strong.strong, strong.clean)
+    assert torch.equal(weak.clean, views.inputs(weak.weak))
+    assert float(strong.pasted) == 0.0
 
 
-@pytest.mark.parametrize("policy", ["uda", "randaugment", "trivialaugment", "autoaugment"])
-def test_what_is_pasted_is_the_clean_view_where_the_map_is_high(policy: str) -> None:
-    config = replace(BASE, policy=policy, cutout=12, tau=1.0)
-    (keep, pixels), (plain, _) = make_views(config), make_views(replace(config, keep=""))
-    kept, strong = (views.strong(pixels, 1, EVERY) for views in (keep, plain))
-    assert torch.equal(kept["clean"], strong["clean"])
-    changed = (kept["strong"] != strong["strong"]).any(1)
+@pytest.mark.parametrize("policy", POLICIES[1:-2])  # those of one's own have tests of theirs
+def test_what_is_pasted_is_the_clean_view_where_the_map_is_high(policy: type[Policy]) -> None:
+    keep = KeepPaste(size=4, tau=1.0)
+    config = replace(BASE, policy=policy(), cutout=12, keep=keep)
+    (keeping, pixels), (plain, _) = make_views(config), make_views(replace(config, keep=None))
+    kept, strong = (views.strong(pixels, 1, EVERY) for views in (keeping, plain))
+    assert torch.equal(kept.clean, strong.clean)
+    changed = (kept.strong != strong.strong).any(1)
     assert changed.any()
-    expected = torch.where(changed[:, None], kept["clean"], strong["strong"])
-    assert torch.equal(expected, kept["strong"])
+    expected = torch.where(changed[:, None], kept.clean, strong.strong)
+    assert torch.equal(expected, kept.strong)
     assert not changed[:, :8].any() and not changed[:, :, :8].any()  # only the lower right
     rows, columns = changed.any(2), changed.any(1)
     assert int(rows.sum(1).max()) <= 4 and int(columns.sum(1).max()) <= 4
-    assert float(kept["pasted"]) == pytest.approx(float(changed.float().mean()))
+    assert float(kept.pasted) == pytest.approx(float(changed.float().mean()))
 
 
 def test_cutout_is_the_mean_colour_and_comes_before_the_paste() -> None:
-    views, pixels = make_views(replace(BASE, policy="", keep="", cutout=6))
+    views, pixels = make_views(replace(BASE, policy=None, keep=None, cutout=6))
     values = views.strong(pixels, 1, EVERY)
-    cut = (values["strong"] == 0).all(1)
-    assert torch.equal(values["strong"], torch.where(cut[:, None], 0.0, values["clean"]))
+    cut = (values.strong == 0).all(1)
+    assert torch.equal(values.strong, torch.where(cut[:, None], 0.0, values.clean))
     assert 9 <= int(cut.sum((1, 2)).min()) and int(cut.sum((1, 2)).max()) == 36
 
 
@@ -103,9 +105,9 @@ def test_a_view_does_not_depend_on_its_batch() -> None:
     whole = views.strong(pixels, 1, EVERY)
     alone = views.strong(pixels[5:7], 1, torch.arange(5, 7))
     for name in ("weak", "clean", "strong"):
-        assert torch.equal(alone[name], whole[name][5:7])
+        assert torch.equal(getattr(alone, name), getattr(whole, name)[5:7])
     other = views.strong(pixels, 0, EVERY)  # the other stream
-    assert not torch.equal(other["weak"], whole["weak"])
+    assert not torch.equal(other.weak, whole.weak)
 
 
 def test_the_law_of_the_policy() -> None:
