@@ -15,6 +15,12 @@ test: $(READY)  ## run the tests
 slow: $(READY)  ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
+stress: $(READY)  ## kill, misuse and damage runs for an hour; WORDS="--help" tells more
+	PYTHONPATH=tests:tools $(BIN)/python -m stressing $(WORDS)
+
+sweep: $(READY)  ## try the maps on the smallest network of each family; WORDS as well
+	PYTHONPATH=tests:tools $(BIN)/python -m sweeping $(WORDS)
+
 check: $(READY)  ## lint, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -47,4 +53,4 @@ examples: $(READY)  ## install what docs/examples run in
 clean:  ## remove .venv, caches and the quickstart's runs
 	rm -rf .venv site runs/quickstart .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help quickstart test slow check docs install report reid detectron2 examples clean
+.PHONY: help quickstart test slow stress sweep check docs install report reid detectron2 examples clean

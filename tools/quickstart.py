@@ -12,6 +12,7 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # while modules are imported: no t
 import torch
 
 from classification.experiments import EXPERIMENTS
+from classification.methods import Cutout
 from classification.train import Trainer, train
 from keepaugment import allowed_regions, selective_cut
 from keepbench.leaving import PREEMPTED, exit_with_message
@@ -42,26 +43,25 @@ def table(folders: dict[str, Path]) -> str:
 
 def picture(trainer: Trainer, path: Path, rows: int = 5) -> None:
     """Draw the trained network's maps, the boxes they allow and cuts, for one digit per class."""
-    config, data = trainer.config, load_data("digits", "")
+    cut, keep, data = trainer.config.cut, trainer.config.keep, load_data("digits", "")
+    assert isinstance(cut, Cutout) and keep
     labels = data.test.labels
     chosen = torch.stack([(labels == label).nonzero()[0, 0] for label in range(rows)])
     images, labels = data.test.images[chosen], labels[chosen]
-    saliency = trainer.maps.fresh(trainer.augment.inputs(images), labels)
+    saliency = trainer.maps.used(trainer.augment.inputs(images), labels)
     shown = images.float()
-    allowed, _ = allowed_regions(
-        saliency, shown, config.size, side="low", tau=config.tau, border="clip"
-    )
+    allowed, _ = allowed_regions(saliency, shown, cut.size, side="low", tau=keep.tau, border="clip")
     cuts = [
         selective_cut(
             shown,
             saliency,
-            size=config.size,
+            size=cut.size,
             tau=tau,
             border="clip",
             fill=255 * data.mean[0],
             generator=torch.Generator().manual_seed(1),
         ).byte()
-        for tau in (1.0, config.tau)  # at tau 1 every box is allowed: plain Cutout
+        for tau in (1.0, keep.tau)  # at tau 1 every box is allowed: plain Cutout
     ]
     columns = {
         "image": images,

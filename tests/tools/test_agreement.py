@@ -27,5 +27,5 @@ def test_a_small_run_is_compared_after_each_epoch(
 
 
 def test_only_recycled_arms_can_be_watched(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="give an experiment with recycled maps, found saliency="):
+    with pytest.raises(SystemExit, match="an experiment with recycled maps, found keep.map=none"):
         main(["digits-resnet8-cutout", "--device", "cpu", "--out", str(tmp_path)])

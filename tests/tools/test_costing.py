@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from classification.methods import CutMix, Cutout
 from classification.models import create_model
 from costing.cli import main
 from costing.memory import Peak
@@ -23,6 +24,7 @@ from costing.methods import (
 )
 from costing.report import TIMES, paper_ratio, paper_tables
 from costing.timing import Arm, medians, take_turns
+from keepbench.settings import named
 
 CPU = torch.device("cpu")
 TINY = Setting(batch_size=4)
@@ -53,9 +55,11 @@ def test_a_large_image_is_mixed_and_a_small_one_cut() -> None:
     for method, change in METHODS.items():
         small = method_config("resnet8", method, TINY)
         large = method_config("resnet18.tv_in1k", method, TINY)
-        assert (small.cut, small.mix, large.cut, large.mix) == ("cutout", "", "", "cutmix")
-        kept = ("cut", "mix") if change.get("keep") else ("", "")
-        assert (small.keep, large.keep) == kept
+        assert (small.cut, small.mix, large.cut, large.mix) == (Cutout(), None, None, CutMix())
+        assert named(small.keep) == ("cut" if "keep" in change else "")
+        assert named(large.keep) == ("mix" if "keep" in change else "")
+        if small.keep and large.keep:
+            assert (small.keep.map, small.keep.cache) == (large.keep.map, large.keep.cache)
     assert TINY.length("resnet8") == 32 and TINY.length("resnet18.tv_in1k") == 224
     assert Setting(size=96).length("resnet8") == 96
 

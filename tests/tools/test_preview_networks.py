@@ -14,10 +14,12 @@ from PIL import Image
 from torch import nn
 
 from classification.config import Config
+from classification.methods import Cutout, KeepCut
 from classification.models import create_model
 from classification.train import train
 from diagnosing.subject import Subject
 from keepaugment import saliency_map
+from keepbench.maps import Gradient
 from keepbench.processes import Processes
 from previewing.images import levels, packed_bits, read_pictures, square
 from previewing.networks import RANDOM, load_network
@@ -98,7 +100,7 @@ def test_objects_in_a_file_are_not_loaded(tmp_path: Path) -> None:
 def test_a_runs_network_and_map(tmp_path: Path) -> None:
     config = Config(
         dataset="digits", arch="resnet8", subset=20, test_subset=10, epochs=1, batch_size=10,
-        cut="cutout", keep="cut", scale=0.5, early_head="layer1",
+        cut=Cutout(), keep=KeepCut(map=Gradient(scale=0.5)), early_head="layer1",
     )  # fmt: skip
     trainer = train("x", config, tmp_path / "run", Processes(CPU))
     for place in ("run", "run/last.pt"):
@@ -107,7 +109,7 @@ def test_a_runs_network_and_map(tmp_path: Path) -> None:
         pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
         inputs, labels = network.inputs(pixels), torch.tensor([1, 2])
         assert inputs.shape == (2, 1, 32, 32)
-        assert torch.equal(network.saliency(inputs, labels), trainer.maps.fresh(inputs, labels))
+        assert torch.equal(network.saliency(inputs, labels), trainer.maps.used(inputs, labels))
 
 
 def test_the_average_in_a_file_is_taken_and_said(tmp_path: Path) -> None:

@@ -16,10 +16,22 @@ from torch import Tensor
 from classification.augmentation import Augmentation, Augmented
 from classification.config import Config
 from classification.data import open_data
+from classification.importance import Recycled
+from classification.methods import (
+    CutMix,
+    Cutout,
+    KeepCut,
+    KeepMix,
+    KeepPaste,
+    MixupOrCutMix,
+    RandomErasing,
+)
 from classification.train import Trainer, train
 from keepbench.images import Batch
 from keepbench.loop import train_epoch
+from keepbench.maps import Centre, Gradient, Inverted, Random, Shuffled
 from keepbench.order import EpochBatches
+from keepbench.policies import AutoAugment, RandAugment
 from keepbench.processes import Processes
 from previewing.runs import read_run
 from replaying.cli import main
@@ -30,7 +42,8 @@ SMALL = Config(
     dataset="digits", arch="resnet8", subset=40, test_subset=10, eval_every=3, epochs=3,
     batch_size=16,
 )  # fmt: skip
-KEEP: dict[str, Any] = {"cut": "cutout", "keep": "cut"}
+KEEP: dict[str, Any] = {"cut": Cutout(), "keep": KeepCut()}
+PASTE: dict[str, Any] = {"policy": RandAugment(), "cut": Cutout(), "keep": KeepPaste()}
 Seen = dict[tuple[int, int], tuple[Tensor, Tensor]]
 
 
@@ -66,12 +79,12 @@ def assert_seen(seen: Seen, folder: Path, epoch: int, index: int, **options: Any
     "change",
     [
         {},
-        {"cut": "random_erasing"},
-        {"policy": "randaugment", "cut": "cutout"},
-        {"mix": "cutmix"},
-        {"mix": "mixup_or_cutmix"},
-        {"cut": "cutout", "keep": "cut", "saliency": "random"},
-        {"policy": "autoaugment", "keep": "paste", "saliency": "centre"},
+        {"cut": RandomErasing()},
+        {**PASTE, "keep": None},
+        {"mix": CutMix()},
+        {"mix": MixupOrCutMix()},
+        {**KEEP, "keep": KeepCut(map=Random())},
+        {"policy": AutoAugment(), "keep": KeepPaste(map=Centre())},
     ],
 )
 def test_arms_without_the_networks_map_need_no_training(
@@ -89,11 +102,12 @@ def test_arms_without_the_networks_map_need_no_training(
     "change",
     [
         KEEP,
-        {**KEEP, "scale": 0.5, "early_head": "layer1"},
-        {**KEEP, "cache": 2},
-        {**KEEP, "ema": 0.9, "saliency": "shuffled"},
-        {"policy": "randaugment", "cut": "cutout", "keep": "paste", "clip": 1.0},
-        {"mix": "cutmix", "keep": "mix", "saliency": "inverted"},
+        {**KEEP, "keep": KeepCut(map=Gradient(scale=0.5)), "early_head": "layer1"},
+        {**KEEP, "keep": KeepCut(cache=2)},
+        {**KEEP, "keep": KeepCut(map=Recycled())},
+        {**KEEP, "ema": 0.9, "keep": KeepCut(map=Shuffled())},
+        {**PASTE, "clip": 1.0},
+        {"mix": CutMix(), "keep": KeepMix(map=Inverted())},
     ],
 )
 def test_keep_arms_are_trained_again_up_to_the_step(
@@ -157,7 +171,7 @@ def test_a_tree_of_large_images(
     seen = watched(config, tmp_path / "run", monkeypatch)
     for index in (0, 11, 23):
         assert_seen(seen, tmp_path / "run", 2, index)
-    plain = replace(config, keep="")
+    plain = replace(config, keep=None)
     seen = watched(plain, tmp_path / "plain", monkeypatch)
     assert_seen(seen, tmp_path / "plain", 2, 11)
     shutil.move(tree, tmp_path / "elsewhere")
@@ -171,8 +185,7 @@ def test_a_tree_of_large_images(
 def test_stages_lead_from_the_stored_image_to_the_networks_input(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    change = {"policy": "randaugment", "cut": "cutout", "keep": "paste", "subset": 30, "epochs": 1}
-    config = replace(SMALL, **change)
+    config = replace(SMALL, **PASTE, subset=30, epochs=1)
     seen = watched(config, tmp_path / "run", monkeypatch)
     image = replay(read_run(tmp_path / "run"), 1, 3, CPU)
     assert image is not None

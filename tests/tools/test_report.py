@@ -4,7 +4,7 @@ import csv
 import html.parser
 import json
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from evidence.naming import compared
 from evidence.statistics import SUPPORTED, TOO_LITTLE, estimate
 from keepbench.paper import Cell
 from keepbench.processes import Processes
+from keepbench.settings import flat
 from reporting import exports, page
 from reporting.claims import CLAIMS
 from reporting.cli import main
@@ -46,7 +47,7 @@ def write_run(
     folder = root / name / budget / f"seed-{seed}"
     folder.mkdir(parents=True)
     about = {
-        "experiment": name, "budget": budget, "settings": asdict(config), "commit": "abc123",
+        "experiment": name, "budget": budget, "settings": flat(config), "commit": "abc123",
         "command": f"python tools/run_classification.py {name} --seed {seed}", "hardware": "a CPU",
     }  # fmt: skip
     (folder / "run.json").write_text(json.dumps(about))
@@ -249,7 +250,7 @@ def test_each_known_comparison_has_a_name_of_its_own() -> None:
     for package in load().packages.values():
         experiments = package.experiments
         for _, each in contrasts(package):
-            settings = (asdict(experiments[name].config) for name, _ in each.weights)
+            settings = (flat(experiments[name].config) for name, _ in each.weights)
             names.append((package.task.name, *compared(*settings)))
     assert len(names) > 150
     assert len(set(names)) == len(names)
@@ -302,7 +303,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_run(root, PLAIN, 95 + seed, seed=seed)
         write_run(root, KEEP, 95.5 + 1.1 * seed, seed=seed)
     write_run(root, PLAIN, 80.0, budget="short")
-    write_run(root, KEEP, 80.0, budget="short", attention=r"$\frac{$")
+    write_run(root, KEEP, 80.0, budget="short", optimizer=r"$\frac{$")
     (root / "<script>alert(1)<script>").mkdir()
     main([str(root), "--out", str(root / "report")])
     return root / "report"
@@ -332,8 +333,9 @@ class _Checker(html.parser.HTMLParser):
 def test_settings_of_strangers_do_not_stop_the_report(tmp_path: Path) -> None:
     folder = write_run(tmp_path, KEEP, 95.0)
     about = json.loads((folder / "run.json").read_text())
-    about["settings"] |= {"size": None, "subset": "x", "tau": [1], "scale": "half", "arch": "<b>"}
-    del about["settings"]["match_area"]
+    about["settings"] |= {"cut.size": None, "subset": "x", "keep.tau": [1], "arch": "<b>"}
+    about["settings"] |= {"keep.map.scale": "half"}
+    del about["settings"]["keep.match_area"]
     (folder / "run.json").write_text(json.dumps(about))
     found = build([tmp_path], CATALOGUE)
     assert not found.runs and "setting subset is not a whole number" in found.skipped[0].reason

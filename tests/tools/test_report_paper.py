@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from evidence.catalogue import TASKS, Task, control_twins, load, plain_twins
+from keepbench.experiments import Experiment
+from keepbench.maps import Gradient, Inverted, Keep, KeepCut, Random
 from keepbench.paper import FIGURES, TABLES
-from keepbench.settings import Experiment, setting
+from keepbench.settings import one_of, setting
 from reporting import costs, errata
 from reporting.claims import CLAIMS
 
@@ -33,10 +35,7 @@ def test_cells_and_claims_name_experiments_that_exist(name: str) -> None:
 
 @dataclass(frozen=True)
 class Small:
-    keep: str = setting("", "", role="keep")
-    tau: float = setting(0.6, "", role="keep")
-    saliency: str = setting("gradient", "", role="keep")
-    scale: float = setting(1.0, "", role="map")
+    keep: Keep | None = one_of((Keep, KeepCut), "")
     early_head: str = setting("", "", role="map")
     size: int = setting(16, "")
 
@@ -45,11 +44,11 @@ def test_twins_differ_in_their_switch_alone() -> None:
     configs = {
         "plain": Small(),
         "early_loss": Small(early_head="layer1"),
-        "keep": Small(keep="cut"),
-        "keep_low": Small(keep="cut", scale=0.5),
-        "keep20": Small(keep="cut", size=20),
-        "random": Small(keep="cut", saliency="random"),
-        "inverted": Small(keep="cut", saliency="inverted"),
+        "keep": Small(keep=KeepCut()),
+        "keep_low": Small(keep=KeepCut(map=Gradient(scale=0.5))),
+        "keep20": Small(keep=KeepCut(), size=20),
+        "random": Small(keep=KeepCut(map=Random())),
+        "inverted": Small(keep=KeepCut(map=Inverted())),
     }
     experiments = {name: Experiment(config) for name, config in configs.items()}
     kept = ("keep", "keep_low", "random", "inverted")

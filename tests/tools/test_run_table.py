@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from evidence.catalogue import TASKS, Catalogue, Package, load
-from keepbench.settings import Experiment
+from keepbench.experiments import Experiment
 from queueing import cluster, local
 from queueing.cli import main, summary
 from queueing.jobs import TOOLS, Job, jobs, known
@@ -80,7 +80,7 @@ def test_tables_6_and_7_are_benchmarks(tmp_path: Path) -> None:
         ("13", "", [], "no experiment belongs to '13'"),
         ("1", "vit", [], "no experiment of 1 has 'vit'"),
         ("1", "", ["--learning", "1"], "unrecognized arguments: --learning"),
-        ("1", "", ["--tau", "high"], "invalid float value: 'high'"),
+        ("1", "", ["--keep.tau", "high"], "invalid float value: 'high'"),
         ("1", "", ["--epochs", "0"], "epochs must be in .1, 1e6., found 0"),
         ("1", "", ["--out", "x"], "set for each run"),
     ],
@@ -179,7 +179,7 @@ def test_a_queue_runs_resumes_and_skips(
     main([*words, *FEW])
     said = capfd.readouterr().out
     assert "1 of them finished before" in said and "1 skipped" in said
-    main([*words, "--dry-run", *FEW, "--tau", "0.3"])  # the folder holds another run
+    main([*words, "--dry-run", *FEW, "--keep.tau", "0.3"])  # the folder holds another run
     assert "0 of them finished before" in capfd.readouterr().out
 
 

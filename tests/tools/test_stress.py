@@ -2,17 +2,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from random import Random
 
 import pytest
+
+from keepbench import images, loop, settings
 from stressing import cli, files, flags, kills, trials, zoo
 from stressing.cases import Case, Outcome, run_case
 from stressing.forks import called, preload
-
-from classification.config import Config
-from keepbench import images, loop, settings
 from trialling.plan import make_plan
 
 WORDS = (
@@ -55,15 +53,24 @@ def test_a_resumed_run_that_forgets_its_momentum_is_found(
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [
-        ("lr", "nan", False), ("lr", "0", True), ("lr", "-1e-9", False), ("tau", "1", True),
+        ("lr", "nan", False), ("lr", "0", True), ("lr", "-1e-9", False), ("keep.tau", "1", True),
+        ("keep.map.scale", "0", False), ("keep.map", "centre", True), ("keep.map", "a:b", None),
         ("momentum", "1", False), ("epochs", "0", False), ("epochs", "1.5", False),
         ("keep", "cut", True), ("keep", "cuts", False), ("flip", "1", False),
         ("data", "\x1b", False), ("data", "x", None),
     ],
 )  # fmt: skip
 def test_what_a_setting_can_be(name: str, text: str, expected: bool | None) -> None:
-    each = next(each for each in fields(Config) if each.name == name)
-    assert flags.is_value(each, text) is expected
+    known = {flag: each for flag, each, _ in flags.settings_of("classification")}
+    assert flags.is_value(known[f"--{name}"], text) is expected
+
+
+def test_a_setting_of_a_kind_is_tried_where_the_kind_is_chosen() -> None:
+    found = [(flag, chosen) for flag, _, chosen in flags.settings_of("classification")]
+    assert ("--cut.law", ["--cut=random_erasing"]) in found
+    assert ("--keep.map.agreement", ["--keep=cut", "--keep.map=auto"]) in found
+    assert [flag for flag, _ in found].count("--policy.magnitude") == 2  # of two ranges
+    assert [flag for flag, _ in found].count("--keep.map.scale") == 1
 
 
 def test_a_trial_that_loses_a_users_setting_is_found(
@@ -72,12 +79,12 @@ def test_a_trial_that_loses_a_users_setting_is_found(
     def tried(given: dict[str, object]) -> Outcome:
         return trials.try_settings("randaugment", given, Random(0), tmp_path)
 
-    assert tried({"num_ops": 4}).counts["settings of trials in every arm"] == 1
-    assert tried({"saliency": "random"}).counts["settings of trials refused"] == 1
+    assert tried({"policy.num_ops": 4}).counts["settings of trials in every arm"] == 1
+    assert tried({"keep.map": "random"}).counts["settings of trials refused"] == 1
     monkeypatch.setattr(
         trials, "make_plan", lambda *words, settings, **more: make_plan(*words, **more)
     )
-    assert "num_ops is 2 in plain" in tried({"num_ops": 4}).faults[0]
+    assert "policy.num_ops is 2 in plain" in tried({"policy.num_ops": 4}).faults[0]
 
 
 def given(words: list[str], sense: bool | None, folder: Path) -> Outcome:
@@ -89,9 +96,11 @@ def given(words: list[str], sense: bool | None, folder: Path) -> Outcome:
     ("words", "sense", "verdict"),
     [
         (["--lr=-1"], False, "refused at once"),
-        (["--tau=x"], False, "refused at once"),
-        (["--tau=0.1"], True, "accepted"),
+        (["--keep.tau=x"], False, "refused at once"),
+        (["--keep.tau=0.1"], True, "accepted"),
         (["--keep=paste"], None, "possible values refused"),
+        (["--cut=cutouts"], False, "refused at once"),
+        (["--tau=0.1"], False, "refused at once"),  # of earlier versions
     ],
 )
 def test_flags_are_judged(words: list[str], sense: bool, verdict: str, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from classification.experiments import TRIAL
 from evidence.catalogue import load
 from keepbench.right import NAME, read_right, write_right
 from keepbench.run import Run
+from keepbench.settings import flat
 from queueing import local
 from queueing.jobs import Job
 from queueing.local import Outcome
@@ -26,7 +27,7 @@ from reporting.content import build
 from reporting.page import html as page_of_report
 from reporting.page import markdown
 from trialling.analysis import findings, fit, going_on, half_width
-from trialling.arms import METHODS, USUAL, arm_settings, check_arms
+from trialling.arms import METHODS, STAGES, USUAL, arm_config, check_arms, stage_of
 from trialling.cli import main, shared_settings
 from trialling.contrasts import Contrast, contrasts
 from trialling.page import arm_rows, as_json, page
@@ -143,7 +144,7 @@ def test_bits_that_contradict_the_metrics_are_refused(tmp_path: Path) -> None:
     right = read_right(out)
     right[0] = ~right[0]
     write_right(out, right, 60)
-    with pytest.raises(ValueError, match="its bits say"):
+    with pytest.raises(ValueError, match="its items say"):
         accuracies(plan, tmp_path)
 
 
@@ -289,14 +290,15 @@ def test_equal_values_say_nothing() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_arms_differ_from_the_plain_one_in_keeping_only(method: str) -> None:
     check_arms(method, USUAL)
-    own = METHODS[method].settings
-    plain = arm_settings(METHODS[method], "plain", own)
+    tried = METHODS[method]
+    pastes, keep = stage_of(tried) == "policy", STAGES[stage_of(tried)][1]
+    plain = arm_config(TRIAL, tried, keep, "plain")
     for arm in USUAL[2:]:
-        settings = arm_settings(METHODS[method], arm, own)
-        assert plain.items() <= settings.items()
-        assert settings["match_area"] == (METHODS[method].keep != "paste")
-    asked = contrasts(METHODS[method], USUAL)
-    assert (asked[0].kind == "check") == (METHODS[method].keep != "paste")
+        config = arm_config(TRIAL, tried, keep, arm)
+        assert replace(config, keep=None) == plain
+        assert pastes or config.keep.match_area
+    asked = contrasts(tried, USUAL)
+    assert (asked[0].kind == "check") == (not pastes)
 
 
 @pytest.mark.parametrize(
@@ -307,40 +309,41 @@ def test_arms_differ_from_the_plain_one_in_keeping_only(method: str) -> None:
         (["digits", "--arms", "keep", "none"], "arms without a contrast: keep, none"),
         (["digits", "--seeds", "2"], "this trial needs 3 seeds or more"),
         (["digits", "--first-seed", "-1"], "from 0 on"),
-        (["digits", "--arms", "plain", "oracle"], "saliency=oracle needs --objects"),
+        (["digits", "--arms", "plain", "oracle"], "keep.map=oracle needs --objects"),
         (["digits", "--", "--cut", "cutout"], "the method is given by --method"),
         (["digits", "--", "--seed", "3"], "seed, resume, budget and device are set"),
         (["digits", "--", "--seed=3"], "seed, resume, budget and device are set"),
-        (["digits", "--", "--dev=cpu"], "device: out, seed"),
+        (["digits", "--", "--device=cpu"], "device: out, seed"),
         (["digits", "--", "--dataset=cifar10"], "dataset=digits is what the trial is of"),
-        (["digits", "--", "--saliency", "random"], "saliency: arms own this"),
-        (["digits", "--", "--early-head=layer1", "--tau=0.5"], "early_head: arms own this"),
-        (["digits", "--", "--scale=1.0"], "scale: arms own this"),
+        (["digits", "--", "--keep.map", "random"], "keep.map: arms own this"),
+        (["digits", "--", "--early-head=layer1", "--keep.tau=0.5"], "early_head: arms own this"),
+        (["digits", "--", "--keep.map.scale=1.0"], "keep.map.scale: arms own this"),
         (["photos", "--network=resnet18", "--", "--image-size=96"], "resnet18.a1_in1k"),
-        (["digits", "--", "--match-area"], "match_area: arms own this"),
-        (["digits", "--arms", "plain", "none", "--", "--tau=0.5"], "tau: arms own this, or none"),
-        (["digits", "--", "--paste-size=8"], "paste_size: arms own this, or none"),
-        (["digits", "--", "--num-ops=4"], "num_ops: no setting of Cutout"),
+        (["digits", "--", "--keep.match-area"], "keep.match_area: arms own this"),
+        (["digits", "--arms", "plain", "none", "--", "--keep.tau=0.5"], "keep.tau: arms own"),
+        (["digits", "--", "--keep.size=8"], "keep.size: arms own this, or none"),
+        (["digits", "--", "--size=8"], "--size is --cut.size now"),
+        (["digits", "--", "--policy.num-ops=4"], "policy.num_ops: no setting of Cutout"),
         (["digits", "--", "--objects=boxes.csv"], "objects: no arm uses them"),
-        (["digits", "--", "--erasing=torchvision"], "erasing: no setting of Cutout"),
+        (["digits", "--", "--cut.law=torchvision"], "cut.law: no setting of Cutout"),
         (
-            ["digits", "--method=trivialaugment", "--", "--magnitude=9"],
-            "magnitude: no setting of TrivialAugment",
+            ["digits", "--method=trivialaugment", "--", "--policy.magnitude=9"],
+            "policy.magnitude: no setting of TrivialAugment",
         ),
         (
             ["digits", "--method=random_erasing", "--dose", "size=8,16,24"],
-            "'size' is no number that Random Erasing has",
+            "'size' is no number that RandomErasing has",
         ),
         (["digits", "--dose", "size=8,16"], "give 3 different doses or more"),
         (["digits", "--dose", "size=8,16,16"], "give 3 different doses or more"),
-        (["digits", "--dose", "size=4,5,6", "cut_p=1,1"], "as many values of each"),
+        (["digits", "--dose", "size=4,5,6", "p=1,1"], "as many values of each"),
         (["digits", "--dose", "sise=4,5,6"], "'sise' is no number that Cutout has; did you mean"),
         (["digits", "--dose", "size=4,5,6x"], "'4,5,6x' are not all numbers of size"),
-        (["digits", "--dose", "size=4,5,6", "--", "--size=7"], "by --dose and for all arms"),
+        (["digits", "--dose", "size=4,5,6", "--", "--cut.size=7"], "by --dose and for all arms"),
         (["digits", "--dose", "size=4,5,6", "--seeds=3"], "this trial needs 4 seeds"),
         (["digits", "--dose", "size=4,5,6", "--arms", "plain"], "arms plain and keep"),
         (["digits", "--dose", "size=4,5,6000"], "size must be in"),
-        (["digits", "--", "--epoch", "3x"], "does not take"),
+        (["digits", "--", "--epochs", "3x"], "does not take"),
         (["digits", "--read"], "plan.json cannot be used"),
     ],
 )
@@ -354,24 +357,22 @@ def test_wrong_words_are_refused(words: list[str], message: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("method", "words", "expected"),
     [
-        ("randaugment", [], {"num_ops": 2}),
-        ("randaugment", ["--num-ops", "4"], {"num_ops": 4}),
-        ("randaugment", ["--num-ops=3"], {"num_ops": 3}),  # the class's default, not the method's
-        ("cutmix", ["--mix-p=1"], {"mix_p": 1.0}),
-        ("random_erasing", ["--cut-p", "0.25"], {"cut_p": 0.25}),
-        ("cutout", ["--size", "24"], {"size": 24}),
+        ("randaugment", [], {"policy.num_ops": 2}),
+        ("randaugment", ["--policy.num-ops", "4"], {"policy.num_ops": 4}),
+        ("randaugment", ["--policy.num-ops=3"], {"policy.num_ops": 3}),  # its class's default
+        ("cutmix", ["--mix.p=1"], {"mix.p": 1.0}),
+        ("random_erasing", ["--cut.p", "0.25"], {"cut.p": 0.25}),
+        ("cutout", ["--cut.size", "24"], {"cut.size": 24}),
     ],
 )
 def test_a_users_setting_stands_above_a_methods_default(
     method: str, words: list[str], expected: dict[str, Any]
 ) -> None:
-    base, settings = shared_settings("cifar10", "", METHODS[method], ("plain", "keep"), (), words)
-    plan = make_plan(
-        base, method, ("plain", "keep"), seeds=3, budget="", margin=0.5, settings=settings
-    )
+    arms = ("plain", "keep")
+    base, own, _ = shared_settings("cifar10", "", METHODS[method], arms, (), words)
+    plan = make_plan(base, method, arms, seeds=3, budget="", margin=0.5, settings=flat(own))
     for arm in plan.arms:
-        config = plan.config(arm)
-        assert {name: getattr(config, name) for name in expected} == expected
+        assert flat(plan.config(arm)).items() >= expected.items()
 
 
 def test_users_threads_stand_and_busy_cores_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

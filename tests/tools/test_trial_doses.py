@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +11,14 @@ import pytest
 import torch
 
 from classification.experiments import TRIAL
+from classification.methods import Cutout
 from evidence.catalogue import load
 from keepbench.right import write_right
+from keepbench.settings import flat
 from reporting.content import build
 from reporting.page import html as page_of_report
 from trialling.analysis import FALLS, GROWS, findings, half_width
-from trialling.arms import METHODS
+from trialling.arms import METHODS, stage_of
 from trialling.cli import main
 from trialling.contrasts import dose_contrasts
 from trialling.doses import parse_doses
@@ -45,7 +46,7 @@ def store(plan: Plan, folder: Path, cell: str, seed: int, percent: float) -> Non
     out.mkdir(parents=True)
     about = {
         "task": "classification", "experiment": "trial", "budget": "paper",
-        "settings": asdict(config), "data": f"seed {seed}",
+        "settings": flat(config), "data": f"seed {seed}",
     }  # fmt: skip
     row = {
         "epoch": config.epochs, "train_loss": 0.5, "train_accuracy": 90.0, "changed_area": 0.2,
@@ -82,23 +83,25 @@ def test_controls_are_run_at_the_strongest_doses_and_crop_and_flip_once() -> Non
         "keep-16", "random-8", "random-12", "random-16",
     )  # fmt: skip
     config = planned().config("keep-12", 31)
-    assert (config.size, config.keep, config.seed) == (12, "cut", 31)
-    assert planned().config("none").cut == ""
+    assert (config.cut, config.keep.name, config.seed) == (Cutout(size=12), "cut", 31)
+    assert planned().config("none").cut is None
 
 
 @pytest.mark.parametrize(
     ("method", "words"),
     [
         ("randaugment", ["num_ops=1,2,3", "magnitude=5,15,25"]),
-        ("random_erasing", ["cut_p=.2,.4,.6"]),
-        ("cutmix", ["mix_p=.2,.4,.6"]),
+        ("random_erasing", ["p=.2,.4,.6"]),
+        ("cutmix", ["p=.2,.4,.6"]),
     ],
 )
 def test_a_dose_stands_above_a_methods_default(method: str, words: list[str]) -> None:
     doses = parse_doses(METHODS[method], words)
     plan = make_plan(TRIAL, method, ("plain", "keep"), seeds=4, budget="", margin=0.5, doses=doses)
     found = [plan.config(cell) for cell in plan.cells if cell.startswith("keep")]
-    assert [{name: getattr(each, name) for name in doses[0]} for each in found] == [*doses]
+    stage = stage_of(METHODS[method])
+    own = [getattr(each, stage) for each in found]
+    assert [{name: getattr(each, name) for name in doses[0]} for each in own] == [*doses]
 
 
 def test_doses_are_chosen_and_compared_on_different_seeds(tmp_path: Path) -> None:
@@ -206,7 +209,7 @@ def test_runs_of_one_dose_at_a_time_are_read_as_one_trial(tmp_path: Path) -> Non
     for size in SIZES:
         single = make_plan(
             TRIAL, "cutout", ("plain", "keep"), seeds=4, budget="", margin=0.5, first_seed=30,
-            settings={"cut": "cutout", "size": size},
+            settings={"size": size},
         )  # fmt: skip
         for seed in single.numbers(0, 4):
             for arm in single.arms:

@@ -17,18 +17,20 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
-from classification.auto_map import Stored, choose, recycling_gflop, sample
-from classification.caching import compared_boxes, stored_maps
+from classification.auto_map import Stored, choose, recycling_gflop
+from classification.caching import stored_maps
 from classification.cli import cost
 from classification.config import Config
-from classification.data import open_data
+from classification.data import open_data, sample
 from classification.experiments import BUDGETS, EXPERIMENTS
+from classification.importance import Recycled
 from classification.train import Trainer
 from keepaugment import CachedSaliency, GradientSaliency
+from keepbench.command import parse
 from keepbench.loop import train_epoch
 from keepbench.machine import find_device, hardware
 from keepbench.processes import Processes
-from keepbench.settings import parse
+from keepbench.settings import named
 
 Row = dict[str, Any]
 
@@ -47,9 +49,10 @@ class Watched(Trainer):
     """A run with recycled maps that also stores half-resolution ones, which decide nothing."""
 
     def __init__(self, config: Config, device: torch.device) -> None:
-        if config.saliency != "recycled":
+        kind = config.keep.map if config.keep else None
+        if not isinstance(kind, Recycled):
             raise ValueError(
-                f"give an experiment with recycled maps, found saliency={config.saliency}"
+                f"give an experiment with recycled maps, found keep.map={named(kind) or 'none'}"
             )
         super().__init__(config, open_data(config, device), Processes(device))
         self.beside = CachedSaliency(
@@ -61,14 +64,14 @@ class Watched(Trainer):
     def _both(self, images: Tensor, labels: Tensor | None) -> Tensor:
         recycled = self.maps.recycled
         assert recycled is not None and recycled.index is not None
-        self.beside.at(self.epoch, recycled.index, recycled.view)
+        self.beside.at(recycled.index, recycled.view, epoch=self.epoch)
         self.beside(images, labels)
         return recycled(images, labels)
 
     def compare(self) -> Row:
         """The agreement of each kind of map with full ones, and its standard error."""
-        recycled = self.maps.recycled
-        assert recycled is not None
+        recycled, keep = self.maps.recycled, self.config.keep
+        assert recycled is not None and keep is not None
         some = sample(self.data, self.device, seed=self.config.seed)
         with self.autocast():
             inputs = self.augment.inputs(some.images)
@@ -78,7 +81,7 @@ class Watched(Trainer):
                 ),
                 "cached": Stored(stored_maps(self.beside, some), 0.0),
             }
-            boxes = compared_boxes(self.config, inputs.shape[2])
+            boxes = keep.boxes(self.config, inputs.shape[2])
             choice = choose(self.model, self.head, inputs, some.labels, boxes=boxes, stored=stored)
         rows = {row["map"]: row for row in choice.rows if "why" not in row}
         return {

@@ -22,14 +22,16 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from classification.config import Config
+from classification.methods import Cutout, KeepCut, KeepPaste
 from costing.methods import random_data
 from costing.timing import Arm
 from keepbench.machine import find_device, hardware
+from keepbench.policies import TrivialAugment
 
 Row = dict[str, Any]
 
-CUT = Config(arch="resnet8", lr=1e-3, cut="cutout", keep="cut")
-PASTE = replace(CUT, cut="", policy="trivialaugment", keep="paste")
+CUT = Config(arch="resnet8", lr=1e-3, cut=Cutout(), keep=KeepCut())
+PASTE = replace(CUT, cut=None, policy=TrivialAugment(), keep=KeepPaste())
 BATCHES = (16, 32, 64, 128, 256, 512)
 LENGTHS = (32, 64, 128, 256, 512)
 PASTED = (120, 112, 96, 64, 32, 8)  # in images of 128 pixels
@@ -46,10 +48,12 @@ def points() -> Iterator[tuple[str, int, int, Config]]:
     for batch in BATCHES:
         yield "batch", batch, 32, replace(CUT, batch_size=batch)
     for length in LENGTHS:
-        yield "pixels", length**2, length, replace(CUT, batch_size=8, size=length // 2)
+        yield "pixels", length**2, length, replace(
+            CUT, batch_size=8, cut=Cutout(size=length // 2)
+        )  # fmt: skip
     for length in PASTED:
         yield "candidates", (129 - length) ** 2, 128, replace(
-            PASTE, batch_size=8, paste_size=length
+            PASTE, batch_size=8, keep=KeepPaste(size=length)
         )  # fmt: skip
 
 

@@ -9,22 +9,26 @@ import torch
 from torch import nn
 
 from classification.config import Config
+from classification.importance import Recycled
+from classification.methods import CutMix, Cutout, KeepCut, KeepMix
 from classification.models import MODELS, create_model
 from classification.train import Trainer
 from keepaugment import CachedSaliency, CentreSaliency
 from keepaugment.early_stage import Flops
 from keepbench.images import IMAGENET_MEAN, IMAGENET_STD, Batch
+from keepbench.maps import Gradient
 from keepbench.processes import Processes
 from keepbench.small_images import ImageSet, StoredData
 
+_HALF = Gradient(scale=0.5)
 METHODS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "full": {"keep": True},
-    "low": {"keep": True, "scale": 0.5},
-    "early": {"keep": True, "early_head": True},
-    "low_early": {"keep": True, "scale": 0.5, "early_head": True},
-    "cached": {"keep": True, "scale": 0.5, "cache": 20},
-    "recycled": {"keep": True, "saliency": "recycled"},
+    "full": {"keep": KeepCut()},
+    "low": {"keep": KeepCut(map=_HALF)},
+    "early": {"keep": KeepCut(), "early_head": True},
+    "low_early": {"keep": KeepCut(map=_HALF), "early_head": True},
+    "cached": {"keep": KeepCut(map=_HALF, cache=20)},
+    "recycled": {"keep": KeepCut(map=Recycled())},
     "plain_bf16": {"bf16": True, "channels_last": True},
 }
 """Cutout (CutMix on large images) and its Keep arms: what each adds, by name.
@@ -87,10 +91,13 @@ def method_config(arch: str, method: str, setting: Setting) -> Config:
     """
     if method not in METHODS:
         raise ValueError(f"no method {method!r}; there are {', '.join(METHODS)}")
-    small = setting.length(arch) <= SMALL
     change = dict(METHODS[method])
-    if change.pop("keep", False):
-        change["keep"] = "cut" if small else "mix"
+    if setting.length(arch) <= SMALL:
+        change["cut"] = Cutout()
+    else:
+        change["mix"] = CutMix()
+        if keep := change.get("keep"):
+            change["keep"] = KeepMix(map=keep.map, cache=keep.cache)
     if change.get("early_head"):
         change["early_head"] = first_stage(create_model(arch, 10))
     shared = {
@@ -101,8 +108,6 @@ def method_config(arch: str, method: str, setting: Setting) -> Config:
         batch_size=setting.batch_size,
         lr=1e-3,  # on random images a higher one may end in NaN
         dropout=0.3 if arch == "wrn28_10" else 0.0,
-        cut="cutout" if small else "",
-        mix="" if small else "cutmix",
         **{**shared, **change},
     )
 
@@ -122,9 +127,9 @@ def epoch_shares(config: Config) -> dict[int, float]:
 
     With stored maps there are two kinds: those that compute maps, and those that read them.
     """
-    if not config.cache:
+    if not config.keep or not config.keep.cache:
         return {0: 1.0}
-    cache = CachedSaliency(CentreSaliency(), 1, (1, 1), every=config.cache)
+    cache = CachedSaliency(CentreSaliency(), 1, (1, 1), every=config.keep.cache)
     reading = [epoch for epoch in range(config.epochs) if not cache.refresh_due(epoch)]
     share = len(reading) / config.epochs
     return {0: 1.0 - share, reading[0]: share} if reading else {0: 1.0}

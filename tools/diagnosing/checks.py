@@ -82,7 +82,7 @@ def check_aspects(
         yield _verdict(check, wrong, f"by maps {', '.join(maps)}")
 
 
-def _traceless(check: str, model: nn.Module, action: Callable[[], str]) -> Finding:
+def traceless(check: str, model: nn.Module, action: Callable[[], str]) -> Finding:
     """Run an action, which returns what is wrong with its result, and look for a trace."""
     said: list[str] = []
     try:
@@ -138,11 +138,11 @@ def check_situations(
         with torch.autocast(images.device.type, torch.bfloat16):
             return "" if full(images, labels).isfinite().all() else "the map is not finite"
 
-    yield _traceless("a batch of one image (B = 1), with its map in a batch", model, single)
-    yield _traceless("inside no_grad", model, without_gradients)
-    yield _traceless("no noise in the map", model, other_noise)
-    yield _traceless("after an error in the model", model, failing)
-    yield _traceless("under autocast (bfloat16)", model, mixed_precision)
+    yield traceless("a batch of one image (B = 1), with its map in a batch", model, single)
+    yield traceless("inside no_grad", model, without_gradients)
+    yield traceless("no noise in the map", model, other_noise)
+    yield traceless("after an error in the model", model, failing)
+    yield traceless("under autocast (bfloat16)", model, mixed_precision)
 
 
 @contextmanager
@@ -177,8 +177,8 @@ def check_evaluation(
         if not same_outputs:
             yield Finding(check, "skip", "the model gives other outputs there")
             return
-        yield _traceless(check, model, lambda: differ(found, full(images, labels)))
-        yield _traceless(
+        yield traceless(check, model, lambda: differ(found, full(images, labels)))
+        yield traceless(
             "a batch of one image in evaluation mode, with its map in a batch",
             model,
             lambda: differ(full(images[:1], labels[:1]), full(images, labels)[:1]),

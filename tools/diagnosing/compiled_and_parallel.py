@@ -15,9 +15,15 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from diagnosing.checks import Finding, differ, reason_of, same_gradients, step_gradients
+from diagnosing.checks import (
+    Finding,
+    differ,
+    reason_of,
+    same_gradients,
+    step_gradients,
+    traceless,
+)
 from diagnosing.subject import Subject
-from diagnosing.traces import trace_of
 from keepaugment import saliency_map
 from keepaugment.no_trace import Forward
 
@@ -35,19 +41,14 @@ def check_compiled(
     except Exception as error:  # compilers raise anything
         return Finding(check, "skip", f"the model alone does not compile ({reason_of(error)})")
     expected = saliency_map(subject.logits(model), images, labels)
-    found: list[Tensor] = []
+    finding = traceless(
+        check, model, lambda: differ(saliency_map(logits, images, labels), expected)
+    )
     try:
-        traces = trace_of(model, lambda: found.append(saliency_map(logits, images, labels)))
         step_gradients(model, logits, images, labels)
     except Exception as error:  # likewise
         return Finding(check, "FAIL", reason_of(error))
-    wrong = [differ(found[0], expected), *(f"changed {', '.join(n[:3])}" for n in traces.values())]
-    said = "; ".join(filter(None, wrong))
-    return Finding(
-        check,
-        "FAIL" if said else "pass",
-        said or "the same map, no trace",
-    )
+    return finding
 
 
 def _gradients(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
 
-from keepbench.settings import CONTROLS, NO_GRADIENT, Experiment, with_role
+from keepbench.experiments import Experiment
+from keepbench.settings import defaults, flat, from_flat, with_role
 
 OTHER_DATA = ("digits", "toy")
 """Datasets that the paper does not have."""
@@ -121,59 +123,61 @@ def plain(value: Any, is_file: bool = False) -> Any:
 def changed(settings: Mapping[str, Any], config: Any) -> dict[str, Any]:
     """Settings of a run that are not its experiment's, apart from neutral ones.
 
-    One that a newer version added and the run does not know counts as the experiment's.
+    One that a newer version added and the run does not know counts as the experiment's; of another
+    kind, those count that are not its defaults.
     """
-    own, files, neutral = asdict(config), with_role(config, "file"), with_role(config, "neutral")
+    own, files, neutral = flat(config), with_role(config, "file"), with_role(config, "neutral")
+    usual = dict(own)
+    with suppress(ValueError):  # a kind of the user's own, which is not read
+        usual = defaults(from_flat(type(config), settings)) | own
     return {
-        name: settings[name]
-        for name in own
+        name: value
+        for name, value in settings.items()
         if name not in neutral
-        and name in settings
-        and plain(settings[name], name in files) != plain(own[name], name in files)
+        and (name in own or "." in name)
+        and plain(value, name in files) != plain(usual.get(name), name in files)
     }
 
 
-def _core(config: Any, without: set[str]) -> tuple[tuple[str, str], ...]:
+def _core(config: Any, without: Collection[str] = ()) -> tuple[tuple[str, str], ...]:
     """The settings that two arms share, to compare."""
-    skip = without | with_role(config, "neutral")
-    return tuple((k, repr(v)) for k, v in sorted(asdict(config).items()) if k not in skip)
+    skip = {*without} | with_role(config, "neutral")
+    return tuple((k, repr(v)) for k, v in sorted(flat(config).items()) if k not in skip)
 
 
-def _unusual(config: Any) -> int:
-    """How many Keep settings are not the class's own."""
-    keep = with_role(config, "keep", "map")
-    return sum(f.name in keep and getattr(config, f.name) != f.default for f in fields(config))
+def _plain(config: Any) -> tuple[tuple[str, str], ...]:
+    """What a Keep arm shares with its plain twin, which may have an early head or none."""
+    return _core(replace(config, keep=None), with_role(config, "map"))
 
 
 def is_keep(config: Any) -> bool:
-    """Whether an experiment keeps regions by a gradient's map."""
-    return bool(getattr(config, "keep", "")) and not is_control(config)
+    """Whether an experiment keeps important regions."""
+    return bool(getattr(config, "keep", None)) and not is_control(config)
 
 
 def is_control(config: Any) -> bool:
     """Whether an experiment keeps regions, but not the important ones."""
-    if not getattr(config, "keep", ""):
-        return False
-    ignores = config.keep == "paste" and getattr(config, "tau", 1) == 0
-    return ignores or getattr(config, "saliency", "") in CONTROLS
+    keep = getattr(config, "keep", None)
+    return keep is not None and (keep.map.control or keep.ignores_map)
 
 
 def plain_twins(experiments: Mapping[str, Experiment]) -> dict[str, str]:
-    """For each Keep experiment the one that differs in the Keep settings alone.
+    """For each Keep experiment the one that differs in Keep alone.
 
     Of several, as with and without an auxiliary loss, that with the usual settings.
     """
+    kept = {n: e.config for n, e in experiments.items() if getattr(e.config, "keep", None)}
     plains: dict[Any, str] = {}
-    ordered = sorted(experiments, key=lambda name: -_unusual(experiments[name].config))
-    for name in ordered:
-        config = experiments[name].config
-        if hasattr(config, "keep") and not config.keep:
-            plains[_core(config, with_role(config, "keep", "map"))] = name
+    for name, each in experiments.items():
+        if name in kept or not hasattr(each.config, "keep"):
+            continue
+        core = _plain(each.config)
+        usual = defaults(each.config)
+        unusual = any(flat(each.config)[n] != usual[n] for n in with_role(each.config, "map"))
+        if core not in plains or not unusual:
+            plains[core] = name
     return {
-        name: plains[core]
-        for name, each in experiments.items()
-        if getattr(each.config, "keep", "")
-        and (core := _core(each.config, with_role(each.config, "keep", "map"))) in plains
+        name: plains[core] for name, config in kept.items() if (core := _plain(config)) in plains
     }
 
 
@@ -194,11 +198,13 @@ def backbones(experiments: Mapping[str, Experiment]) -> list[tuple[str, str, str
 
 def _switch(config: Any) -> frozenset[str]:
     """The settings in which a control differs from the Keep arm that it belongs to."""
-    saliency = getattr(config, "saliency", "")
-    if saliency not in CONTROLS:
-        return frozenset({"tau"})
-    idle = with_role(config, "map") if saliency in NO_GRADIENT else set()
-    return frozenset({"saliency"} | idle)
+    kind = config.keep.map
+    if not kind.control:
+        return frozenset({"keep.tau"})
+    if kind.gradient:
+        return frozenset({"keep.map"})
+    idle = {"keep.map.scale", "keep.map.agreement", "keep.cache"}  # of gradients alone
+    return frozenset({"keep.map"} | idle | with_role(config, "map"))
 
 
 def control_twins(experiments: Mapping[str, Experiment]) -> dict[str, list[str]]:
@@ -207,13 +213,13 @@ def control_twins(experiments: Mapping[str, Experiment]) -> dict[str, list[str]]
     for name, each in experiments.items():
         if is_control(each.config):
             switch = _switch(each.config)
-            controls.setdefault((switch, _core(each.config, set(switch))), []).append(name)
+            controls.setdefault((switch, _core(each.config, switch)), []).append(name)
     switches = {switch for switch, _ in controls}
     found = {
         name: sorted(
             control
             for switch in switches
-            for control in controls.get((switch, _core(each.config, set(switch))), [])
+            for control in controls.get((switch, _core(each.config, switch)), [])
         )
         for name, each in experiments.items()
         if is_keep(each.config)

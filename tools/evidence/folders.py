@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from evidence.catalogue import Catalogue, Package, changed, is_small
 from keepbench.run import RunRecord
-from keepbench.settings import check_kinds
+from keepbench.settings import check_kinds, flat
 
 SMALL = "small"
 """The budget's name of small experiments that are run whole: "paper" is for the paper's."""
@@ -181,7 +181,7 @@ def finished(record: RunRecord, catalogue: Catalogue) -> FinishedRun:
     figure = number(record.rows[-1], package.task.metric)
     if figure is None or not 0 <= figure <= 100:
         raise ValueError(f"its last line has no {package.task.metric} in [0, 100]")
-    settings = {name: record.settings.get(name, own) for name, own in asdict(config).items()}
+    settings = flat(config) | record.settings
     return FinishedRun(record, package.task.name, group_of(record, package), settings)
 
 

@@ -7,16 +7,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
-from keepbench.settings import CONTROLS
+from classification.importance import MAPS
+from classification.methods import CUTS, MIXES
+from keepbench.policies import POLICIES
 
 Settings = Mapping[str, Any]
 
 WORDS = {
-    "autoaugment": "AutoAugment", "randaugment": "RandAugment", "uda": "RandAugment",
-    "trivialaugment": "TrivialAugment", "augmix": "AugMix", "cutout": "Cutout",
-    "random_erasing": "RandomErasing", "gridmask": "GridMask", "cutmix": "CutMix",
-    "mixup": "mixup", "mixup_or_cutmix": "mixup or CutMix", "manifold_mixup": "manifold mixup",
-    "attentive_cutmix": "Attentive CutMix", "keepcutmix": "KeepCutMix", "dropout": "dropout",
+    **{kind.name: kind.title for kind in (*POLICIES[1:], *CUTS[1:], *MIXES[1:])},
+    "uda": "RandAugment", "keepcutmix": "KeepCutMix", "dropout": "dropout",
     "droppath": "DropPath", "dropblock": "DropBlock", "fixmatch": "FixMatch",
     "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "digits": "handwritten digits",
     "images": "ImageNet", "folder": "a folder of images", "market": "Market-1501", "coco": "COCO",
@@ -25,6 +24,8 @@ WORDS = {
     "faster_rcnn_fpn": "Faster R-CNN, FPN", "faster_rcnn_c4": "Faster R-CNN, C4",
     "retinanet": "RetinaNet",
 }  # fmt: skip
+MAP_WORDS = {kind.name: kind.title for kind in MAPS[1:]}
+CONTROLS = {kind.name for kind in MAPS[1:] if kind.control}
 STAGES = {"cut": "cut", "paste": "policy", "mix": "mix"}
 """Which setting names the method that a Keep stage belongs to."""
 
@@ -39,8 +40,14 @@ class Named(NamedTuple):
 def _word(name: Any) -> str:
     """A value of a setting as its authors write it."""
     text = str(name)
+    text = text.rpartition(":")[2]  # a class of the user's own
     text = re.sub(r"^resnet(\d+)(\.\w+)?$", r"ResNet-\1", WORDS.get(text, text))
     return re.sub(r"^wrn(\d+)_(\d+)$", r"WRN-\1-\2", text)
+
+
+def _kept(word: str) -> str:
+    """What a method's Keep arm is called; of two that take turns, CutMix is the one that keeps."""
+    return word.replace("CutMix", "KeepCutMix") if "or CutMix" in word else f"Keep{word}"
 
 
 def method(settings: Settings) -> str:
@@ -58,7 +65,8 @@ def method(settings: Settings) -> str:
         return "labels only"
     used = [name for name in ("regulariser", "policy", "cut", "mix") if settings.get(name)]
     words = [
-        ("Keep" if STAGES.get(keep) == name else "") + _word(settings[name]) for name in used
+        _kept(_word(settings[name])) if STAGES.get(keep) == name else _word(settings[name])
+        for name in used
     ] or ["crop and flip"]
     if "method" in settings:
         words.insert(0, {"uda": "UDA"}.get(settings["method"], _word(settings["method"])))
@@ -68,10 +76,11 @@ def method(settings: Settings) -> str:
 def details(settings: Settings) -> dict[str, str]:
     """What sets arms of one method apart, by setting."""
     keep, found = settings.get("keep", ""), {}
-    if settings.get("cut") == "cutout" and settings["size"] != 16:
-        found["size"] = f"length {settings['size']}"
-    if settings.get("magnitude", -1) >= 0:
-        found["magnitude"] = f"magnitude {settings['magnitude']}"
+    if settings.get("cut.size", 16) != 16:
+        found["cut.size"] = f"length {settings['cut.size']}"
+    usual = {"autoaugment": -1, "randaugment": 9}.get(settings.get("policy", ""))
+    if usual is not None and settings["policy.magnitude"] != usual:
+        found["policy.magnitude"] = f"magnitude {settings['policy.magnitude']}"
     if settings.get("smooth_l1_beta"):
         found["smooth_l1_beta"] = f"beta {settings['smooth_l1_beta']:g}"
     if "method" in settings and settings.get("policy") == "randaugment":
@@ -86,21 +95,20 @@ def details(settings: Settings) -> dict[str, str]:
 
 
 def _kind_of_map(settings: Settings) -> dict[str, str]:
-    saliency = settings["saliency"]
+    kind, scale = settings["keep.map"], settings.get("keep.map.scale", 1)
     found = {}
-    if settings["tau"] != 0.6:
-        found["tau"] = f"tau {settings['tau']:g}"
-    if settings.get("match_area"):
-        found["match_area"] = "at equal area"
-    if saliency != "gradient":
-        found["saliency"] = {"auto": "chosen map"}.get(saliency, f"{saliency} map")
-    if settings.get("scale", 1) < 1:
-        share = "half" if settings["scale"] == 0.5 else f"{settings['scale']:.0%}"
-        found["scale"] = f"{share}-size map"
-    if settings.get("paste_size", 16) != 16:
-        found["paste_size"] = f"paste of {settings['paste_size']}"
-    if settings.get("cache"):
-        found["cache"] = "stored maps"
+    if settings["keep.tau"] != 0.6:
+        found["keep.tau"] = f"tau {settings['keep.tau']:g}"
+    if settings.get("keep.match_area"):
+        found["keep.match_area"] = "at equal area"
+    if kind != "gradient":
+        found["keep.map"] = f"{MAP_WORDS.get(kind, _word(kind))} map"
+    if scale < 1:
+        found["keep.map.scale"] = f"{'half' if scale == 0.5 else f'{scale:.0%}'}-size map"
+    if settings.get("keep.size", 16) != 16:
+        found["keep.size"] = f"paste of {settings['keep.size']}"
+    if settings.get("keep.cache"):
+        found["keep.cache"] = "stored maps"
     return found
 
 
@@ -135,8 +143,8 @@ def compared(first: Settings, second: Settings) -> Named:
     """
     names = [method(first), method(second)]
     found = [details(first), details(second)]
-    controls = [each.get("saliency") in CONTROLS for each in (first, second)]
-    told = {"saliency"} if any(controls) else {"tau", "match_area", "epochs"}
+    controls = [each.get("keep.map") in CONTROLS for each in (first, second)]
+    told = {"keep.map"} if any(controls) else {"keep.tau", "keep.match_area", "epochs"}
     if names[0] == names[1] and not any(controls):
         told = {*found[0], *found[1]}
     told = {key for key in told if found[0].get(key) != found[1].get(key)}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,37 +21,42 @@ from tqdm import tqdm
 
 from classification.augmentation import Augmentation
 from classification.config import Config
+from classification.methods import Cutout, Keep, KeepCut, KeepPaste
 from classification.train import Trainer
-from keepaugment import GradientSaliency, SampleDraws
+from keepaugment import SampleDraws
 from keepbench.accuracy import label_ranks
 from keepbench.clock import Clock
 from keepbench.images import Batch
+from keepbench.maps import Gradient, Scene
+from keepbench.policies import AutoAugment, RandAugment
+from keepbench.settings import changed, flat, named
 from previewing.runs import ClassificationRun, read_run
 
 
 class Method(NamedTuple):
-    """An augmentation with a strength: the field of `Config` that sets it, the others, its stage.
+    """An augmentation with a strength.
 
     Attributes:
-        strength: the name of the field that is varied.
-        settings: the other fields.
-        keep: the stage of its Keep arm.
+        strength: the name of the setting that is varied.
+        stages: of `Config`, by name.
+        keep: of its Keep arm.
     """
 
     strength: str
-    settings: dict[str, Any]
-    keep: str
+    stages: dict[str, Any]
+    keep: Keep
 
 
 METHODS = {
-    "cutout": Method("size", {"cut": "cutout"}, "cut"),
-    "randaugment": Method("magnitude", {"policy": "randaugment"}, "paste"),
-    "autoaugment": Method("magnitude", {"policy": "autoaugment"}, "paste"),
-    "randaugment+cutout": Method("magnitude", {"policy": "randaugment", "cut": "cutout"}, "paste"),
-    "autoaugment+cutout": Method("magnitude", {"policy": "autoaugment", "cut": "cutout"}, "paste"),
+    "cutout": Method("cut.size", {"cut": Cutout()}, KeepCut()),
+    **{
+        f"{policy.name}{also}": Method(
+            "policy.magnitude", {"policy": policy, "cut": cut}, KeepPaste()
+        )
+        for also, cut in (("", None), ("+cutout", Cutout()))
+        for policy in (RandAugment(), AutoAugment())
+    },
 }
-STAGES = ("policy", "cut", "mix", "keep")
-"""Settings that switch a stage of augmentation on, and the roles of those that belong to it."""
 
 
 @dataclass(frozen=True)
@@ -78,28 +83,30 @@ class Row:
 
 
 def make_arms(
-    config: Config, method: str, strengths: list[int], **settings: Any
+    config: Config, law: Method, strengths: list[int], **settings: Any
 ) -> Iterator[Config]:
-    """The settings of every strength, plain then Keep; crops, flips and colours are off."""
-    law = METHODS[method]
-    base = replace(
-        config, padding=0, flip=False, jitter=False, mix="", policy="", cut="", cut_p=1.0, keep="",
-        cache=0, saliency="gradient",
-    )  # fmt: skip
+    """The settings of every strength, plain then Keep; crops, flips and colours are off.
+
+    Args:
+        config: of a run.
+        law: the augmentation.
+        strengths: of it.
+        **settings: by name, of the augmentation and its Keep; those that it does not have are left.
+    """
+    plain = replace(config, padding=0, flip=False, jitter=False, policy=None, cut=None, mix=None,
+                    keep=None)  # fmt: skip
+    keep = replace(plain, **law.stages, keep=law.keep)
+    keep = changed(keep, {n: value for n, value in settings.items() if n in flat(keep)})
     for strength in strengths:
-        change: dict[str, Any] = {**settings, **law.settings, law.strength: strength}
-        plain = replace(base, **change)
+        plain = changed(replace(keep, keep=None), {law.strength: strength})
         yield plain
-        yield replace(plain, keep=law.keep)
+        yield replace(plain, keep=keep.keep)
 
 
-def augmentation_of(config: Config) -> dict[str, Any]:
-    """The settings that make an augmentation what it is, without those that have no effect."""
-    stages = {each.name: each.metadata["role"] for each in fields(config)}
-    used = {n: s for n, s in stages.items() if s in STAGES and getattr(config, s)}
-    if config.keep != "paste":
-        used.pop("paste_size", None)
-    return {name: getattr(config, name) for name in used}
+def augmentation_of(config: Config) -> tuple[Any, ...]:
+    """The methods of a run, however its maps are computed."""
+    keep = config.keep and replace(config.keep, cache=0, map=type(config.keep.map)())
+    return config.policy, config.cut, config.mix, keep
 
 
 @torch.no_grad()
@@ -121,7 +128,8 @@ def right_answers(
     draws = SampleDraws(seed)
     augment = None
     if config is not None:
-        saliency = GradientSaliency(trainer.model, config.scale, trainer.head)
+        kind = config.keep.map if config.keep else Gradient()
+        saliency = kind.build(Scene(trainer.model, draws, trainer.head))
         augment = Augmentation(
             config, trainer.data, trainer.model, saliency, None, (draws, draws, draws), device,
             Clock(device),
@@ -156,7 +164,7 @@ def measure(trainer: Trainer, arms: list[Config], law: Method, seed: int, limit:
         shift = 100 * (right.double() - clean.double())
         rows.append(
             Row(
-                strength=getattr(arm, law.strength),
+                strength=flat(arm)[law.strength],
                 keep=bool(arm.keep),
                 accuracy=100 * right.double().mean().item(),
                 affinity=shift.mean().item(),
@@ -197,7 +205,7 @@ def with_diversity(
     notes = []
     for folder in folders:
         run = read_run(folder)
-        wanted = augmentation_of(replace(run.config, jitter=False))
+        wanted = augmentation_of(run.config)
         places = [n for n, arm in enumerate(arms) if augmentation_of(arm) == wanted]
         if not places or budget(run.config) != budget(clean.config):
             why = "its augmentation is none of these" if not places else "another network or budget"
@@ -210,10 +218,10 @@ def with_diversity(
 
 def trained_on(config: Config) -> str:
     """A warning if a run was not trained on clean images, as the definition of affinity asks."""
-    used = [name for name in ("policy", "cut", "mix") if getattr(config, name)]
-    if not used:
+    stages = {"policy": config.policy, "cut": config.cut, "mix": config.mix}
+    what = ", ".join(f"{name}={named(each)}" for name, each in stages.items() if each)
+    if not what:
         return ""
-    what = ", ".join(f"{name}={getattr(config, name)}" for name in used)
     return (
         f"The model was trained with {what}: affinity is defined for one trained on clean images."
     )

@@ -110,15 +110,16 @@ def _affinity(arguments: argparse.Namespace) -> None:
     run = read_run(arguments.affinity, arguments.data)
     law = METHODS[arguments.method]
     settings = {
-        "tau": arguments.tau, "num_ops": arguments.num_ops, "paste_size": arguments.paste_size,
+        "keep.tau": arguments.tau, "keep.size": arguments.paste_size,
+        "policy.num_ops": arguments.num_ops,
     }  # fmt: skip
-    arms = list(make_arms(run.config, arguments.method, arguments.strengths, **settings))
+    arms = list(make_arms(run.config, law, arguments.strengths, **settings))
     trainer = trained(run, Processes(find_device(arguments.device)))
     rows = measure(trainer, arms, law, arguments.seed, arguments.limit)
     notes: list[str] = []
     if arguments.diversity:
         rows, notes = with_diversity(rows, arms, run, arguments.diversity)
-    strength = "length" if law.strength == "size" else "magnitude"
+    strength = "length" if law.strength == "cut.size" else "magnitude"
     heads, table = table_of(rows, strength)
     clean = f"{rows[0].accuracy - rows[0].affinity:.2f} %"
     warnings = [text for text in (trained_on(run.config),) if text]

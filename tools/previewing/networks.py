@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from classification.models import MODELS, SMALL, create_model, find_model
 from keepaugment import GradientSaliency, Saliency
 from keepbench.images import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD, Normalise
+from keepbench.maps import scales_of
 from keepbench.own_network import is_function, make_network
 from keepbench.processes import Processes
 from keepbench.weights import load_weights, read_weights
@@ -135,11 +136,12 @@ def _from_run(place: Path, data: str | None, device: torch.device) -> Network:
     run = read_run(place, data)
     trainer = trained(run, Processes(device), place if place.is_file() else None)
     config = run.config
+    (scale,) = scales_of(config.keep) or {1.0}
     head = ", early head" if config.early_head else ""
-    kind = f" (trained weights; map at scale {config.scale:g}{head})"
+    kind = f" (trained weights; map at scale {scale:g}{head})"
     return Network(
         trainer.model,
-        GradientSaliency(trainer.model, config.scale, trainer.head),
+        GradientSaliency(trainer.model, scale, trainer.head),
         trainer.data.mean,
         trainer.data.std,
         config.test_size or trainer.data.image_size[0],

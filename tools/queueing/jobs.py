@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from evidence.catalogue import Catalogue, Package, plain, tables
 from evidence.folders import progress
+from keepbench.command import read, words_of
 from keepbench.paper import COSTS
 from keepbench.run import RunRecord
-from keepbench.settings import nearest, parse, words_of
+from keepbench.settings import defaults, nearest, walk
 
 TOOLS = Path(__file__).resolve().parents[1]
 
@@ -57,10 +56,10 @@ class Job:
 
 def same_settings(record: RunRecord, config: Any) -> bool:
     """Whether a run has a config's settings; one that is newer than the run had its default."""
+    usual = defaults(config)
     return all(
-        each.metadata.get("may_change")
-        or record.settings.get(each.name, plain(each.default)) == plain(getattr(config, each.name))
-        for each in fields(config)
+        each.metadata["may_change"] or record.settings.get(name, plain(usual[name])) == plain(value)
+        for name, each, value in walk(config)
     )
 
 
@@ -75,60 +74,39 @@ def known(catalogue: Catalogue) -> list[str]:
     return sorted(names | {*COSTS}, key=lambda name: (len(name.strip("ab")), name))
 
 
-def _parsed(package: Package, words: Sequence[str], parser: Callable[[], Any]) -> Any:
-    """What a task's own command line makes of words.
-
-    Raises:
-        ValueError: It does not take them.
-    """
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return parser()
-    except SystemExit as error:
-        text = said.getvalue().strip().splitlines() or [str(error.code)]
-        script = package.task.script
-        raise ValueError(f"tools/{script} does not take {' '.join(words)}: {text[-1]}") from None
+def _said(package: Package, words: Sequence[str], error: ValueError) -> ValueError:
+    return ValueError(f"tools/{package.task.script} does not take {' '.join(words)}: {error}")
 
 
-def config_of(package: Package, words: Sequence[str]) -> tuple[Any, Path]:
-    """The config, and the run's folder, by a task's own command line.
-
-    Raises:
-        ValueError: It does not take the words.
-    """
-    _, config, arguments = _parsed(
-        package, words,
-        lambda: parse(
-            package.experiments, "", [*words], budgets=package.budgets, cost=lambda _: ""
-        ),
-    )  # fmt: skip
-    return config, arguments.out
-
-
-def given_settings(package: Package, words: Sequence[str]) -> set[str]:
-    """The names of the settings that a user's words set for all runs of a queue.
+def given_settings(package: Package, words: Sequence[str]) -> dict[str, Any]:
+    """The settings that a user's words set for all runs of a queue, by name.
 
     Raises:
         ValueError: They are not taken, or set what is set for each run.
     """
     config = next(iter(package.experiments.values())).config
-    given = _parsed(package, words, lambda: words_of(config, [*package.budgets], words))
-    own = {each.name for each in fields(config)} - {"seed"}
-    if strange := given.keys() - own:
+    try:
+        given = words_of(config, [*package.budgets], words)
+    except ValueError as error:
+        raise _said(package, words, error) from None
+    own = {"out", "seed", "resume", "budget", "device", "config", "help", "list", "experiment"}
+    if strange := given.keys() & own:
         raise ValueError(
             f"{', '.join(sorted(strange))}: out, seed, resume, budget and device are set for each "
             "run; leave them out"
         )
-    return {*given}
+    return given
 
 
 def _run_job(
     package: Package, name: str, budget: str, seed: int, extra: list[str], root: Path
 ) -> Job:
     words = [name, "--budget", budget, "--seed", str(seed), *extra]
-    config, default = config_of(package, words)
-    out = root / default.relative_to("runs")
+    try:
+        _, config, found = read(package.experiments, words, budgets=package.budgets)
+    except ValueError as error:
+        raise _said(package, words, error) from None
+    out = root / found.out.relative_to("runs")
     script = str(TOOLS / package.task.script)
     command = (sys.executable, script, *words, "--out", str(out), "--resume")
     return Job(f"{name} {budget} seed {seed}", command, out, config)

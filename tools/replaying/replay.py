@@ -26,9 +26,7 @@ from keepbench.images import Batch, Normalise
 from keepbench.loop import restore, train_epoch, train_steps
 from keepbench.machine import commit, hardware, versions
 from keepbench.order import EpochBatches
-from keepbench.pipeline import Values
 from keepbench.processes import Processes
-from keepbench.settings import NO_GRADIENT
 from keepbench.weights import load_checkpoint
 from previewing.runs import ClassificationRun, open_trainer
 
@@ -67,8 +65,8 @@ class Replayed:
 
 
 def needs_weights(config: Config) -> bool:
-    """Whether a run's training images depend on its network, through maps of its gradient."""
-    return bool(config.keep) and config.saliency not in NO_GRADIENT
+    """Whether a run's training images depend on its network, through its maps."""
+    return config.keep is not None and config.keep.map.learned
 
 
 def find_step(config: Config, num_images: int, epoch: int, index: int) -> int:
@@ -192,7 +190,7 @@ LOOKS = {
     "cut": ("mask", "where it was cut"),
     "mix": ("mask", "where it was mixed"),
 }
-"""After which stage of the augmentation one looks at which value, and what it is called."""
+"""After which stage of the augmentation one looks at which field, and what it is called."""
 
 
 def _looked_at(augment: Augmentation, epoch: int, step: int, batch: Batch) -> tuple[
@@ -201,13 +199,13 @@ def _looked_at(augment: Augmentation, epoch: int, step: int, batch: Batch) -> tu
     """A batch as the network sees it, and what was on its way, by title."""
     notes: dict[str, Tensor] = {}
 
-    def listen(stage: str, values: Values) -> None:
+    def listen(stage: str, seen: Augmented) -> None:
         if stage in REGIONS and augment.map.last is not None:
             notes["map"] = augment.map.last
-        value, title = LOOKS.get(stage, ("", ""))
-        if values.get(value) is not None:
+        name, title = LOOKS.get(stage, ("", ""))
+        if name and (value := getattr(seen, name)) is not None:
             # AugMix's own mixtures are bytes that are not rounded.
-            notes[title] = values[value].byte() if stage == "policy" else values[value]
+            notes[title] = value.byte() if stage == "policy" else value
 
     return augment(epoch, step, batch, listen), notes
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from evidence.catalogue import Catalogue
@@ -11,6 +11,7 @@ from evidence.folders import SMALL, FinishedRun, Group
 from evidence.naming import compared
 from evidence.statistics import TOO_LITTLE, Estimate, Verdict, estimate, judge, overall
 from keepbench.paper import Cell
+from keepbench.settings import flat
 from reporting.claims import Claim, Contrast
 
 
@@ -200,7 +201,7 @@ class Results:
         package, names = self.catalogue.packages.get(task), [name for name, _ in contrast.weights]
         if package is None or len(names) != 2 or not set(names) <= set(package.experiments):
             return contrast.label
-        settings = (asdict(package.experiments[name].config) for name in names)
+        settings = (flat(package.experiments[name].config) for name in names)
         return ", ".join(filter(None, [*compared(*settings), contrast.metric]))
 
     def claim(self, claim: Claim) -> ClaimView:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from classification.config import Config
 from evidence import naming
 from evidence.folders import FinishedRun, Group
 from keepbench.machine import find_device
 from keepbench.processes import Processes
-from keepbench.settings import NO_GRADIENT
+from keepbench.settings import flat
 from previewing.images import as_uri
 from previewing.runs import open_trainer, read_run
 from replaying.page import coloured
-from replaying.replay import CHECKPOINTS, batch_of_step
+from replaying.replay import CHECKPOINTS, batch_of_step, needs_weights
 
 PACKAGED = ("digits",)
 """Data sets that need no folder."""
@@ -52,11 +54,12 @@ def _strips(run: FinishedRun) -> list[Strip]:
     batch, _ = batch_of_step(trainer, read, config.epochs - 1, 0, quiet_bar=True)
     with trainer.autocast():
         seen = trainer.augment(config.epochs - 1, 0, batch).inputs
-    where = f"epoch {config.epochs}, seed {config.seed}, {', '.join(naming.place(vars(config)))}"
+    settings = flat(config)
+    where = f"epoch {config.epochs}, seed {config.seed}, {', '.join(naming.place(settings))}"
     images = torch.stack([coloured(each, trainer.data) for each in seen[:IMAGES]])
     return [
         Strip("", _joined(batch.images[:IMAGES]), where),
-        Strip(naming.arm(vars(config)), _joined(images), where),
+        Strip(naming.arm(settings), _joined(images), where),
     ]
 
 
@@ -64,9 +67,10 @@ def _drawable(run: FinishedRun) -> bool:
     """Whether a run's images are at hand, and the weights that its maps need."""
     if run.task != "classification" or run.settings["dataset"] not in PACKAGED:
         return False
-    if run.settings["keep"] and run.settings["saliency"] not in NO_GRADIENT:
-        return all((run.record.folder / name).is_file() for name in CHECKPOINTS)
-    return True
+    weights = all((run.record.folder / name).is_file() for name in CHECKPOINTS)
+    with suppress(ValueError):  # settings of another version, or of the user's own code
+        return weights or not needs_weights(run.record.config(Config))
+    return False
 
 
 def strips(runs: Iterable[FinishedRun]) -> list[Strip]:

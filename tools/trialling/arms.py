@@ -1,107 +1,112 @@
-"""The arms of a trial: what each sets, and what all of them share."""
+"""The arms of a trial: a plain method, its Keep arm by some maps, and controls."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 from classification.config import Config
-from keepbench.settings import nearest, with_role
+from classification.importance import InvertedOracle, Oracle, Recycled
+from classification.methods import Cut, CutMix, Cutout, Keep, KeepCut, KeepMix, KeepPaste, Mix
+from classification.methods import RandomErasing as Erasing
+from keepbench.maps import Centre, Gradient, Inverted, Map, Random
+from keepbench.policies import AutoAugment, Policy, RandAugment, TrivialAugment
+from keepbench.settings import Kind, nearest, with_role
+
+METHODS: dict[str, Kind] = {
+    method.name: method
+    for method in (
+        Cutout(), Erasing(p=0.5), CutMix(p=0.5), AutoAugment(), RandAugment(num_ops=2),
+        TrivialAugment(),
+    )
+}  # fmt: skip
+"""Plain methods with settings that suit a trial."""
+STAGES: dict[str, tuple[type[Kind], Keep]] = {
+    "policy": (Policy, KeepPaste()),
+    "cut": (Cut, KeepCut()),
+    "mix": (Mix, KeepMix()),
+}
+"""By the setting that a method is of: its base class, and what makes it a Keep arm."""
 
 
-class Method(NamedTuple):
-    """A plain method, and what its Keep arm is called and does.
+def stage_of(method: Kind) -> str:
+    """The setting that a method is of."""
+    return next(stage for stage, (base, _) in STAGES.items() if isinstance(method, base))
 
-    Its settings are its own name, and defaults that suit a trial. Of its role's settings `has` are
-    those that it uses.
+
+def keep_title(method: Kind) -> str:
+    """What a method's Keep arm is called."""
+    return f"Keep{method.title}"
+
+
+class Arm(NamedTuple):
+    """An arm beside the plain method.
+
+    Attributes:
+        about: for `--help`.
+        words: after the name of the Keep method, for a reader of the page.
+        map: that it keeps by; None if it does not.
+        cache: epochs between refreshes of stored maps.
+        early_head: stage whose head gives the maps.
     """
 
-    name: str
-    keep_name: str
-    settings: dict[str, Any]
-    keep: str
-    has: tuple[str, ...]
-
-    @property
-    def role(self) -> str:
-        """Of its settings, see `keepbench.settings.ROLES`."""
-        return "policy" if self.keep == "paste" else self.keep
+    about: str
+    words: str
+    map: Map | None
+    cache: int = 0
+    early_head: str = ""
 
 
-_POLICY = ("magnitude", "policy_space", "policy_fill")
-METHODS = {
-    "cutout": Method("Cutout", "KeepCutout", {"cut": "cutout"}, "cut", ("size", "cut_p")),
-    "random_erasing": Method(
-        "Random Erasing", "KeepRandomErasing", {"cut": "random_erasing", "cut_p": 0.5}, "cut",
-        ("erasing", "cut_p"),
+_LOW = Gradient(scale=0.5)
+ARMS = {
+    "none": Arm("crop and flip only", "crop and flip", None),
+    "plain": Arm("the method", "", None),
+    "keep": Arm("Keep by a map at half resolution, at the method's own area", "", _LOW),
+    "random": Arm("the same by a random map: for a cut, the A/A test", "random map", Random()),
+    "inverted": Arm("the same by the map upside down", "inverted map", Inverted(scale=0.5)),
+    "centre": Arm("the same by a map that knows the centre only", "centre map", Centre()),
+    "full": Arm("Keep by a map at full resolution", "full map", Gradient()),
+    "low_early": Arm(
+        "Keep by a map at half resolution from an early head", "half map, early head", _LOW,
+        early_head="layer1",
     ),
-    "cutmix": Method(
-        "CutMix", "KeepCutMix", {"mix": "cutmix", "mix_p": 0.5}, "mix", ("mix_alpha", "mix_p")
+    "cached": Arm(
+        "Keep by stored maps at half resolution, renewed every 10 epochs", "stored maps", _LOW, 10
     ),
-    "autoaugment": Method(
-        "AutoAugment", "KeepAutoAugment", {"policy": "autoaugment"}, "paste",
-        ("policy_set", *_POLICY),
+    "recycled": Arm("Keep by the gradients of earlier steps", "recycled maps", Recycled()),
+    "oracle": Arm(
+        "Keep by the ground truth of --objects, boxes or masks", "ground truth", Oracle()
     ),
-    "randaugment": Method(
-        "RandAugment", "KeepRandAugment", {"policy": "randaugment", "num_ops": 2}, "paste",
-        ("num_ops", *_POLICY),
-    ),
-    "trivialaugment": Method(
-        "TrivialAugment", "KeepTrivialAugment", {"policy": "trivialaugment"}, "paste",
-        ("policy_fill",),
+    "inverted_oracle": Arm("the same upside down", "inverted ground truth", InvertedOracle()),
+    "paper": Arm(
+        "Keep as the paper has it: a cut may shrink at the border", "as in the paper", _LOW
     ),
 }  # fmt: skip
-
-ARMS: dict[str, str] = {
-    "none": "crop and flip only",
-    "plain": "the method",
-    "keep": "Keep by a map at half resolution, at the method's own area",
-    "random": "the same by a random map: for a cut, the A/A test",
-    "inverted": "the same by the map upside down",
-    "centre": "the same by a map that knows the centre only",
-    "full": "Keep by a map at full resolution",
-    "low_early": "Keep by a map at half resolution from an early head",
-    "cached": "Keep by stored maps at half resolution, renewed every 10 epochs",
-    "recycled": "Keep by the gradients of earlier steps",
-    "oracle": "Keep by the ground truth of --objects, boxes or masks",
-    "inverted_oracle": "the same upside down",
-    "paper": "Keep as the paper has it: a cut may shrink at the border",
-}
 USUAL = ("none", "plain", "keep", "random", "inverted", "centre")
 
-_LOW = {"scale": 0.5}
-_MAPS: dict[str, dict[str, Any]] = {
-    "keep": _LOW,
-    "random": {"saliency": "random"},
-    "inverted": {"saliency": "inverted", **_LOW},
-    "centre": {"saliency": "centre"},
-    "full": {},
-    "low_early": {"early_head": "layer1", **_LOW},
-    "cached": {"cache": 10, **_LOW},
-    "recycled": {"saliency": "recycled"},
-    "oracle": {"saliency": "oracle"},
-    "inverted_oracle": {"saliency": "inverted_oracle"},
-    "paper": _LOW,
-}
 
-
-def arm_settings(method: Method, arm: str, found: Mapping[str, Any]) -> dict[str, Any]:
-    """What an arm sets beside what all arms share.
+def arm_config(base: Config, method: Kind, keep: Keep, arm: str) -> Config:
+    """The settings of an arm.
 
     Args:
-        method: that is tried.
+        base: what all arms share, those of "none".
+        method: as all arms have it.
+        keep: as all Keep arms have it, but for the map.
         arm: a key of `ARMS`.
-        found: the method's settings, its own defaults or the user's.
     """
-    if arm == "none":
-        return {}
-    if arm == "plain":
-        return dict(found)
-    equal = method.keep != "paste" and arm != "paper"
-    return {**found, "keep": method.keep, "match_area": equal, **_MAPS[arm]}
+    about = ARMS[arm]
+    own: dict[str, Any] = {stage_of(method): method}
+    plain = base if arm == "none" else replace(base, **own)
+    if about.map is None:
+        return plain
+    keep = replace(keep, map=about.map, cache=about.cache)
+    if isinstance(keep, KeepCut):
+        keep = replace(keep, match_area=arm != "paper")
+    return replace(plain, keep=keep, early_head=about.early_head)
 
 
-def check_given(method: Method, arms: Collection[str], given: Collection[str]) -> None:
+def check_given(method: Kind, arms: Collection[str], given: Mapping[str, Any]) -> None:
     """Raise ValueError for settings that cannot be all arms': those in which they differ.
 
     Settings of other methods, and of a Keep that no arm has, would be of no effect.
@@ -109,43 +114,36 @@ def check_given(method: Method, arms: Collection[str], given: Collection[str]) -
     Args:
         method: that is tried.
         arms: keys of `ARMS`.
-        given: the names of settings that the user gave.
+        given: the settings that the user gave, by name.
     """
-    heads = any("early_head" in _MAPS.get(arm, {}) for arm in arms)
-    keeps = {*arms} - {"none", "plain"}
-    free = {"tau": bool(keeps), "paste_size": bool(keeps) and method.keep == "paste",
-            "early_weight": heads}  # fmt: skip
-    owned = with_role(Config(), "keep", "map") - {name for name, is_free in free.items() if is_free}
-    if wrong := sorted(owned & {*given}):
+    stage = stage_of(method)
+    if {*STAGES} & given.keys():
+        raise ValueError("the method is given by --method; leave policy, cut, mix and keep out")
+    keeps = any(ARMS[arm].map for arm in arms)
+    free = {"keep.tau"} if keeps else set()
+    free |= {"keep.size"} if keeps and stage == "policy" else set()
+    free |= {"early_weight"} if any(ARMS[arm].early_head for arm in arms) else set()
+    owned = {n for n in given if n.partition(".")[0] == "keep"} | with_role(Config(), "map")
+    if wrong := sorted(given.keys() & (owned - free)):
         raise ValueError(
             f"{', '.join(wrong)}: arms own this, or none of them uses it; leave it out, and choose "
             "by --arms"
         )
     if "objects" in given and not any("oracle" in arm for arm in arms):
         raise ValueError("objects: no arm uses them; add oracle to --arms, or leave them out")
-    others = with_role(Config(), "policy", "cut", "mix") - {*method.has}
-    if wrong := sorted(others & {*given}):
+    own = {f"{stage}.{each.name}" for each in fields(method)}
+    if wrong := sorted(n for n in given if n.partition(".")[0] in STAGES and n not in own):
         raise ValueError(
-            f"{', '.join(wrong)}: no setting of {method.name}; the method is given by --method"
+            f"{', '.join(wrong)}: no setting of {method.title}; the method is given by --method"
         )
 
 
-def arm_name(method: Method, arm: str) -> str:
+def arm_name(method: Kind, arm: str) -> str:
     """An arm in words, for a reader of the page."""
-    further = {
-        "random": "random map",
-        "inverted": "inverted map",
-        "centre": "centre map",
-        "full": "full map",
-        "low_early": "half map, early head",
-        "cached": "stored maps",
-        "recycled": "recycled maps",
-        "oracle": "ground truth",
-        "inverted_oracle": "inverted ground truth",
-        "paper": "as in the paper",
-    }
-    simple = {"none": "crop and flip", "plain": method.name, "keep": method.keep_name}
-    return simple.get(arm) or f"{method.keep_name}, {further[arm]}"
+    words = ARMS[arm].words
+    if ARMS[arm].map is None:
+        return words or method.title
+    return f"{keep_title(method)}, {words}" if words else keep_title(method)
 
 
 def check_arms(method: str, arms: Sequence[str]) -> None:
@@ -155,5 +153,5 @@ def check_arms(method: str, arms: Sequence[str]) -> None:
     for arm in arms:
         if arm not in ARMS:
             raise ValueError(f"no arm {arm!r}{nearest(arm, ARMS)}")
-        if arm == "paper" and METHODS[method].keep == "paste":
+        if arm == "paper" and stage_of(METHODS[method]) == "policy":
             raise ValueError(f"{method} has no cut area that the paper's arm could change")

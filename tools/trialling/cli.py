@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,31 +13,45 @@ from typing import Any
 import torch
 
 from classification.config import Config
+from classification.experiments import EXPERIMENTS
+from classification.methods import Keep
 from classification.models import check_side
-from evidence.catalogue import TASKS, load
+from evidence.catalogue import load
 from evidence.plots import save_doses
 from evidence.statistics import p_equals
 from keepbench.leaving import PREEMPTED
 from keepbench.progress import say
+from keepbench.settings import Kind, changed, flat
 from previewing.pages import write
 from queueing import local
 from queueing.cli import summary
-from queueing.jobs import config_of, given_settings
+from queueing.jobs import given_settings
 from trialling.analysis import half_width
-from trialling.arms import ARMS, METHODS, USUAL, Method, check_arms, check_given
+from trialling.arms import ARMS, METHODS, STAGES, USUAL, check_arms, check_given, stage_of
 from trialling.doses import Dose, parse_doses
+from trialling.own import HELP as OWN
+from trialling.own import check_shared, parse_arms
 from trialling.page import as_json, page
-from trialling.plan import PLAN, Plan, fix_plan, make_plan, read_plan, stages
+from trialling.plan import (
+    PLAN,
+    Plan,
+    fix_plan,
+    make_own_plan,
+    make_plan,
+    package_of,
+    read_plan,
+    stages,
+)
 from trialling.results import Trial, dose_curves, read_trial
 from trialling.taking import take
 from trialling.timing import announcement, in_words, seconds_of_runs, whole_seconds
 
 EPILOG = """\
 Words after -- are settings of tools/run_classification.py for all arms:
-python tools/run_trial.py cifar10 --method cutout -- --data data --subset 4000 --size 12 --bf16
+python tools/run_trial.py cifar10 --method cutout -- --data data --subset 4000 --cut.size 12 --bf16
 
 arms:
-""" + "\n".join(f"  {name:10s} {what}" for name, what in ARMS.items())
+""" + "\n".join(f"  {name:10s} {arm.about}" for name, arm in ARMS.items())
 KNOWN = ("digits", "cifar10", "cifar100")
 FEWEST, FEWEST_DOSED = 3, 4  # seeds; of a trial with doses half of them choose
 SDS = (0.3, 0.5, 0.8)
@@ -51,8 +65,11 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument(
-        "data", help="tree with train/<class>/* and test/<class>/*, or " + ", ".join(KNOWN)
-    )
+        "data",
+        help="tree with train/<class>/* and test/<class>/*, or " + ", ".join(KNOWN)
+        + "; with --arm also an experiment of any task, such as digits-uda-randaugment-20",
+    )  # fmt: skip
+    parser.add_argument("--arm", action="append", default=[], metavar="NAME=SETTINGS", help=OWN)
     parser.add_argument("--method", default="cutout", help=", ".join(METHODS))
     parser.add_argument("--arms", nargs="+", default=[*USUAL], metavar="ARM", help="see below")
     parser.add_argument(
@@ -92,41 +109,53 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def data_settings(
+    data: str, network: str, given: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the data and the network of a trial set, and what else is usual with them.
+
+    Raises:
+        ValueError: The user's settings say otherwise.
+    """
+    kind = data if data in KNOWN else "images" if "image_size" in given else "folder"
+    known: dict[str, Any] = {"dataset": kind} if data in KNOWN else {"dataset": kind, "data": data}
+    known |= {"arch": network} if network else {}
+    usual: dict[str, Any] = {"test_rest": False} if kind == "images" else {}
+    usual |= {"flip": False, "flip_test": False} if data == "digits" else {}
+    if "record" in given:
+        raise ValueError("record is set for each run; leave it out")
+    for name, value in known.items():
+        if given.get(name, value) != value:
+            raise ValueError(f"{name}={value} is what the trial is of; leave --{name} out")
+    return known, usual
+
+
+def remark_side(config: Config) -> None:
+    """Say it if a network is made for smaller images."""
+    if config.image_size and (remark := check_side(config.arch, config.image_size)):
+        say(remark)
+
+
 def shared_settings(
     data: str,
     network: str,
-    method: Method,
+    method: Kind,
     arms: Collection[str],
     doses: Sequence[Dose],
     extra: Sequence[str],
-) -> tuple[Config, dict[str, Any]]:
-    """The settings that all arms share, and the method's own: its defaults, or the user's."""
-    package = load({"classification": TASKS["classification"]}).packages["classification"]
-    given = given_settings(package, extra)
-    kind = data if data in KNOWN else "images" if "image_size" in given else "folder"
-    known = {"dataset": kind} if data in KNOWN else {"dataset": kind, "data": data}
-    known |= {"arch": network} if network else {}
-    words = ["trial", *(f"--{name}={value}" for name, value in known.items())]
-    words += ["--no-test-rest"] if kind == "images" else []
-    words += ["--no-flip", "--no-flip-test"] if data == "digits" else []
-    usual = [f"--{name.replace('_', '-')}={value}" for name, value in method.settings.items()]
-    config, _ = config_of(package, [*words, *usual, *extra])
-    if "record" in given:
-        raise ValueError("record is set for each run; leave it out")
-    if method.role in given:
-        raise ValueError("the method is given by --method; leave policy, cut, mix and keep out")
-    for name, value in known.items():
-        if name in given and getattr(config, name) != value:
-            raise ValueError(f"{name}={value} is what the trial is of; leave --{name} out")
-    for name in given & {name for dose in doses for name in dose}:
-        raise ValueError(f"{name} is given by --dose and for all arms; leave one out")
+) -> tuple[Config, Kind, Keep]:
+    """What all arms share: their settings, the method's, and those of Keep."""
+    given = given_settings(package_of("classification"), extra)
+    known, usual = data_settings(data, network, given)
     check_given(method, arms, given)
-    if config.image_size and (remark := check_side(config.arch, config.image_size)):
-        say(remark)
-    bare = package.experiments["trial"].config
-    shared = {name: getattr(bare, name) for name in method.settings}
-    settings = {name: getattr(config, name) for name in method.settings}
-    return replace(config, record=True, **shared), settings
+    stage = stage_of(method)
+    for name in sorted({f"{stage}.{name}" for dose in doses for name in dose} & given.keys()):
+        raise ValueError(f"{name} is given by --dose and for all arms; leave one out")
+    bare = replace(EXPERIMENTS["trial"].config, record=True)
+    kept = replace(bare, **{stage: method}, keep=STAGES[stage][1])
+    config = changed(kept, {**known, **usual, **given})
+    remark_side(config)
+    return replace(config, **{stage: None}, keep=None), getattr(config, stage), config.keep
 
 
 def _widths(num_cells: int, seeds: int) -> str:
@@ -140,22 +169,57 @@ def _fewest(arguments: argparse.Namespace) -> int:
     return FEWEST_DOSED if arguments.dose else FEWEST
 
 
+def _own_base(
+    arguments: argparse.Namespace, extra: Sequence[str]
+) -> tuple[Any, dict[str, dict[str, Any]], str]:
+    """What all arms of the user's own share, these arms, and the experiment."""
+    if arguments.dose:
+        raise ValueError("--dose is of a method; give each dose as an --arm")
+    package = load().find(arguments.data, "")
+    if package and arguments.network:
+        raise ValueError("--network is for a tree of images; give the experiment's as -- --arch")
+    experiment = arguments.data if package else "trial"
+    package = package or package_of("classification")
+    given = given_settings(package, extra)
+    base = package.experiments[experiment].config
+    if experiment == "trial":
+        known, usual = data_settings(arguments.data, arguments.network, given)
+        base, given = changed(base, usual), {**known, **given}
+    elif hasattr(base, "record"):
+        base = replace(base, record=True)
+    base = changed(base, given)
+    if experiment == "trial":
+        base = replace(base, record=True)
+        remark_side(base)
+    own = parse_arms(arguments.arm, package, base)
+    check_shared(given, own)
+    return base, own, experiment
+
+
 def _planned(
     arguments: argparse.Namespace, extra: Sequence[str], devices: list[str], out: Path
 ) -> Plan:
     """The plan, which is said and fixed."""
-    method = METHODS[arguments.method]
-    doses = parse_doses(method, arguments.dose) if arguments.dose else ()
-    base, settings = shared_settings(
-        arguments.data, arguments.network, method, arguments.arms, doses, extra
-    )
+    common = {"margin": arguments.margin, "first_seed": arguments.first_seed}
+    if arguments.arm:
+        base, own, experiment = _own_base(arguments, extra)
+    else:
+        method = METHODS[arguments.method]
+        doses = parse_doses(method, arguments.dose) if arguments.dose else ()
+        base, tried, keep = shared_settings(
+            arguments.data, arguments.network, method, arguments.arms, doses, extra
+        )
+        kept = {name: value for name, value in flat(keep).items() if name in ("tau", "size")}
 
     def made(seeds: int) -> Plan:
         budget = f"{arguments.minutes:g} minutes" if arguments.minutes else f"{seeds} seeds"
+        if arguments.arm:
+            return make_own_plan(
+                base, own, seeds=seeds, budget=budget, experiment=experiment, **common
+            )
         return make_plan(
             base, arguments.method, tuple(arguments.arms), seeds=seeds, budget=budget,
-            margin=arguments.margin, first_seed=arguments.first_seed, settings=settings,
-            doses=doses,
+            settings=flat(tried), keep=kept, doses=doses, **common,
         )  # fmt: skip
 
     if (out / PLAN).exists() and arguments.minutes:  # how long a step takes differs from day to day
@@ -166,7 +230,9 @@ def _planned(
         fix_plan(plan, out)
         print(f"going on by the plan in {out}")
         return plan
-    seconds, sizes = seconds_of_runs(plan, torch.device(devices[0]))
+    seconds = seconds_of_runs(plan, torch.device(devices[0]))
+    if arguments.minutes and not seconds:
+        raise ValueError(f"{plan.task} is not timed beforehand; give --seeds")
     if arguments.minutes:
         fewest = _fewest(arguments)
         whole = whole_seconds(made(fewest), seconds) / len(devices)
@@ -178,7 +244,7 @@ def _planned(
             )
         plan = made(seeds)
     widths = _widths(len(plan.cells), plan.seeds)
-    print("\n".join(announcement(plan, seconds, sizes, len(devices), widths)))
+    print("\n".join(announcement(plan, seconds, len(devices), widths)))
     if not arguments.dry_run:
         fix_plan(plan, out)
     return plan
@@ -220,13 +286,15 @@ def main(argv: list[str] | None = None) -> None:
     cut = words.index("--") if "--" in words else len(words)
     arguments, extra = _arguments(words[:cut]), words[cut + 1 :]
     name = Path(arguments.data).resolve().name
-    out = arguments.out or Path("runs", "trial", f"{name}-{arguments.method}")
+    tried = "own" if arguments.arm else arguments.method
+    out = arguments.out or Path("runs", "trial", f"{name}-{tried}")
     done = True
     try:
         if arguments.read:
             plan = read_plan(out)
         else:
-            check_arms(arguments.method, arguments.arms)
+            if not arguments.arm:
+                check_arms(arguments.method, arguments.arms)
             fewest = _fewest(arguments)
             if arguments.seeds < fewest or not arguments.margin > 0 or arguments.first_seed < 0:
                 raise ValueError(

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trialling.arms import Method, arm_name
+from keepbench.settings import Kind
+from trialling.arms import arm_name, stage_of
 
 STRONGEST = 3
 """Doses at which controls are run."""
@@ -56,13 +57,13 @@ class Contrast:
         return cls(**{**found, "doses": tuple((d, w) for d, w in found.get("doses", ()))})
 
 
-def contrasts(method: Method, arms: Sequence[str]) -> list[Contrast]:
+def contrasts(method: Kind, arms: Sequence[str]) -> list[Contrast]:
     """The contrasts between some arms, the A/A first.
 
     Raises:
         ValueError: An arm has none.
     """
-    cuts = method.keep != "paste"  # a pasted region of a random place is no plain policy
+    cuts = stage_of(method) != "policy"  # a pasted region of a random place is no plain policy
     wanted = [("random", "plain", "check")] if cuts else [("keep", "random", "difference")]
     wanted += [
         ("keep", "plain", "difference"),
@@ -89,7 +90,7 @@ def contrasts(method: Method, arms: Sequence[str]) -> list[Contrast]:
 
 
 def dose_contrasts(
-    method: Method, arms: Sequence[str], doses: Sequence[str], words: Sequence[str]
+    method: Kind, arms: Sequence[str], doses: Sequence[str], words: Sequence[str]
 ) -> list[Contrast]:
     """Keep against the plain method at each dose, the slope of that, and Keep against controls.
 
@@ -119,7 +120,7 @@ def dose_contrasts(
     for arm in arms:
         if arm in ("none", "plain", "keep"):
             continue
-        check = arm == "random" and method.keep != "paste"
+        check = arm == "random" and stage_of(method) != "policy"
         first, second = ("random", "plain") if check else ("keep", arm)
         name = (
             f"{arm_name(method, first)} − {arm_name(method, second)}, {strong[0]} to {strong[-1]}"

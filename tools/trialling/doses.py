@@ -6,14 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from classification.config import Config
-from keepbench.settings import nearest
+from keepbench.settings import Kind, nearest
 from trialling.analysis import Accuracies
-from trialling.arms import Method
 from trialling.contrasts import STRONGEST, Contrast, cell_name
 
 Dose = Mapping[str, Any]
-"""Values of settings, by name."""
+"""Values of the method's own settings, by name."""
 
 
 def dose_name(dose: Dose) -> str:
@@ -26,21 +24,21 @@ def in_words(dose: Dose) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in dose.items())
 
 
-def parse_doses(method: Method, words: Sequence[str]) -> tuple[dict[str, Any], ...]:
+def parse_doses(method: Kind, words: Sequence[str]) -> tuple[dict[str, Any], ...]:
     """The doses that NAME=VALUE,VALUE,... ask for; values of several settings stand side by side.
 
     Raises:
         ValueError: A setting is not the method's, is no number or is given twice, or its values
             are too few, of another number than others', or not different.
     """
-    kinds: dict[str, type] = {each.name: type(each.default) for each in fields(Config)}
-    known = sorted(name for name in method.has if kinds[name] in (int, float))
+    kinds: dict[str, type] = {each.name: type(each.default) for each in fields(method)}
+    known = sorted(name for name, kind in kinds.items() if kind in (int, float))
     found: dict[str, list[Any]] = {}
     for word in words:
         name, _, values = word.partition("=")
         if name not in known:
             raise ValueError(
-                f"--dose {word}: {name!r} is no number that {method.name} has"
+                f"--dose {word}: {name!r} is no number that {method.title} has"
                 f"{nearest(name, known)}; give NAME=VALUE,VALUE,... with {', '.join(known)}"
             )
         if name in found:

@@ -11,6 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from evidence import forest
+from evidence.catalogue import TASKS
 from evidence.plots import doses, training
 from evidence.statistics import estimate
 from evidence.words import worded
@@ -21,6 +22,7 @@ from trialling.plan import LIMIT_SD
 from trialling.results import Trial, dose_curves
 from trialling.timing import in_words
 
+MEASURES = {name: task.label for name, task in TASKS.items()}
 CHIPS = {HELPS: "yes", GROWS: "yes", HURTS: "no", FALLS: "no"}
 
 
@@ -34,6 +36,7 @@ def _curves(trial: Trial, figure: str) -> Iterator[tuple[str, list[tuple[float, 
                 [
                     (float(each[0]["epoch"]), sum(row[figure] for row in each) / len(each))
                     for each in zip(*rows, strict=True)
+                    if all(figure in row for row in each)
                 ],
             )
 
@@ -43,8 +46,9 @@ def arm_rows(trial: Trial) -> list[dict[str, Any]]:
     found = []
     for arm in trial.plan.cells:
         values, records = [*trial.accuracies[arm].values()], trial.records[arm]
-        areas = [row["changed_area"] for record in records for row in record.rows]
-        seconds = [sum(row["train_seconds"] for row in record.rows) for record in records]
+        rows = [row for record in records for row in record.rows]
+        areas = [row["changed_area"] for row in rows if "changed_area" in row]
+        seconds = [sum(row.get("train_seconds", 0.0) for row in r.rows) for r in records]
         found.append({
             "arm": arm,
             "name": trial.plan.name(arm),
@@ -58,7 +62,8 @@ def arm_rows(trial: Trial) -> list[dict[str, Any]]:
 def cost(trial: Trial) -> dict[str, str]:
     """What the trial cost, and where."""
     records = [record for found in trial.records.values() for record in found]
-    seconds = sum(row["train_seconds"] for record in records for row in record.rows)
+    rows = [row for record in records for row in record.rows]
+    seconds = sum(row.get("train_seconds", 0.0) for row in rows)
     return {
         "runs": f"{trial.count} finished, {in_words(seconds)} of training",
         "hardware": "; ".join(sorted({record.hardware for record in records})) or "none",
@@ -85,6 +90,10 @@ def fixed(trial: Trial) -> dict[str, str]:
         "looks": looks,
         "margin": f"±{plan.margin:g} points count as none",
         "settings of all arms": differences(plan.config(plan.cells[0])),
+        **{
+            f"settings of {arm}": " ".join(f"{n}={v}" for n, v in given.items()) or "those of all"
+            for arm, given in plan.own.items()
+        },
     }
 
 
@@ -111,7 +120,7 @@ def page(trial: Trial) -> str:
     return made.get_template("trial.html").render(
         trial=trial, ruler=forest.ruler(axis), curves=curves, arms=arm_rows(trial),
         cost=cost(trial), fixed=fixed(trial), chips=CHIPS, doses=drawn,
-        rule=f"{RULE} {DOSE_RULE}" if trial.plan.doses else RULE,
+        rule=f"{RULE} {DOSE_RULE}" if trial.plan.doses else RULE, measure=MEASURES[trial.plan.task],
     )  # fmt: skip
 
 

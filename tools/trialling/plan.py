@@ -5,24 +5,28 @@ from __future__ import annotations
 import json
 import random
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from classification.config import Config
-from classification.experiments import EXPERIMENTS
-from evidence.catalogue import TASKS
+from evidence.catalogue import TASKS, Package, load
+from keepbench.command import flags
 from keepbench.files import write_text
 from keepbench.identity import check_digests, digests
-from keepbench.right import NAME, read_right
+from keepbench.older import modern_plan
+from keepbench.own_network import refuse_code
+from keepbench.right import is_recorded, mean_of_items
 from keepbench.run import RunRecord
+from keepbench.settings import changed, flat, task_of
 from queueing.jobs import TOOLS, Job
 from trialling.analysis import Accuracies, findings, fit, going_on
-from trialling.arms import METHODS, arm_name, arm_settings
+from trialling.arms import METHODS, STAGES, arm_config, arm_name, stage_of
 from trialling.contrasts import STRONGEST, Contrast, cell_name, contrasts, dose_contrasts
 from trialling.doses import Dose, best_dose, dose_name, in_words
+from trialling.own import Own, own_contrasts
 
 LIMIT_SD = 0.40
 """Residual standard deviation, in points, above which a trial of 8 seeds or more goes on."""
@@ -30,10 +34,11 @@ PLAN = "plan.json"
 
 
 class RunJob(Job):
-    """A run of a trial, which is finished once its bits are stored, too."""
+    """A run of a trial, which is finished once what its items got is stored, too."""
 
     def finished(self) -> bool:  # noqa: D102
-        return super().finished() and (self.out / NAME).is_file()
+        recorded = not getattr(self.config, "record", False) or is_recorded(self.out)
+        return recorded and super().finished()
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,8 @@ class Plan:
     """What a trial runs and asks.
 
     Attributes:
-        method: a key of `METHODS`.
-        arms: keys of `ARMS`, the reader's order.
+        method: a key of `METHODS`; "" if the arms are the user's own.
+        arms: keys of `ARMS`, or of `own`, in the reader's order.
         base: the settings that all arms share, those of the arm "none".
         contrasts: that are asked.
         budget: as it was given: "8 seeds" or "60 minutes".
@@ -51,9 +56,13 @@ class Plan:
             of the chosen ones.
         margin: x, in points; a difference within ±x counts as none.
         first_seed: the others follow it; not 0 where 0 served to choose what is tried.
-        settings: the method's, as all its arms have them.
+        settings: the method's own, as all its arms have them.
+        keep: those of Keep that all its arms have.
         doses: that replace some of these, from mild to strong; () is one trial as `settings` are.
         files: digests of the files that settings name, as of the network's code.
+        own: the settings of the user's own arms by name; {} if they are a method's.
+        task: whose runs they are.
+        experiment: whose settings `base` changes.
     """
 
     method: str
@@ -66,8 +75,21 @@ class Plan:
     margin: float
     first_seed: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
+    keep: dict[str, Any] = field(default_factory=dict)
     doses: tuple[Dose, ...] = ()
     files: dict[str, str] = field(default_factory=dict)
+    own: dict[str, dict[str, Any]] = field(default_factory=dict)
+    task: str = "classification"
+    experiment: str = "trial"
+
+    @cached_property
+    def package(self) -> Package:
+        """The task.
+
+        Raises:
+            ValueError: It cannot be imported.
+        """
+        return package_of(self.task)
 
     @property
     def seeds(self) -> int:
@@ -98,15 +120,23 @@ class Plan:
         """The seeds of some of its blocks, which are counted from 0."""
         return range(self.first_seed + begin, self.first_seed + end)
 
-    def config(self, cell: str, seed: int = 0) -> Config:
+    def config(self, cell: str, seed: int = 0) -> Any:
         """The settings of a run."""
         arm, dose = self._cells[cell]
-        settings = arm_settings(METHODS[self.method], arm, self.settings)
-        return replace(Config(**self.base), **{**settings, **dose}, seed=seed)
+        kind = type(self.package.experiments[self.experiment].config)
+        base = changed(kind(), {**self.base, "seed": seed})
+        if self.own:
+            return changed(base, self.own[arm])
+        method = METHODS[self.method]
+        keep = changed(STAGES[stage_of(method)][1], self.keep)
+        method = changed(method, {**self.settings, **dose})
+        return arm_config(base, method, keep, arm)
 
     def name(self, cell: str) -> str:
         """A cell in words."""
         arm, dose = self._cells[cell]
+        if self.own:
+            return arm
         name = arm_name(METHODS[self.method], arm)
         return f"{name}, {in_words(dose)}" if dose else name
 
@@ -124,6 +154,51 @@ class Plan:
         return cell_name("keep", keep), cell_name("plain", plain)
 
 
+def package_of(task: str) -> Package:
+    """A task of the benchmark.
+
+    Raises:
+        ValueError: It cannot be imported.
+    """
+    catalogue = load({task: TASKS[task]})
+    if task not in catalogue.packages:
+        raise ValueError(f"{task} cannot be run here: {catalogue.absent[task]}")
+    return catalogue.packages[task]
+
+
+def make_own_plan(
+    base: Any,
+    own: Own,
+    *,
+    seeds: int,
+    budget: str,
+    margin: float,
+    first_seed: int = 0,
+    experiment: str = "trial",
+) -> Plan:
+    """The plan of a trial of the user's own arms, each against the first; as `make_plan` else.
+
+    Args:
+        base: settings of all arms.
+        own: those of each arm.
+        seeds: of each arm.
+        budget: in words.
+        margin: in points.
+        first_seed: the others follow it.
+        experiment: whose settings `base` changes.
+    """
+    arms = tuple(own)
+    looks, most = ((seeds // 2, seeds), seeds * 3 // 2) if seeds >= 8 else ((seeds,), seeds)
+    files = digests(base)
+    for arm, given in own.items():
+        files |= {f"{arm}: {name}": each for name, each in digests(changed(base, given)).items()}
+    return Plan(
+        "", arms, flat(replace(base, seed=0)), tuple(own_contrasts(arms)), budget, looks, most,
+        margin, first_seed, own={arm: dict(given) for arm, given in own.items()}, files=files,
+        task=task_of(base), experiment=experiment,
+    )  # fmt: skip
+
+
 def make_plan(
     base: Config,
     method: str,
@@ -133,7 +208,8 @@ def make_plan(
     budget: str,
     margin: float,
     first_seed: int = 0,
-    settings: dict[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    keep: Mapping[str, Any] | None = None,
     doses: tuple[Dose, ...] = (),
 ) -> Plan:
     """The plan of a trial: with 8 seeds or more there is a look at half of them.
@@ -146,7 +222,8 @@ def make_plan(
         budget: in words.
         margin: in points.
         first_seed: the others follow it.
-        settings: the method's; None takes its defaults.
+        settings: the method's own; None takes its defaults.
+        keep: those of Keep that all Keep arms have; None takes the defaults.
         doses: that replace some of these.
 
     Raises:
@@ -164,13 +241,24 @@ def make_plan(
         looks = (seeds // 2, seeds) if seeds >= 8 else looks
         most = seeds * 3 // 2 if seeds >= 8 else seeds
         asked = contrasts(about, arms)
+    shared = STAGES[stage_of(about)][1]
+    usual = {name: value for name, value in flat(shared).items() if name in ("tau", "size")}
     plan = Plan(
-        method, arms, asdict(replace(base, seed=0)), tuple(asked), budget, looks, most, margin,
-        first_seed, dict(about.settings if settings is None else settings), doses, digests(base),
+        method, arms, flat(replace(base, seed=0)), tuple(asked), budget, looks, most, margin,
+        first_seed, flat(changed(about, settings or {})), {**usual, **(keep or {})}, doses,
+        digests(base),
     )  # fmt: skip
     for each in plan.cells:
         plan.config(each)
     return plan
+
+
+def _check_no_code(found: Mapping[str, Any]) -> None:
+    """Raise ValueError if an arm of a stored plan is a class of somebody's, which would be run."""
+    kinds = ("policy", "cut", "mix", "keep", "keep.map")
+    for given in (found["base"], *found.get("own", {}).values()):
+        for name in kinds:
+            refuse_code(given.get(name))
 
 
 def read_plan(folder: Path) -> Plan:
@@ -181,8 +269,10 @@ def read_plan(folder: Path) -> Plan:
     """
     try:
         found = json.loads((folder / PLAN).read_text())
-        usual = {"settings": METHODS[found["method"]].settings, "doses": ()}  # of older plans
-        found = usual | found
+        if not found.get("own"):
+            method = METHODS[found["method"]]
+            found = modern_plan(found, stage_of(method), flat(method))
+        _check_no_code(found)
         listed = {name: tuple(found[name]) for name in ("arms", "looks", "doses")}
         asked = tuple(map(Contrast.read, found["contrasts"]))
         plan = Plan(**{**found, **listed, "contrasts": asked})
@@ -205,14 +295,14 @@ def fix_plan(plan: Plan, folder: Path) -> None:
     then, now = asdict(read_plan(folder)), asdict(plan)
     check_digests(then.pop("files"), now.pop("files"), f"the plan in {folder}")
     for each in (then, now):
-        for part in ("base", "settings"):
+        for part in ("base", "settings", "keep"):
             each |= {f"{part}.{name}": value for name, value in each.pop(part).items()}
-    changed = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
-    if changed:
+    other = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
+    if other:
         words = (
             ", ".join(
                 f"{name}: {then.get(name)!r} then, {now.get(name)!r} now"
-                for name in changed
+                for name in other
                 if name != "contrasts"
             )
             or "other contrasts"
@@ -223,23 +313,12 @@ def fix_plan(plan: Plan, folder: Path) -> None:
         )  # fmt: skip
 
 
-def _flags(config: Config, base: Config) -> Iterator[str]:
-    """The flags that make a config of another."""
-    for each in fields(config):
-        value, flag = getattr(config, each.name), "--" + each.name.replace("_", "-")
-        if value == getattr(base, each.name):
-            continue
-        if isinstance(value, bool):
-            yield flag if value else flag.replace("--", "--no-", 1)
-        else:
-            yield f"{flag}={value}"
-
-
 def run_job(plan: Plan, cell: str, seed: int, folder: Path) -> RunJob:
     """A run of a cell, as a command of the queue."""
     config, out = plan.config(cell, seed), folder / cell / f"seed-{seed}"
-    command = [sys.executable, str(TOOLS / TASKS["classification"].script), "trial"]
-    command += [*_flags(config, EXPERIMENTS["trial"].config), "--out", str(out), "--resume"]
+    usual = plan.package.experiments[plan.experiment].config
+    command = [sys.executable, str(TOOLS / TASKS[plan.task].script), plan.experiment]
+    command += [*flags(config, usual), "--out", str(out), "--resume"]
     return RunJob(f"{cell} seed {seed}", tuple(command), out, config)
 
 
@@ -250,10 +329,10 @@ def block(plan: Plan, cells: Sequence[str], seed: int, folder: Path) -> list[Run
 
 
 def accuracies(plan: Plan, folder: Path) -> Accuracies:
-    """The accuracies of all finished runs, from their bits.
+    """What all finished runs measure, in %, from what each item got where it is stored.
 
     Raises:
-        ValueError: A run's bits are not those of its metrics, or arms of a seed differ in data.
+        ValueError: A run's items are not those of its metrics, or arms of a seed differ in data.
     """
     found: dict[str, dict[int, float]] = {cell: {} for cell in plan.cells}
     for seed in plan.numbers(0, plan.most):
@@ -262,11 +341,14 @@ def accuracies(plan: Plan, folder: Path) -> Accuracies:
             job = run_job(plan, cell, seed, folder)
             if not job.finished():
                 continue
-            record, right = RunRecord.read(job.out), read_right(job.out)
-            value = 100 * float(right.double().mean())
-            if abs(value - record.rows[-1]["test_accuracy"]) > 1e-9:
-                raise ValueError(f"{job.out}: its bits say {value:.4f} %, its metrics another")
-            check_digests(plan.files, record.files, f"{job.out}")
+            record = RunRecord.read(job.out)
+            value = float(record.rows[-1][plan.package.task.metric])
+            if is_recorded(job.out):
+                told, value = value, mean_of_items(job.out)
+                if abs(value - told) > 1e-6:
+                    raise ValueError(f"{job.out}: its items say {value:.4f} %, its metrics another")
+            own = {n.removeprefix(f"{cell}: "): each for n, each in plan.files.items()}
+            check_digests(own, record.files, f"{job.out}")
             found[cell][seed] = value
             data.add(record.data)
         if len(data) > 1:

@@ -19,7 +19,7 @@ from trialling.analysis import (
     findings,
     fit,
 )
-from trialling.arms import METHODS, arm_name
+from trialling.arms import METHODS, arm_name, keep_title
 from trialling.contrasts import cell_name
 from trialling.doses import choice_contrasts, dose_name, in_words
 from trialling.plan import Plan, accuracies, run_job, stages, within
@@ -82,6 +82,9 @@ def _sentence(plan: Plan, found: Sequence[Finding], values: Accuracies) -> str:
     main = _main(found)
     if main is None:
         return _silence(values)
+    if plan.own:
+        told = [_compared(f.contrast.arm, f.contrast.base, f) for f in found]
+        return "; ".join(told) + "."
     arm, base = plan.name(main.contrast.arm), plan.name(main.contrast.base)
     return f"{_compared(arm, base, main)}."
 
@@ -102,7 +105,8 @@ def _doses_sentence(plan: Plan, found: Sequence[Finding], values: Accuracies) ->
     at = [each for each in found if each.contrast.family == "dose"]
     if len(at) < len(plan.doses):
         return _silence(values)
-    keep, plain = METHODS[plan.method].keep_name, METHODS[plan.method].name
+    method = METHODS[plan.method]
+    keep, plain = keep_title(method), method.title
     words = [*map(in_words, plan.doses)]
     helped = [place for place, each in enumerate(at) if each.verdict == HELPS]
     hurt = [place for place, each in enumerate(at) if each.verdict == HURTS]
@@ -145,13 +149,14 @@ def dose_curves(trial: Trial) -> Doses | None:
 
 def _remark(plan: Plan, found: Sequence[Finding], records: Sequence[RunRecord]) -> str:
     """What weakens the verdict."""
-    words, plain = [], _find(found, "plain", "none")
+    words = []
+    plain = None if plan.own else _find(found, "plain", "none")
     if plain and plain is not _main(found) and plain.verdict != "helps":
         words.append(
             f"{plan.name('plain')} itself does not show a gain here, so there is little that Keep "
             "could save."
         )
-    check = _find(found, "random", "plain")
+    check = None if plan.own else _find(found, "random", "plain")
     if check and check.p < 0.05:
         words.append("The A/A differs, which one trial in 20 has by chance: run it anew first.")
     for name, values in {

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice, pairwise
 from statistics import median
+from typing import Any
 
 import torch
 
-from classification.data import Data, open_data
-from classification.train import Trainer
+from classification.train import Trainer as Classification
+from keepbench.loop import Training
 from keepbench.processes import Processes
 from keepbench.small_images import TEST_BATCH, StoredData
 from trialling.plan import Plan
@@ -19,40 +21,48 @@ from trialling.plan import Plan
 WARM, TIMED = 2, 6  # steps
 
 
-def _seconds(plan: Plan, cell: str, data: Data, processes: Processes) -> float:
-    """Of a run, from a few steps and one batch of its test."""
-    config = replace(plan.config(cell), workers=0)
-    share = 1.0
-    if isinstance(data, StoredData):
-        share = len(data.test) / min(TEST_BATCH, len(data.test))
-        data = replace(data, test=data.test[torch.arange(round(len(data.test) / share))])
-    trainer = Trainer(config, data, processes)
+def _seconds_of_steps(trainer: Training) -> float:
+    """The median of a few steps."""
     marks = [time.perf_counter()]
     for batch in islice(trainer.batches(), WARM + TIMED):
-        trainer.train_step(batch)["loss"].item()
+        trainer.step_loss(trainer.train_step(batch)).item()
         marks.append(time.perf_counter())
     steps = [after - before for before, after in pairwise(marks)]
-    step = median(steps[WARM:] or steps)
-    test = 0.0
-    if isinstance(data, StoredData):
-        begun = time.perf_counter()
+    return median(steps[WARM:] or steps)
+
+
+def _seconds_of_test(trainer: Training, config: Any) -> float:
+    """Of all tests of a run, by one batch of small images, or by one test; 0 of large images."""
+    begun = time.perf_counter()
+    if isinstance(trainer, Classification):
+        data = trainer.data
+        if not isinstance(data, StoredData):
+            return 0.0
+        share = len(data.test) / min(TEST_BATCH, len(data.test))
+        few = data.test[torch.arange(round(len(data.test) / share))]
+        trainer.data = replace(data, test=few)
         trainer.test(occlusion=config.occlusion)
-        test = share * (time.perf_counter() - begun)
-    return trainer.steps * config.epochs * step + test
+        return share * (time.perf_counter() - begun)
+    trainer.after_epoch()
+    every = getattr(config, "eval_every", 1)
+    return (time.perf_counter() - begun) * max(1, config.epochs // every)
 
 
-def seconds_of_runs(plan: Plan, device: torch.device) -> tuple[dict[str, float], dict[str, int]]:
-    """Seconds of a run by cell, without its start; and the images of training and test.
-
-    Large images' test is left out.
-    """
-    data = open_data(plan.config("none" if "none" in plan.arms else plan.cells[0]), device)
-    processes = Processes(device)
-    seconds = {cell: _seconds(plan, cell, data, processes) for cell in plan.cells}
-    sizes = {"train": data.num_train}
-    if isinstance(data, StoredData):
-        sizes["test"] = len(data.test)
-    return seconds, sizes
+def seconds_of_runs(plan: Plan, device: torch.device) -> dict[str, float]:
+    """Seconds of a run by cell, without its start; {} where a task does not let it be timed."""
+    if plan.task == "detection":  # Detectron2 trains by itself
+        return {}
+    begin = importlib.import_module(f"{plan.task}.train").begin
+    processes, found = Processes(device), {}
+    for cell in plan.cells:
+        config = plan.config(cell)
+        if hasattr(config, "workers"):
+            config = replace(config, workers=0)
+        trainer = begin(config, processes)
+        step = _seconds_of_steps(trainer)
+        steps = getattr(config, "steps", trainer.steps)
+        found[cell] = steps * config.epochs * step + _seconds_of_test(trainer, config)
+    return found
 
 
 def in_words(seconds: float) -> str:
@@ -69,20 +79,17 @@ def whole_seconds(plan: Plan, seconds: dict[str, float]) -> float:
     return plan.seeds * sum(seconds.values()) + further
 
 
-def announcement(
-    plan: Plan, seconds: dict[str, float], sizes: dict[str, int], at_once: int, widths: str
-) -> Iterator[str]:
+def announcement(plan: Plan, seconds: dict[str, float], at_once: int, widths: str) -> Iterator[str]:
     """What will be run, how long it takes, and what it can tell, a line each."""
     config = plan.config(plan.cells[0])
-    tested = f", tested on {sizes['test']:,}" if "test" in sizes else ""
-    yield (
-        f"{len(plan.cells)} arms x {plan.seeds} seeds of {config.arch}: {config.epochs} epochs of "
-        f"{sizes['train']:,} images{tested}"
-    )
+    network = getattr(config, "arch", "") or config.detector
+    yield f"{len(plan.cells)} arms x {plan.seeds} seeds of {network} on {config.dataset}"
     for cell in plan.cells:
-        yield f"  {plan.name(cell):42s} about {in_words(seconds[cell])} a run"
-    whole = whole_seconds(plan, seconds) / at_once
-    yield f"{at_once} at a time, about {in_words(whole)} in all, by a few timed steps of one run"
+        took = f"about {in_words(seconds[cell])} a run" if seconds else "not timed beforehand"
+        yield f"  {plan.name(cell):42s} {took}"
+    if seconds:
+        whole = whole_seconds(plan, seconds) / at_once
+        yield f"{at_once} at a time, about {in_words(whole)} in all, by a few timed steps of each"
     if plan.doses:
         yield (
             f"the best doses of {plan.choosing} seeds are compared on the other "

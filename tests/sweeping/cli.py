@@ -1,4 +1,4 @@
-"""The command line of `tools/run_sweep.py`."""
+"""The command line of `make sweep`."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def sweep(chosen: list[Family], path: Path, seconds: float) -> list[Row]:
 
 def main(argv: list[str] | None = None) -> None:
     """Examine the networks and write the rows and the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="sweeping", description=__doc__)
     add = parser.add_argument
     add("--only", nargs="+", metavar="FAMILY", help="families by name (default all)")
     add("--rows", type=Path, default=Path("networks.jsonl"),

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import Field, fields
+from dataclasses import Field
 from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from classification.config import Config
+from keepbench.settings import flat
 from stressing.cases import Case, Outcome
+from stressing.kinds import settings_of
 from trialling.arms import METHODS
 from trialling.cli import shared_settings
 from trialling.plan import make_plan
@@ -29,6 +30,8 @@ def _value(each: Field[Any], random: Random) -> Any:
         return not each.default
     if choices:
         return random.choice([choice for choice in choices if choice != each.default])
+    if each.metadata["kinds"]:
+        return random.choice(each.metadata["kinds"][1:]).name
     if kind is str:
         return {"arch": "resnet8", "optimizer": "lamb", "early_head": "layer1"}.get(each.name, "x")
     return kind(random.choice([2, 8, 16] if kind is int else [0.25, 0.5]))
@@ -47,33 +50,43 @@ def try_settings(method: str, given: dict[str, Any], random: Random, folder: Pat
     words = [_word(name, value) for name, value in given.items()]
     about, said = METHODS[method], f"trial {method} {' '.join(arms)} -- {' '.join(words)}"
     try:
-        base, own = shared_settings("cifar10", "", about, arms, (), words)
-        plan = make_plan(base, method, arms, seeds=3, budget="", margin=0.5, settings=own)
+        base, own, keep = shared_settings("cifar10", "", about, arms, (), words)
+        kept = {name: value for name, value in flat(keep).items() if name in ("tau", "size")}
+        plan = make_plan(
+            base, method, arms, seeds=3, budget="", margin=0.5, settings=flat(own), keep=kept
+        )
     except ValueError as error:
         lines = str(error).splitlines()
         fault = [f"{len(lines)} lines of error: {said}"] if len(lines) != 1 else []
         return Outcome(Counter({"settings of trials refused": 1}), fault)
+    configs = {arm: flat(plan.config(arm)) for arm in plan.arms}
     lost = [
-        f"{name} is {getattr(config, name)!r} in {arm}: {said}"
-        for arm in plan.arms
-        for config in [plan.config(arm)]
+        f"{name} is {config[name]!r} in {arm}: {said}"
+        for arm, config in configs.items()
         for name, value in given.items()
-        if getattr(config, name) != value
+        if config.get(name, value) != value
+    ]
+    lost += [
+        f"{name} is in no arm: {said}"
+        for name in given
+        if not any(name in config for config in configs.values())
     ]
     return Outcome(Counter({"settings of trials in every arm": 1}), lost)
 
 
 def cases() -> Iterator[Case]:
     """Every setting alone with every method, and several together."""
-    known = fields(Config)
+    known = {
+        flag.lstrip("-").replace("-", "_"): each for flag, each, _ in settings_of("classification")
+    }
 
-    def run(method: str, only: Any, random: Random, folder: Path) -> Outcome:
-        chosen = [only] if only else random.sample(known, random.randint(2, 4))
-        given = {each.name: _value(each, random) for each in chosen}
+    def run(method: str, only: str, random: Random, folder: Path) -> Outcome:
+        chosen = [only] if only else random.sample([*known], random.randint(2, 4))
+        given = {name: _value(known[name], random) for name in chosen}
         return try_settings(method, given, random, folder)
 
     for method in METHODS:
-        for each in known:
-            yield Case(f"flags trial {method} {each.name}", partial(run, method, each))
+        for name in known:
+            yield Case(f"flags trial {method} {name}", partial(run, method, name))
         for number in range(TOGETHER):
-            yield Case(f"flags trial {method} together {number}", partial(run, method, None))
+            yield Case(f"flags trial {method} together {number}", partial(run, method, ""))

@@ -44,11 +44,12 @@ from reid.config import Config
 from reid.data import open_data
 from reid.market import described
 from reporting.cli import main as report
+from runs import write_tree
 from semisup_uda.data import read_unlabelled
 from stressing import zoo
 from stressing.cases import Case, Outcome
 from stressing.forks import Ended, called
-from stressing.kills import main_of, result, write_tree
+from stressing.kills import TREE, main_of, result
 from stressing.zoo import ANY, LEFT_OUT, REFUSED, SAME, UNSAID, Animal
 
 LIMIT = 30.0  # seconds
@@ -158,8 +159,9 @@ def _doctor(root: Path) -> list[bytes]:
 
 
 def _attention(root: Path) -> None:
-    words = "digits-resnet8-cutout --budget smoke --device cpu --mix attentive_cutmix --cut= --out"
-    main_of("classification")([*words.split(), str(root / "run"), "--attention", str(_only(root))])
+    words = "digits-resnet8-none --budget smoke --device cpu --mix attentive_cutmix".split()
+    words += ["--out", str(root / "run"), "--mix.attention", str(_only(root))]
+    main_of("classification")(words)
 
 
 def _reid_weights(root: Path) -> list[Any]:
@@ -262,12 +264,8 @@ def readers() -> list[Reader]:
         partial(_write_weights, ending=".pkl"),
         partial(_write_weights, ending=".safetensors"),
     )
-    tree = partial(write_tree, per_class=(3, 2))
-
-    def small(root: Path) -> None:
-        tree(root)
-        (root / "val").rename(root / "test")
-
+    tree = partial(write_tree, parts={"train": 3, "val": 2}, **TREE)
+    small = partial(write_tree, parts={"train": 3, "test": 2}, **TREE)
     return [
         Reader("image tree", tree, "train/a/1.png", images, _tree),
         Reader("small images", small, "train/a/1.png", images, _small),
@@ -283,7 +281,7 @@ def readers() -> list[Reader]:
         Reader("backbone .pkl", pkl, "weights.pkl", no_checksum, _pickle),
         Reader("preview --model", _write_weights, "weights.pt", weights, _preview),
         Reader("doctor --weights", _write_weights, "weights.pt", weights, _doctor),
-        Reader("--attention", _write_weights, "weights.pt", weights, _attention,
+        Reader("--mix.attention", _write_weights, "weights.pt", weights, _attention,
                frozenset((REFUSED,))),
         Reader("reid --weights", resnet18, "weights.pt", no_shapes, _reid_weights),
         Reader("--resume, last.pt", _stopped, "last.pt", zoo.states, **resumed),

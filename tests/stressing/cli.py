@@ -23,7 +23,7 @@ PARTS: dict[str, Prepare] = {
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="stressing", description=__doc__)
     add = parser.add_argument
     add("--seed", type=int, default=0, help="of all random choices (default 0)")
     add("--only", nargs="+", choices=[*PARTS], default=[*PARTS], help="parts (default all)")

@@ -19,11 +19,11 @@ from random import Random
 from typing import Any
 
 import torch
-from PIL import Image
 
 from keepbench.leaving import INTERRUPTED, PREEMPTED
 from keepbench.run import CHECKPOINTS, read_rows
 from keepbench.weights import load_checkpoint
+from runs import rows_of, without_clocks, write_tree
 from stressing.cases import Case, Outcome
 from stressing.forks import Ended, Fork
 
@@ -57,8 +57,10 @@ class Subject:
         return self.task + (f", {self.processes} processes" if self.processes > 1 else "")
 
 
+TREE: dict[str, Any] = {"classes": "ab", "size": 40}
 _SMALL = "--subset 48 --test-subset 24 --batch-size 8 --epochs 12"
 _DIGITS = f"digits-resnet8-{{}} {_SMALL} --device cpu {{}}"
+_STORED = "--keep.map.scale 0.5 --keep.cache"
 _UDA = (
     "digits-{} --device cpu --labels 10 --subset 40 --test-subset 24 --batch-size 4 --ratio 2 "
     "--epochs 10 --steps 6"
@@ -74,34 +76,22 @@ _REID = (
 SUBJECTS = [
     Subject("classification", _DIGITS.format("keep_cutout_low_early", "--ema 0.9")),
     Subject("semisup_uda", _UDA.format("uda-keep_randaugment-20")),
-    Subject("classification", _DIGITS.format("keep_cutout", "--scale 0.5 --cache 2")),
+    Subject("classification", _DIGITS.format("keep_cutout", f"{_STORED} 2")),
     Subject("classification", _DIGITS.format("keep_cutout_low_early", "--ema 0.9"), 2),
     Subject("classification", _DIGITS.format("keep_cutout_auto", "")),
     Subject("reid", _REID.format("keep_erasing_low", 1)),
     Subject("semisup_uda", _UDA.format("fixmatch-keep_randaugment-20"), 2),
     Subject("classification", _TREE.format("keep_cutmix_low")),
-    Subject("classification", _DIGITS.format("keep_cutmix", "--scale 0.5 --cache 3"), 2),
+    Subject("classification", _DIGITS.format("keep_cutmix", f"{_STORED} 3"), 2),
     Subject("reid", _REID.format("keep_erasing", 0), 2),
 ]
-
-
-def write_tree(folder: Path, per_class: tuple[int, int] = (12, 4)) -> None:
-    """A class-folder tree of noise in two colours, 40 pixels a side."""
-    generator = torch.Generator().manual_seed(0)
-    for part, number in zip(("train", "val"), per_class, strict=True):
-        for channel, name in enumerate(("a", "b")):
-            (folder / part / name).mkdir(parents=True)
-            for index in range(number):
-                pixels = torch.randint(0, 80, (40, 40, 3), generator=generator, dtype=torch.uint8)
-                pixels[:, :, channel] += 150
-                Image.fromarray(pixels.numpy()).save(folder / part / name / f"{index}.png")
 
 
 def write_data(folder: Path) -> None:
     """What the subjects read."""
     from reid.toy import write_toy
 
-    write_tree(folder / "tree")
+    write_tree(folder / "tree", {"train": 12, "val": 4}, **TREE)
     write_toy(folder / "people", num_train=4, num_test=4, cameras=2, images=2, strangers=4)
 
 
@@ -168,17 +158,15 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
-def without_clocks(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of metrics without what a clock measured."""
-    return {name: value for name, value in row.items() if not str(name).endswith("seconds")}
-
-
 def result(folder: Path) -> dict[str, Any]:
     """What a finished run leaves: its metrics and the last checkpoint, without clocks."""
     state = load_checkpoint(folder / "last.pt")
     saved = [without_clocks(row) for row in json.loads(state.pop("metrics"))]
-    rows = [without_clocks(row) for row in read_rows(folder / "metrics.jsonl")]
-    return {"rows": rows, "saved rows": saved, **{key: _plain(state[key]) for key in state}}
+    return {
+        "rows": rows_of(folder),
+        "saved rows": saved,
+        **{key: _plain(state[key]) for key in state},
+    }
 
 
 def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:

@@ -11,17 +11,20 @@ import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import Field, fields
+from dataclasses import Field
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from keepbench.older import RENAMED
+from keepbench.own_network import is_function
 from stressing import trials
 from stressing.cases import Case, Outcome
 from stressing.forks import TASKS, Ended, called
 from stressing.kills import main_of, write_data
+from stressing.kinds import settings_of
 
 LIMIT = 8.0  # seconds; what is still at work then was accepted
 TOGETHER = 150  # combinations for each command
@@ -42,9 +45,10 @@ BASES = {
 }
 """Commands that end in seconds, without --out."""
 
+_NO_KINDS = [":", "os:system", "os:no_such_thing", "/no/such/file.py:Kind", "no_such:Kind"]
+"""Texts that look like a class of the user's own and are none."""
 NAMES = {"arch", "optimizer", "early_head", "unlabelled", "weights"}
 """Texts that must name something that there is."""
-_NOT_TRIED = {"download", "compile"}  # the network; minutes
 _CROWD = {"workers", "gpus"}  # their largest values would start hundreds of processes
 _TEXTS = [
     "",
@@ -77,7 +81,7 @@ _AGAIN = ("not finite", "were skipped", "out of memory", "diverged")  # what onl
 
 def _kind(each: Field[Any]) -> type:
     """A setting's type."""
-    return type(each.default)
+    return str if each.metadata["kinds"] else type(each.default)
 
 
 def _interval(each: Field[Any]) -> tuple[float, float, bool, bool]:
@@ -91,7 +95,11 @@ def _interval(each: Field[Any]) -> tuple[float, float, bool, bool]:
 
 def is_value(each: Field[Any], text: str) -> bool | None:
     """Whether a text is a value of a setting; None if nothing tells."""
-    kind, choices = _kind(each), each.metadata["choices"]
+    kind, choices, kinds = _kind(each), each.metadata["choices"], each.metadata["kinds"]
+    if kinds:
+        if text in [kind.name for kind in kinds[1:]] or not text:
+            return bool(text) or not each.metadata["required"]
+        return None if is_function(text) else False
     if kind is bool:
         return False
     if kind is str:
@@ -114,6 +122,8 @@ def nonsense(each: Field[Any]) -> list[str]:
     kind, choices = _kind(each), each.metadata["choices"]
     if kind is bool:
         return ["", "maybe", "1", "\0"]
+    if each.metadata["kinds"]:
+        return [*_TEXTS, *_NO_KINDS, *(kind.name.upper() for kind in each.metadata["kinds"][1:])]
     if kind is str:
         wrong = ["no_such_thing", "/no/such/file", "hf-hub:a/b"] if each.name in NAMES else []
         return _TEXTS + wrong + [str(choice).upper() + "?" for choice in choices or [""]][:3]
@@ -128,6 +138,8 @@ def nonsense(each: Field[Any]) -> list[str]:
 def _some_value(each: Field[Any], random: Random) -> str:
     """A value of a setting that a cheap run can have."""
     kind, choices = _kind(each), each.metadata["choices"]
+    if kinds := each.metadata["kinds"]:
+        choices = ["", *(kind.name for kind in kinds[1:])]
     if choices:
         return str(random.choice(list(choices)))
     if kind is str:
@@ -210,18 +222,15 @@ def try_words(
 
 def _alone(task: str, base: str, data: Path) -> Iterator[Case]:
     """Every flag with every nonsense."""
-    config = import_module(f"{task}.config").Config
-    for each in fields(config):
-        if each.name in _NOT_TRIED:
-            continue
-        flag = "--" + each.name.replace("_", "-")
+    for flag, each, chosen in settings_of(task):
         for text in nonsense(each):
             sense = is_value(each, text)
-            if each.name in NAMES and "no" in text:
+            if text in _NO_KINDS or (each.name in NAMES and "no" in text):
                 sense = False
-            run = partial(try_words, task, base, [f"{flag}={text}"], sense, data)
+            run = partial(try_words, task, base, [*chosen, f"{flag}={text}"], sense, data)
             yield Case(f"flags {task} {base.split()[0]} {flag}={text[:40]!r}", run)
-    for flag, texts in _COMMON.items():
+    former = {f"--{name.replace('_', '-')}": ["1"] for name in RENAMED.get(task, {})}
+    for flag, texts in (_COMMON | former).items():
         for text in texts:
             run = partial(try_words, task, base, [f"{flag}={text}"], False, data)
             yield Case(f"flags {task} {base.split()[0]} {flag}={text[:40]!r}", run)
@@ -229,16 +238,15 @@ def _alone(task: str, base: str, data: Path) -> Iterator[Case]:
 
 def _draw(task: str, base: str, data: Path, random: Random, folder: Path) -> Outcome:
     """Several settings at once, most of them possible values."""
-    known = [f for f in fields(import_module(f"{task}.config").Config) if f.name not in _NOT_TRIED]
     words, senses = [], []
-    for each in random.sample(known, random.randint(2, 7)):
-        flag = each.name.replace("_", "-")
+    for flag, each, chosen in random.sample(settings_of(task), random.randint(2, 7)):
+        words += chosen
         if _kind(each) is bool:
-            words.append(random.choice(["--", "--no-"]) + flag)
+            words.append(random.choice([flag, flag.replace("--", "--no-", 1)]))
             continue
         wild = random.random() < 0.1
         text = random.choice(nonsense(each)) if wild else _some_value(each, random)
-        words.append(f"--{flag}={text}")
+        words.append(f"{flag}={text}")
         senses.append(is_value(each, text))
     sense = False if False in senses else None
     return try_words(task, base, words, sense, data, random, folder)

@@ -12,7 +12,7 @@ _TOP = """\
 
 The smallest network of each of {families} families of timm and of torchvision, with random
 weights, on {batch} images of the smallest size that it takes (and takes halved, if it can) out of
-32, 64 and its own. Written by `python tools/run_sweep.py`; {where}.
+32, 64 and its own. Written by `make sweep`; {where}.
 
 {tallies}
 

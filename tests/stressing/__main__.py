@@ -1,0 +1,5 @@
+"""`make stress`."""
+
+from stressing.cli import main
+
+main()

@@ -1,0 +1,5 @@
+"""`make sweep`."""
+
+from sweeping.cli import main
+
+main()
