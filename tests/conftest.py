@@ -9,7 +9,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 import torch
-from PIL import Image
+
+from runs import write_tree
 
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
@@ -43,13 +44,5 @@ def _compile_anew() -> Iterator[None]:
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A class-folder tree of 32x32 images: red, green and blue ones, 8 to train and 4 to test."""
-    generator = torch.Generator().manual_seed(0)
-    for part, number in (("train", 8), ("test", 4)):
-        for channel, name in enumerate(("red", "green", "blue")):
-            folder = tmp_path / "tree" / part / name
-            folder.mkdir(parents=True)
-            for index in range(number):
-                pixels = torch.randint(0, 80, (32, 32, 3), generator=generator, dtype=torch.uint8)
-                pixels[:, :, channel] += 150
-                Image.fromarray(pixels.numpy()).save(folder / f"{index}.png")
+    write_tree(tmp_path / "tree", {"train": 8, "test": 4})
     return tmp_path / "tree"

@@ -15,20 +15,23 @@ from runs import ROOT
 TASKS = ("classification", "semisup_uda", "reid", "detection")
 TOOLS = sorted(path.name for path in (ROOT / "tools").iterdir() if (path / "__init__.py").exists())
 LIBRARY = ("keepaugment", "keeppolicies")
+HARNESSES = ("stressing", "sweeping")  # beside the tests
 PACKAGES = {
     "keepaugment": ROOT / "core" / "keepaugment",
     "keeppolicies": ROOT / "core" / "keeppolicies",
     "keepbench": ROOT / "core" / "keepbench",
     **{task: ROOT / task for task in TASKS},
     "tools": ROOT / "tools",  # the doors and their packages
+    **{name: ROOT / "tests" / name for name in HARNESSES},
 }
 BELOW = {
     "keepaugment": {"keepaugment"},
     "keeppolicies": {"keepaugment", "keeppolicies"},
     "keepbench": {*LIBRARY, "keepbench"},
     **{task: {*LIBRARY, "keepbench", "classification.models", task} for task in TASKS},
+    "tools": {*LIBRARY, "keepbench", *TASKS, *TOOLS},
 }
-OURS = {*LIBRARY, "keepbench", *TASKS, "tools", *TOOLS}
+OURS = {*LIBRARY, "keepbench", *TASKS, "tools", *TOOLS, *HARNESSES}
 ADAPTED = "torchvision"  # which one adapter imports, when it is asked for
 LONGEST = 400  # lines of a file
 
@@ -46,8 +49,6 @@ def imported(source: str) -> set[str]:
 
 def wrong_imports(package: str, source: str) -> set[str]:
     """The imports that a file of a package must not have."""
-    if package == "tools":
-        return set()
     allowed = {f"{name}." for name in BELOW[package]}
     names = {name for name in imported(source) if name.partition(".")[0] in OURS}
     wrong = {name for name in names if not f"{name}.".startswith(tuple(allowed))}
@@ -104,6 +105,7 @@ def test_no_file_is_long(package: str) -> None:
         ("reid", "from classification.models import resnet\nimport reid.data", set()),
         ("reid", "import detection", {"detection"}),
         ("detection", "from reporting.cli import main", {"reporting.cli.main"}),
+        ("tools", "import reid.data\nfrom stressing import forks", {"stressing.forks"}),
     ],
 )
 def test_another_import_is_seen(package: str, source: str, wrong: set[str]) -> None:

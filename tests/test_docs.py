@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import re
@@ -74,6 +75,30 @@ def test_the_code_of_a_page_runs(name: str) -> None:
     for block in blocks:
         images = pixels if "normalise(" in block else pixels / 255
         exec(block, names | {"loader": [(images, labels)]})
+
+
+def test_the_recipes_of_extending_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Files and commands as they are written, at a smoke budget."""
+    text = (ROOT / "docs" / "extending.md").read_text()
+    for name, code in re.findall(r"`(\w+\.py)`[^`]*:\n\n```python\n(.*?)```", text, re.DOTALL):
+        (tmp_path / name).write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    mains = {"run_classification": "classification.cli", "run_noise": "noise"}
+    commands = re.findall(r"^python (?:tools/)?(run_\w+)\.py (.*?)(?: +#.*)?$", text, re.MULTILINE)
+    assert len(commands) == 6
+    for number, (door, words) in enumerate(commands):
+        main = importlib.import_module(mains[door]).main
+        rest = ["--budget", "smoke", "--device", "cpu", "--out", str(number)]
+        if "--help" in words:
+            with pytest.raises(SystemExit, match="0"):
+                main([*words.split(), *rest])
+            assert "my.py:Stripe: height of the stripe" in " ".join(capsys.readouterr().out.split())
+        else:
+            main([*words.split(), *rest])
+            assert (tmp_path / str(number) / "last.pt").exists()
 
 
 def test_the_site_is_built_strictly(tmp_path: Path) -> None:
