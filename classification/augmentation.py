@@ -125,7 +125,7 @@ class Augmentation:
         self.pipeline: Pipeline[Augmented] = Pipeline(self._stages(), clock, compile=config.compile)
 
     def _keep(self, stage: str) -> Any:
-        """What makes a stage its Keep arm; None leaves it plain."""
+        """The `keep` of a stage; None leaves it plain."""
         keep = self.config.keep
         return keep.build(self.map, self.sources[0]) if keep and keep.stage == stage else None
 

@@ -63,7 +63,7 @@ class Data(Protocol):
         """All training images once, each whole: scaled to `image_size`, whatever its shape."""
 
     def contents(self) -> Iterator[str | bytes]:
-        """What tells whether images or labels changed."""
+        """The data's contents, to tell whether they changed."""
 
     def test_batches(
         self, device: torch.device, workers: int, rank: int, world_size: int

@@ -255,7 +255,7 @@ class TreeData:
         return self.size, self.size
 
     def contents(self) -> Iterator[str | bytes]:
-        """What tells whether images or labels changed: names, sizes and labels of all files."""
+        """Names, sizes and labels of all files, to tell whether they changed."""
         yield from self.classes
         yield from self.train.contents()
         yield from self.val.contents()

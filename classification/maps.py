@@ -32,7 +32,7 @@ from keepbench.processes import Processes
 
 
 def _recycled(config: Config, scene: Scene) -> RecycledSaliency | None:
-    """What stores a run's own gradients whose map is chosen, to say how good they are."""
+    """A store of a run's own gradients where the map is chosen, to say how good they are."""
     with suppress(ValueError):
         Recycled().check(config)
         return Recycled().source(scene)

@@ -107,7 +107,7 @@ class GridMask(Cut):
 
 
 class Blend(NamedTuple):
-    """What a mix is made of in a run.
+    """The parts of a run that a mix is made of.
 
     Attributes:
         classes: how many.

@@ -75,13 +75,13 @@ RULES: dict[str, dict[str, Rule]] = {
         "ignore": (lambda value: value == 0, "0, since Detectron2 ignores no box"),
     },
 }
-"""What each field must be, by part of the file."""
+"""Types of fields, by part of the file."""
 OPTIONAL = ("area", "iscrowd", "ignore")  # absent or null
 UNIQUE = {"images": ("id", "file_name"), "categories": ("id", "name"), "annotations": ("id",)}
 
 
 def _faults(part: str, records: Any) -> Iterator[str]:
-    """What is wrong in a part of the file, field by field."""
+    """Faults in a part of the file, field by field."""
     if not isinstance(records, list):
         yield f"{part} must be a list, found {reprlib.repr(records)}"
         return
@@ -97,7 +97,7 @@ def _faults(part: str, records: Any) -> Iterator[str]:
 
 
 def _contradictions(content: Content) -> Iterator[str]:
-    """What does not belong together in a file whose fields are right."""
+    """Contradictions in a file whose fields are right."""
     for part, fields in UNIQUE.items():
         for field in fields:
             for value, times in _repeated(record[field] for record in content[part]):
@@ -150,7 +150,7 @@ def _plain(part: str, record: Record) -> Record:
 
 
 def mended_box(box: Record, size: tuple[int, int]) -> tuple[str, Record | None]:
-    """What is wrong with a box, in a word, and the box that it becomes; None if it is dropped.
+    """The fault of a box, in a word, and the box that it becomes; None if it is dropped.
 
     A box over its image's edge by more than `EDGE` is clipped to the image. One without area, or
     wholly outside, is dropped. A missing area or crowd mark is filled in.
@@ -187,7 +187,7 @@ def _is_whole_file(path: Path) -> bool:
 
 
 def _image_fault(path: Path, size: tuple[int, int]) -> str:
-    """What is wrong with an image file, whose record says (H, W); "" if nothing.
+    """The fault of an image file, whose record says (H, W); "" if there is none.
 
     Its header is read, and a PNG's checksums; pixels are decoded only where a file's end does not
     show that it is whole, or where they may be transparent.

@@ -45,13 +45,13 @@ class Split:
         return len({a["image_id"] for a in self.content["annotations"] if not a["iscrowd"]})
 
     def contents(self) -> Iterator[str]:
-        """What tells whether the set changed: its boxes, and each image's name and size."""
+        """The set's boxes, and each image's name and size, to tell whether they changed."""
         yield json.dumps(self.content, sort_keys=True)
         for image in self.content["images"]:
             yield f"{image['file_name']} {(self.images / image['file_name']).stat().st_size}"
 
     def note(self) -> str:
-        """What was changed, in a line for the terminal; "" if nothing was."""
+        """The changes, in a line for the terminal; "" if there are none."""
         words = [f"{number} {word}" for word, number in self.changes.items() if number]
         return f"{self.source}: boxes {', '.join(words)}" if words else ""
 

@@ -33,7 +33,7 @@ Table = dict[str, Experiment]
 
 
 def _figure(detector: str, depth: int, beta: float, arm: str) -> str:
-    """What Table 11 has for a cell, or nearly: see `NOTES`."""
+    """Table 11's figure for a cell, or nearly: see `NOTES`."""
     if detector != "retinanet":
         return figure_of(f"coco-{detector}-r{depth}-{arm}")
     if arm == "torchvision" and not beta:

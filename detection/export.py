@@ -209,7 +209,7 @@ def _version_of(to: str) -> dict[str, str]:
 
 
 def verdict(record: Mapping[str, Any]) -> str:
-    """What a record proves: "features", "names and shapes", or that the features differ."""
+    """The proof in a record: "features", "names and shapes", or that the features differ."""
     stages = [stage for each in record["differences"].values() for stage in each.values()]
     if not stages:
         return "names and shapes"

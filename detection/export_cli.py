@@ -35,7 +35,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def report(record: Mapping[str, Any]) -> list[str]:
-    """What was compared, a line each: the largest difference in every stage."""
+    """Lines of the comparison: the largest difference in every stage."""
     lines = []
     for name, stages in record["differences"].items():
         parts = ", ".join(f"{stage} {value:.1e}" for stage, value in stages.items())

@@ -91,7 +91,7 @@ def open_backbone(config: Config) -> Backbone:
 
 
 def _checked(path: Path, record: Path) -> str:
-    """What an export's JSON says that it checked."""
+    """The check that an export's JSON records."""
     if not record.is_file():
         return "nothing: no JSON beside it"
     about = read_json(record)

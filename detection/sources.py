@@ -69,7 +69,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _about(path: Path) -> dict[str, Any]:
-    """What `run.json` beside a checkpoint says of the run; {} if it is none of ours."""
+    """The contents of `run.json` beside a checkpoint; {} if it is none of ours."""
     folder = path.parent
     return vars(RunRecord.read(folder)) if (folder / "run.json").exists() else {}
 

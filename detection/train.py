@@ -158,7 +158,7 @@ def register(name: str, split: Split) -> None:
 
 
 def _write_setup(folder: Path, cfg: Any, backbone: Backbone, splits: tuple[Split, Split]) -> None:
-    """What Detectron2 was told, and what is known of the data and the backbone."""
+    """Record Detectron2's config, the data and the backbone."""
     (folder / "config.yaml").write_text(cfg.dump())
     file = backbone.path
     about: dict[str, dict[str, Any]] = {

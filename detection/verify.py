@@ -74,7 +74,7 @@ def source_models(source: Source) -> dict[str, nn.Module]:
 
 @torch.no_grad()
 def stage_features(model: Any, images: Tensor) -> Features:
-    """What torchvision's or timm's ResNet makes of normalised images, by Detectron2's stages."""
+    """Features of normalised images by torchvision's or timm's ResNet, by Detectron2's stages."""
     activation = model.relu if hasattr(model, "relu") else model.act1
     output = model.maxpool(activation(model.bn1(model.conv1(images))))
     features = {"stem": output}
@@ -86,7 +86,7 @@ def stage_features(model: Any, images: Tensor) -> Features:
 
 @torch.no_grad()
 def detector_features(model: Any, image: Tensor) -> Features:
-    """What a Detectron2 detector's ResNet makes of an image (3, H, W) uint8, RGB, by stage."""
+    """Features of an image (3, H, W) uint8, RGB, by a Detectron2 detector's ResNet, by stage."""
     resnet = getattr(model.backbone, "bottom_up", model.backbone)
     images = model.preprocess_image([{"image": image.to(model.pixel_mean.dtype)}])
     output = resnet.stem(images.tensor)

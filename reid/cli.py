@@ -56,7 +56,7 @@ def _cell(value: float | None) -> str:
 
 
 def closing(name: str, trainer: Trainer, rows: list[dict[str, Any]], folder: Path) -> list[str]:
-    """What the terminal says at the end: scores, and what they may be compared with."""
+    """Closing lines for the terminal: scores, and figures to compare them with."""
     listing, experiment = trainer.data.listing, EXPERIMENTS[name]
     lines = [
         f"{name}, after the last epoch, in % (mAP by the common rule, and by the official "

@@ -47,7 +47,7 @@ ERRATA = (
     "with ImageNet's mean, written into the normalised image. The code's fill is kept in all arms "
     "(--erase-fill random is the other).",
 )
-"""What is to be known before a figure is set beside the paper's."""
+"""Remarks to read before a figure is set beside the paper's."""
 
 
 def _toy(arm: Config) -> Config:

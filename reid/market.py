@@ -1,4 +1,4 @@
-"""What to train and test on in a folder of Market-1501's layout.
+"""Training and test images in a folder of Market-1501's layout.
 
 Everything odd is counted, and what is done about it is said in `Listing.notes`.
 """
@@ -29,7 +29,7 @@ OFFICIAL = {"train": 12_936, "query": 3_368, "gallery": 15_913, "gallery with ju
 
 @dataclass(frozen=True)
 class Listing:
-    """What to train and test on.
+    """Training and test images.
 
     Attributes:
         train: images of known people.
@@ -48,7 +48,7 @@ class Listing:
     why_not: str = ""
 
     def contents(self) -> Iterator[str]:
-        """What tells whether images changed: name, size, person and camera of each."""
+        """Name, size, person and camera of each image, to tell whether they changed."""
         for photo in (*self.train, *self.query, *self.gallery):
             path = photo.path
             yield f"{path.name} {path.stat().st_size} {photo.person} {photo.camera}"
@@ -249,7 +249,7 @@ def comparison(listing: Listing) -> str:
 
 
 def described(listing: Listing) -> list[str]:
-    """What was found beside what is official, and every note, in lines for the terminal."""
+    """Counts beside the official ones, and every note, in lines for the terminal."""
     lines = [f"{'images':20s} {'found':>7s} {'official':>9s} {'people':>7s} {'cameras':>8s}"]
     for part, number in listing.counts().items():
         line = f"{part:20s} {number:7,d} {OFFICIAL[part]:9,d}"

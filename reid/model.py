@@ -22,7 +22,7 @@ from reid.config import ARCHS
 
 
 class Output(NamedTuple):
-    """What the network makes of images.
+    """The network's output.
 
     Attributes:
         logits: (B, K), of the people to train on.

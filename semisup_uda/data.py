@@ -35,7 +35,7 @@ class Images:
     hidden: Tensor | None
 
     def contents(self) -> Iterator[str | bytes]:
-        """What tells whether images or labels changed."""
+        """The data's contents, to tell whether they changed."""
         yield from self.data.contents()
         yield str(self.labelled.tolist())
         yield self.unlabelled.cpu().contiguous().numpy().tobytes()
@@ -145,7 +145,7 @@ def open_images(config: Config, device: torch.device) -> Images:
 
 
 def split_record(config: Config, images: Images) -> dict[str, Any]:
-    """What `split.json` says of a run's images."""
+    """The contents of `split.json` on a run's images."""
     labels = images.data.train.labels[images.labelled].tolist()
     return {
         "split": config.split,

@@ -1,4 +1,4 @@
-"""What a step minimises, and what is noted of it."""
+"""The objective of a step, and its figures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SUMS = (
     "right_masked",
     "pasted",
 )
-"""What is added up over the steps of an epoch: each a mean over its batch."""
+"""Names of the sums over the steps of an epoch: each a mean over its batch."""
 
 
 def _supervised(

@@ -17,7 +17,7 @@ from keepaugment.no_trace import computing_map
 
 
 class _Plan:
-    """What the hooks of a model shall do in its next training pass.
+    """Orders for the hooks of a model in its next training pass.
 
     It holds tensors only, so that a model may be copied with its hooks, for instance for averaging.
     """

@@ -122,7 +122,7 @@ def _tagged(name: str) -> str:
 
 
 def check_side(name: str, side: int) -> str:
-    """What is to be known of a model that is to train on images with `side` pixels; "" if nothing.
+    """A remark on a model that is to train on images with `side` pixels; "" if there is none.
 
     Raises:
         ValueError: Its name is timm's, of a network for photographs, but would give ours.

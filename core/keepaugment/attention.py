@@ -82,7 +82,7 @@ class AttentionSaliency:
             )
 
     def _attention(self, images: Tensor) -> dict[str, Any]:
-        """What the last block's attention is given."""
+        """The inputs of the last block's attention."""
         check_no_transform()
         check_whole(self.model)
         latest = _LastAttention(len(images))

@@ -1,4 +1,4 @@
-"""What a pass changes in a model beside its output: noted before it happens, and put back.
+"""Side effects of a pass on a model: noted before they happen, and undone.
 
 A tensor is copied when a function of torch is about to write to it, wherever it is held. What
 compiled code may write to is copied beforehand, until some passes have shown that it does not.
@@ -103,7 +103,7 @@ def content_of(value: Any) -> dict[Any, Any] | list[Any] | None:
 
 
 def held_values(module: nn.Module, seen: set[int]) -> Iterator[tuple[str, Any, Any]]:
-    """What a module's attributes hold, at any level: names, values and `content_of` these.
+    """The contents of a module's attributes, at any level: names, values and `content_of` these.
 
     Left out are values that cannot change, and those whose ids are `seen`, which is added to.
     """
@@ -327,7 +327,7 @@ def _length(tensor: Tensor) -> int:
 
 
 def _putting_back(tensor: Tensor, before: Tensor) -> Callable[[], None]:
-    """What gives a tensor its values, without a trace in what a graph knows of it."""
+    """A setter of a tensor's values that leaves no trace in its graph."""
     version, length = _unsafe_preserve_version_counter(tensor), _length(tensor)
 
     def put() -> None:

@@ -22,7 +22,7 @@ from keepaugment.saliency import GradientSaliency, Saliency
 from keepaugment.selective import allowed_regions, choose_region, selective_paste
 
 Fill = float | Sequence[float] | Literal["random"]
-"""What a cut region becomes: a number, a number per channel, or normal noise in every pixel."""
+"""Value of a cut region: a number, a number per channel, or normal noise in every pixel."""
 
 _TRIES = 10  # sizes drawn before Random Erasing leaves an image as it is, as in torchvision
 
@@ -38,7 +38,7 @@ def per_channel(values: Sequence[float], images: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Keep:
-    """What a Keep arm has and its plain method has not: a map, and how it limits the choice.
+    """The one difference between a Keep arm and its plain method: a map, and a limit by it.
 
         cut = Cutout(16, keep=Keep(GradientSaliency(model, scale=0.5)))
 
@@ -87,7 +87,7 @@ class Keep:
 
 
 class Cut:
-    """What all cutting methods share: how a region is chosen and what it becomes.
+    """Base of all cutting methods: the choice of a region, and its value.
 
     Args:
         p: probability that an image is cut.
@@ -114,7 +114,7 @@ class Cut:
         raise NotImplementedError
 
     def _choice(self, images: Tensor, targets: Any, spare: Spare | None) -> dict[str, Any]:
-        """What `allowed_regions` and `choose_region` decide by, but for the size."""
+        """Arguments of `allowed_regions` and `choose_region`, but for the size."""
         keep = self.keep
         return {
             "saliency": None if keep is None else keep.map(images, targets),
@@ -170,7 +170,7 @@ class Erase(Cut):
         return self.box_size(images), u
 
     def filling(self, images: Tensor) -> float | Tensor:
-        """What regions of images (B, C, H, W) become: a number, (C, 1, 1), or the images' shape."""
+        """Value of regions of images (B, C, H, W): a number, (C, 1, 1), or the images' shape."""
         if self.fill is None:  # "random"
             u = uniform(self.generator, tuple(images.shape), images.device)
             return torch.empty_like(images).copy_(torch.special.ndtri(u.clamp(1e-7, 1 - 1e-7)))

@@ -88,7 +88,7 @@ def _content(cell: CellType) -> Any:
 
 
 def _held(value: Any) -> list[Any]:
-    """What a callable, a container or an object holds."""
+    """The contents of a callable, a container or an object."""
     if inspect.ismethod(value):
         return [value.__self__]
     if isinstance(value, functools.partial):
@@ -106,7 +106,7 @@ def _held(value: Any) -> list[Any]:
 
 
 def _reached(model: Any, depth: int = 5) -> Iterator[Any]:
-    """What a callable uses, as far as can be seen, itself first; not what modules hold.
+    """The objects that a callable uses, as far as can be seen, itself first; not those in modules.
 
     That is what a bound method belongs to, what a partial, a container or an object holds, what a
     function closes over, names or has for defaults; and what these hold in turn, `depth` levels
@@ -208,7 +208,7 @@ def _keeps_state(module: nn.Module) -> bool:
 
 
 class _Trace:
-    """What a pass may change in the modules that it runs, to be put back."""
+    """State that a pass may change in the modules that it runs, to be put back."""
 
     def __init__(self, changes: Changes) -> None:
         self.thread = threading.get_ident()

@@ -40,7 +40,7 @@ Objective = Callable[[Any, Any], Tensor]
 
 
 def _leaf(images: Tensor, scale: float) -> Tensor:
-    """What gradients are taken of: the images, or a bicubic copy of `scale` times their size."""
+    """The leaf of the gradient: the images, or a bicubic copy of `scale` times their size."""
     images = images.clone() if images.is_inference() else images.detach()
     if scale != 1.0:
         size = [max(1, round(side * scale)) for side in images.shape[2:]]
@@ -69,7 +69,7 @@ def _explained(logits: Any, targets: Tensor | None, batch: int) -> Tensor:
 
 
 def _checked(value: Any, batch: int) -> Tensor:
-    """What an objective gave, as one number that depends on the images."""
+    """An objective's value as one number that depends on the images."""
     if not isinstance(value, Tensor) or value.shape not in ((), (batch,)):
         found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(f"an objective must give ({batch},) numbers or their sum, found {found}")

@@ -244,7 +244,7 @@ class StoredMaps:
         torch.save({"maps": self.maps.cpu(), "image_size": tuple(self.image_size)}, path)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint at the end of an epoch, after `merge`, needs."""
+        """State for a checkpoint at the end of an epoch, after `merge`."""
         return {"maps": self.maps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

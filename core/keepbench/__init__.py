@@ -1,1 +1,1 @@
-"""What every task of the benchmark needs to train and to be told apart."""
+"""The parts that every task of the benchmark trains and is told apart by."""

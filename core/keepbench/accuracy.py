@@ -1,4 +1,4 @@
-"""What a classifier's logits are worth: accuracy, calibration, and robustness to occlusion.
+"""Accuracy of a classifier's logits, calibration, and robustness to occlusion.
 
 K = classes. Nothing here waits for the device before `EvaluationSums.result`.
 """

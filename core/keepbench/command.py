@@ -231,7 +231,7 @@ def _parsed(
 
 
 def words_of(config: Any, budgets: Sequence[str], argv: Sequence[str]) -> dict[str, Any]:
-    """What words of a task's command line set, unchecked, by name.
+    """The settings that words of a task's command line give, unchecked, by name.
 
     Args:
         config: of the task, of any values.

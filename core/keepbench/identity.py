@@ -1,4 +1,4 @@
-"""What a run is, for a folder to tell whether it holds this one."""
+"""The identity of a run, for a folder to tell whether it holds this one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def check_digests(then: Mapping[str, str], now: Mapping[str, str], what: str) ->
 
 
 class Identity:
-    """What a run is: its experiment, those settings that change what comes of it, and their files.
+    """A run's experiment, those settings that change its result, and their files.
 
     Raises:
         OSError: A file that a setting names cannot be read.

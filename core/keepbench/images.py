@@ -21,10 +21,10 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""What is read, whatever a file is called: Pillow would run Ghostscript on PostScript."""
+"""Formats that are read, whatever a file is called: Pillow would run Ghostscript on PostScript."""
 _GREY_16 = ("PNG", "PPM")  # formats whose 16-bit grey Pillow may open as mode I
 FAINTEST = 1 << 14
-"""Of the brightest value of a 16-bit image: below it are data of 10, 12 or 14 bits, not of 16."""
+"""Least brightest value of a 16-bit image: below it are data of 10, 12 or 14 bits, not of 16."""
 
 
 def open_image(path: str | Path) -> Image.Image:
@@ -159,7 +159,7 @@ def check_colours(mean: Sequence[float], std: Sequence[float]) -> None:
 
 @dataclass(frozen=True)
 class Normalise:
-    """What a network sees of images: shifted and scaled by a mean and a deviation per channel.
+    """Normalisation: images shifted and scaled by a mean and a deviation per channel.
 
     Attributes:
         mean: in [0, 1].

@@ -101,7 +101,7 @@ def resume_command() -> str:
 
 
 def _saved() -> str:
-    """What is left of the run that this process was at work on, as the end of a message."""
+    """The rest of the run that this process was at work on, as the end of a message."""
     run = Run.latest
     if run is None or not run.saved:
         return ""

@@ -58,7 +58,7 @@ class Training(ABC):
     nonfinite_advice = ""  # what else can be done about a loss that is not finite
 
     SUMS: ClassVar[tuple[str, ...]]
-    """What is added up over the steps of an epoch, by name; "loss" is one."""
+    """Names of the sums over the steps of an epoch; "loss" is one."""
 
     def __init__(self, config: Any, processes: Processes) -> None:
         self.config = config
@@ -87,18 +87,18 @@ class Training(ABC):
         """The images of a step of the present epoch, in words."""
 
     def contents(self) -> Iterable[str | bytes]:
-        """What tells whether the data changed; a run goes on only with those that it began with."""
+        """The data's contents: a run goes on only with those that it began with."""
         return ()
 
     def before_epoch(self) -> None:  # noqa: B027
         """Prepare the present epoch, or the rest of it."""
 
     def after_epoch(self) -> Row:
-        """What follows an epoch, such as a test if it is due: further metrics."""
+        """Do the rest of an epoch, such as a test if it is due: further metrics."""
         return {}
 
     def step_loss(self, found: Mapping[str, Tensor]) -> Tensor:
-        """What must be finite of what a step gave."""
+        """The loss of a step, which must be finite."""
         return found["loss"]
 
     def autocast(self) -> torch.autocast:
@@ -253,7 +253,7 @@ def check_finite(training: Training, row: Row) -> None:
 
 
 def _events(config: Any, folder: Path, epoch: int) -> Callable[[Row], None]:
-    """What writes a row of metrics for TensorBoard, too, if the config asks for it."""
+    """A writer of rows of metrics for TensorBoard, too, if the config asks for it."""
     if not config.tensorboard:
         return lambda row: None
     from torch.utils.tensorboard import SummaryWriter

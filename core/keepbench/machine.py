@@ -91,7 +91,7 @@ def flop_per_second(device: torch.device) -> float:
 
 
 def bfloat16() -> str:
-    """What the processor has for bfloat16, and so whether `--bf16` pays on it, in words."""
+    """The processor's instructions for bfloat16, and so whether `--bf16` pays, in words."""
     try:
         found = torch.cpu.get_capabilities()
     except (AttributeError, RuntimeError):  # an earlier torch, or a system that does not tell

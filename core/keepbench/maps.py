@@ -16,7 +16,7 @@ from keepbench.settings import Kind, one_of, setting
 
 @dataclass(frozen=True)
 class Scene:
-    """What maps are made of in a run.
+    """The parts of a run that maps are made of.
 
     Attributes:
         network: images to logits; may be compiled.
@@ -37,7 +37,7 @@ class Scene:
 
 @dataclass(frozen=True, kw_only=True)
 class Map(Kind):
-    """What says where the important region is.
+    """An importance map.
 
     A map is made of a source, which may be stored: `from_source(source(scene), noise)`.
     """
@@ -61,7 +61,7 @@ class Map(Kind):
         """Raise ValueError for settings that images (H, W) are too small for."""
 
     def source(self, scene: Scene) -> Saliency:
-        """What the map is made of."""
+        """The source of the map."""
         raise NotImplementedError
 
     def from_source(self, source: Saliency, noise: Source) -> Saliency:
@@ -158,7 +158,7 @@ MAPS = (Map, Gradient, Random, Shuffled, Inverted, Centre)
 
 @dataclass(frozen=True, kw_only=True)
 class Keep(Kind):
-    """What a Keep arm has and its plain arm has not."""
+    """The one difference between a Keep arm and its plain arm."""
 
     stage: ClassVar[str]
     """The setting whose method keeps the important region."""
@@ -173,7 +173,7 @@ class Keep(Kind):
         return False
 
     def build(self, saliency: Saliency, generator: Source) -> Any:
-        """What keeps in its stage: the paste, or what the library's methods take for `keep`.
+        """The paste, or the `keep` of the library's methods.
 
         Args:
             saliency: the map.

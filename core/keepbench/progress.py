@@ -1,4 +1,4 @@
-"""What a terminal is told; bars for long jobs, or lines of a log where there is no terminal."""
+"""Words for the terminal: bars for long jobs, or lines of a log where there is no terminal."""
 
 from __future__ import annotations
 

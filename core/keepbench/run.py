@@ -283,7 +283,7 @@ def _task_of(about: dict[str, Any]) -> Any:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run's folder says of it.
+    """The record in a run's folder.
 
     Attributes:
         folder: that was read.

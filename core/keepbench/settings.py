@@ -25,7 +25,7 @@ ROLES = {
     "file": "files, the same wherever they lie",
     "neutral": "data, seed, speed and records; no part of what an experiment is",
 }
-"""What plain settings are for, as headings of `--help`."""
+"""Purposes of plain settings, as headings of `--help`."""
 _TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "printable text"}
 
 
@@ -107,7 +107,7 @@ def one_of(
 
 
 def named(value: Kind | None) -> str:
-    """What a setting of several kinds is; "" is none."""
+    """The name of a kind; "" is none."""
     return "" if value is None else value.name
 
 

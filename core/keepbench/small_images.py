@@ -94,7 +94,7 @@ class StoredData:
         return self.train.objects
 
     def contents(self) -> Iterator[str | bytes]:
-        """What tells whether images, labels or ground truth changed: all of them."""
+        """All images, labels and ground truth, to tell whether they changed."""
         yield from self.classes
         for part in (self.train, self.test):
             for tensor in (part.images, part.labels, part.objects):

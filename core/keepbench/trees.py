@@ -100,7 +100,7 @@ class ImageTree:
         return ImageTree(self.root, self.classes, paths, labels)
 
     def contents(self) -> Iterator[str]:
-        """What tells whether images or labels changed: each file's place, size and label."""
+        """Each file's place, size and label, to tell whether images changed."""
         for path, label in zip(self.paths, self.labels, strict=True):
             yield f"{os.path.relpath(path, self.root)} {os.path.getsize(path)} {label}"
 

@@ -1,4 +1,4 @@
-"""What the policies choose from: their operations, magnitudes and sub-policies, as tables.
+"""Tables of the policies: operations, magnitudes and sub-policies.
 
 AutoAugment: arXiv:1805.09501, Appendix; RandAugment: arXiv:1909.13719; TrivialAugment:
 arXiv:2103.10158, Table 1; AugMix: arXiv:1912.02781. Several sets of magnitudes exist under the same

@@ -50,7 +50,7 @@ _FAMILIES = (_GEOMETRIC, _BLENDS, _VALUES, _CUTOUT)
 _GROUPS = (OPERATIONS[:1], _GEOMETRIC, *((name,) for name in OPERATIONS[6:]))
 
 Fill = float | Sequence[float]
-"""What is seen beyond the image's edge, in [0, 255]: a number, or one per channel."""
+"""Colour beyond the image's edge, in [0, 255]: a number, or one per channel."""
 
 Interpolation = Literal["nearest", "bilinear"]
 """How shears, translations and rotations sample the image."""
@@ -59,7 +59,7 @@ _CUTOUT_COLOR = (125, 123, 114)  # the mean colour in the RandAugment code that 
 
 
 class Decisions(NamedTuple):
-    """What happens to each image: L operations, one after the other.
+    """Decisions for each image: L operations, one after the other.
 
     `operation` (B, L) int64 and `magnitude` (B, L) float32 are what `apply_operations` takes;
     `position` (B, L, 2) holds uniform numbers for cutout_abs, or is None where it cannot occur.
@@ -230,7 +230,7 @@ def _pixel(values: tuple[float, ...], channels: int, device: torch.device) -> Te
 
 
 def _own(operation: Tensor, made: Iterable[tuple[str, Tensor]]) -> Tensor:
-    """Of what several operations made, each image's own."""
+    """Each image's own of the results of several operations."""
     (_, found), *rest = made
     for name, value in rest:
         found = torch.where(operation == ID[name], value, found)
@@ -244,7 +244,7 @@ def _truncate(values: Tensor) -> Tensor:
 
 @remembered
 def _places(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """What a magnitude of 1 does to places, and the places of an image, whose edges are -1 and 1.
+    """The displacement of places by a magnitude of 1, and an image's places, from -1 to 1.
 
     Returns:
         (17, 5), by operation: how much of the row is added to the column, and of the column to the

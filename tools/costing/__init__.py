@@ -1,1 +1,1 @@
-"""What the maps cost: `tools/benchmark_cost.py`, `tools/benchmark_growth.py`."""
+"""Cost of the maps: `tools/benchmark_cost.py`, `tools/benchmark_growth.py`."""

@@ -1,4 +1,4 @@
-"""What the maps cost: the command line of `tools/benchmark_cost.py`.
+"""Cost of the maps: the command line of `tools/benchmark_cost.py`.
 
 Tables 6 and 7 of KeepAugment (Gong et al., CVPR 2021, https://arxiv.org/abs/2011.11778), measured
 on this machine and counted in floating-point operations.

@@ -44,7 +44,7 @@ SERIES = {
 
 
 def points() -> Iterator[tuple[str, int, int, Config]]:
-    """What is timed: the series, its number, the length of an image, and the run's config."""
+    """Timed points: the series, its number, the length of an image, and the run's config."""
     for batch in BATCHES:
         yield "batch", batch, 32, replace(CUT, batch_size=batch)
     for length in LENGTHS:

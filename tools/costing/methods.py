@@ -1,4 +1,4 @@
-"""What is compared: methods, their configs, random data, and the operations that they take."""
+"""Methods to compare, their configs, random data, and the operations that they take."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _STAGES = ("layer1", "stages.0", "layers.0", "blocks.0")
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What all methods of a comparison share.
+    """Settings that all methods of a comparison share.
 
     Attributes:
         batch_size: images in a step.
@@ -59,7 +59,7 @@ class Setting:
     compile: bool = False
 
     def length(self, arch: str) -> int:
-        """Of an image for the model `arch`, in pixels."""
+        """Length of an image for the model `arch`, in pixels."""
         return self.size or (32 if arch in MODELS else 224)
 
 

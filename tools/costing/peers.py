@@ -43,7 +43,7 @@ from keeppolicies import AugMix, AutoAugment, RandAugment, TrivialAugment
 Row = dict[str, Any]
 Call = Callable[[], object]
 Arms = dict[tuple[str, str], Call]
-"""What is done, by the name of the work and the library's."""
+"""Calls, by the name of the work and the library's."""
 
 OURS = "keepaugment"
 PLAIN = {"KeepCutout": "Cutout", "KeepRandomErasing": "Random Erasing", "KeepCutMix": "CutMix"}
@@ -177,7 +177,7 @@ def all_arms(images: Images) -> Arms:
 
 
 def milliseconds(call: Call, device: torch.device) -> float:
-    """What a call takes: of a CPU its own time, not that of the machine's other processes."""
+    """Time of a call: of a CPU its own, not that of the machine's other processes."""
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     synchronise(device)
     start = clock()

@@ -1,4 +1,4 @@
-"""What to write in one's own training loop, and in one's model."""
+"""Advice for one's own training loop and model."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def training_loop(
 
 
 def remarks(choice: Choice, stage: Stage | None) -> list[str]:
-    """What the table does not say by itself."""
+    """Remarks beside the table."""
     lines = [
         f"Of these the cheapest that agrees to {choice.min_agreement} with full maps is "
         f"{choice.kind}; the "

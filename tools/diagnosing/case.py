@@ -28,7 +28,7 @@ from keepbench.machine import find_device
 
 
 class Case(NamedTuple):
-    """What is examined.
+    """The model and loop that are examined.
 
     Attributes:
         subject: what makes the model.

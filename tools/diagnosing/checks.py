@@ -1,4 +1,4 @@
-"""What must hold for maps to be safe in a training loop, each as a finding."""
+"""Conditions for maps to be safe in a training loop, each as a finding."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from previewing.images import SAMPLE, read_pictures
 
 @dataclass(frozen=True)
 class Subject:
-    """What makes the model, in this process and in others.
+    """A maker of the model, in this process and in others.
 
     Attributes:
         model: MODULE:FACTORY or FILE.py:FACTORY, a function without arguments that returns a

@@ -15,7 +15,7 @@ from keepaugment.changes import content_of, held_values, is_array
 from keepaugment.generators import generator_state, is_generator
 
 State = dict[str, dict[str, Any]]
-"""What a map must leave: by aspect, and there by name."""
+"""State that a map must leave as it was: by aspect, and there by name."""
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -36,7 +36,7 @@ _VALUES = (str, bytes, int, float, complex, type(None))
 
 
 def _held(value: Any) -> Any:
-    """What an attribute is or holds, to be compared; objects in it come by themselves."""
+    """The content of an attribute, to be compared; objects in it come by themselves."""
     if isinstance(value, _VALUES):
         return value
     if isinstance(value, Tensor):
@@ -54,7 +54,7 @@ def _held(value: Any) -> Any:
 
 
 def _attributes(modules: dict[str, nn.Module]) -> dict[str, Any]:
-    """What modules hold beside parts, parameters, buffers and hooks, by name."""
+    """Attributes of modules beside parts, parameters, buffers and hooks, by name."""
     found, seen = {}, set[int]()
     for name, module in modules.items():
         held = {n: v for n, v in vars(module).items() if isinstance(v, _VALUES) and v is not None}
@@ -130,7 +130,7 @@ def _some_gradients(model: nn.Module) -> Iterator[None]:
 
 
 def trace_of(model: nn.Module, action: Callable[[], object]) -> dict[str, list[str]]:
-    """What an action changed in a model and in the process, by aspect."""
+    """Changes by an action in a model and in the process, by aspect."""
     with _some_gradients(model):
         before = state_of(model)
         action()

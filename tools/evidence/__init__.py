@@ -1,1 +1,1 @@
-"""What finished runs say: experiments and folders, statistics, plots and words for figures."""
+"""Evidence of finished runs: experiments and folders, statistics, plots, words for figures."""

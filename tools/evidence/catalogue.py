@@ -63,7 +63,7 @@ class Package:
 
 @dataclass
 class Catalogue:
-    """What can be run.
+    """Everything that can be run.
 
     Attributes:
         packages: by task.
@@ -146,7 +146,7 @@ def _core(config: Any, without: Collection[str] = ()) -> tuple[tuple[str, str], 
 
 
 def _plain(config: Any) -> tuple[tuple[str, str], ...]:
-    """What a Keep arm shares with its plain twin, which may have an early head or none."""
+    """The settings that a Keep arm shares with its plain twin, which may have an early head."""
     return _core(replace(config, keep=None), with_role(config, "map"))
 
 

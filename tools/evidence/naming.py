@@ -46,12 +46,12 @@ def _word(name: Any) -> str:
 
 
 def _kept(word: str) -> str:
-    """What a method's Keep arm is called; of two that take turns, CutMix is the one that keeps."""
+    """The name of a method's Keep arm; of two that take turns, CutMix is the one that keeps."""
     return word.replace("CutMix", "KeepCutMix") if "or CutMix" in word else f"Keep{word}"
 
 
 def method(settings: Settings) -> str:
-    """What is done to the images, as "KeepCutout" or "UDA + RandAugment"."""
+    """The augmentation's name, as "KeepCutout" or "UDA + RandAugment"."""
     if "backbone" in settings:
         kind = PurePath(settings["backbone"]).stem.split("_", 1)[-1]
         erasing = {"plain": " + RandomErasing", "keep": " + KeepRandomErasing"}
@@ -74,7 +74,7 @@ def method(settings: Settings) -> str:
 
 
 def details(settings: Settings) -> dict[str, str]:
-    """What sets arms of one method apart, by setting."""
+    """Words that set arms of one method apart, by setting."""
     keep, found = settings.get("keep", ""), {}
     if settings.get("cut.size", 16) != 16:
         found["cut.size"] = f"length {settings['cut.size']}"

@@ -1,4 +1,4 @@
-"""What a few seeds say: means with intervals, and verdicts by a paired t-test."""
+"""Statistics of a few seeds: means with intervals, and verdicts by a paired t-test."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the differences between arms say about a claim.
+    """A claim, judged by differences between arms.
 
     Attributes:
         word: one of the three.

@@ -50,7 +50,7 @@ class Network(NamedTuple):
     warning: str = ""
 
     def inputs(self, pixels: Tensor) -> Tensor:
-        """What the network sees of images (B, 3, H, W) uint8, in grey if it has one channel."""
+        """The network's inputs of images (B, 3, H, W) uint8, in grey if it has one channel."""
         images = pixels.float() / 255
         if len(self.mean) == 1:
             images = images.mean(1, keepdim=True)

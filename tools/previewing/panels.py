@@ -1,4 +1,4 @@
-"""What a preview page ships of every image: the picture, its map, its augmented copies."""
+"""Data of every image in a preview page: the picture, its map, its augmented copies."""
 
 from __future__ import annotations
 

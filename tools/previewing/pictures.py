@@ -1,4 +1,4 @@
-"""What a Keep method does, as a picture."""
+"""Pictures of a Keep method."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def log_path(job: Job, root: Path) -> Path:
 
 
 def outcome(job: Job, code: int, log: Path) -> Outcome:
-    """What an exit code means; a run that says it is done must be finished, too."""
+    """The meaning of an exit code; a run that says it is done must be finished, too."""
     lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
     last = lines[-1] if lines else f"exit code {code}"
     if code == STOPPED:

@@ -41,7 +41,7 @@ def in_words(target: Tensor, names: list[str]) -> str:
 
 
 def replay_facts(image: Replayed, run: ClassificationRun, names: list[str]) -> dict[str, str]:
-    """What is known of a replayed image, by name."""
+    """Facts of a replayed image, by name."""
     return {
         "class": names[image.label],
         "target": in_words(image.target, names),

@@ -132,7 +132,7 @@ def _prepare(
 
 
 def _conditions(run: ClassificationRun, processes: Processes) -> list[str]:
-    """What differs from the run, so that bits may; nothing if all is known to be equal."""
+    """Differences from the run, so that bits may differ; none if all is known to be equal."""
     now = {
         "commit": commit(Path(__file__).parent) or "unknown",
         "hardware": hardware(processes.device),
@@ -211,7 +211,7 @@ def _looked_at(augment: Augmentation, epoch: int, step: int, batch: Batch) -> tu
 
 
 def _pictures(notes: dict[str, Tensor], position: int, data: Data) -> dict[str, Tensor]:
-    """What was noted of one image, each once; bytes become normalised images."""
+    """Notes on one image, each once; bytes become normalised images."""
     normalise = Normalise(data.mean, data.std)
     pictures: dict[str, Tensor] = {}
     for title, tensor in notes.items():

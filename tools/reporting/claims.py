@@ -1,4 +1,4 @@
-"""What the paper claims, as differences between experiments that the same seeds can settle."""
+"""The paper's claims, as differences between experiments that the same seeds can settle."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ Rows = tuple[tuple[str, tuple[CellView | None, ...]], ...]
 
 @dataclass(frozen=True)
 class Section:
-    """What tables and figures have in common.
+    """Base of tables and figures.
 
     Attributes:
         name: as "Table 1".
@@ -143,7 +143,7 @@ class Report:
 
     @property
     def answers(self) -> list[str]:
-        """What trials with Keep say."""
+        """Verdicts of trials with Keep."""
         return [each.sentence for each in self.trials if each.keeps]
 
     @property

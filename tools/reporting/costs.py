@@ -15,7 +15,7 @@ FIELDS = ("map_ms", "boxes_ms", "step_ms", "total_ms", "ratio", "ratio_low", "ra
 CHEAP = ("low", "early")
 """The approximations that cost "about 20 %"."""
 BATCH_SIZE = 128
-"""Of Table 6, and of `benchmark_cost.py` where nothing else is asked for."""
+"""Models of Table 6, and of `benchmark_cost.py` where nothing else is asked for."""
 SWITCHES = {"bf16": "bfloat16", "compile": "compiled"}
 
 

@@ -40,7 +40,7 @@ def places(report: Report) -> Iterator[tuple[str, str, str, CellView]]:
 
 
 def _measured(each: Measured) -> dict[str, Any]:
-    """What a line of the table says of one group of runs."""
+    """A line of the table, of one group of runs."""
     return {
         "budget": each.budget,
         "full": each.full,

@@ -17,7 +17,7 @@ from reporting.claims import Claim, Contrast
 
 @dataclass(frozen=True)
 class Measured:
-    """What the runs of one group say of a figure.
+    """A figure over the runs of one group.
 
     Attributes:
         budget: the group, in words.
@@ -83,7 +83,7 @@ class CellView:
 
 @dataclass(frozen=True)
 class Finding:
-    """What the runs say of one comparison.
+    """One comparison of runs.
 
     Attributes:
         contrast: that was compared.
@@ -197,7 +197,7 @@ class Results:
         return Finding(contrast, self._name(task, contrast), verdict, others)
 
     def _name(self, task: str, contrast: Contrast) -> str:
-        """Of two experiments by what differs, of others as it is labelled."""
+        """The name: of two experiments by what differs, of others as it is labelled."""
         package, names = self.catalogue.packages.get(task), [name for name, _ in contrast.weights]
         if package is None or len(names) != 2 or not set(names) <= set(package.experiments):
             return contrast.label
@@ -211,7 +211,7 @@ class Results:
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    """Of those that are known."""
+    """The mean of those that are known."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 

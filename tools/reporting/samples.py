@@ -1,4 +1,4 @@
-"""What the networks of runs saw, where the images come with a package: a strip for each arm."""
+"""Inputs of the networks of runs, where the images come with a package: a strip for each arm."""
 
 from __future__ import annotations
 

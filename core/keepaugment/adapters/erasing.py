@@ -57,7 +57,7 @@ _OF_NOTHING = AttentionSaliency, CentreSaliency, GivenMaps, RandomSaliency, Recy
 
 
 def _source(saliency: Any) -> Any:
-    """What a map of a map is taken from in the end."""
+    """The innermost source of nested maps."""
     while isinstance(saliency, CachedSaliency | InvertedSaliency | ShuffledSaliency):
         saliency = saliency.saliency
     return saliency
@@ -207,7 +207,7 @@ class Erasing(v2.Transform):
     def _objects(
         self, leaves: list[Leaf], batch: int | None, size: tuple[int, int]
     ) -> dict[str, list[Tensor]]:
-        """What there is of each image: corners (N, 4, 2) of boxes, masks and keypoints."""
+        """Targets of each image: corners (N, 4, 2) of boxes, masks and keypoints."""
         found = {}
         for key, kind in TARGETS.items():
             of_each = of_images(leaves, kind, batch)
@@ -222,7 +222,7 @@ class Erasing(v2.Transform):
         image: Tensor,
         batch: int | None,
     ) -> Any:
-        """What the method's map is taken for."""
+        """Targets of the method's map."""
         if self.method.keep is None:
             return None
         source, labels = _source(self.method.keep.saliency), self.labels
@@ -289,7 +289,7 @@ class Erasing(v2.Transform):
         return Spare(boxes, pad_sequence(limits, batch_first=True))
 
     def _mask_value(self, kind: torch.dtype) -> float:
-        """What masks of a kind become in the region; it would be cut off or wrap otherwise."""
+        """Fill of masks of a kind in the region, checked: it would be cut off or wrap otherwise."""
         value = self.mask_fill
         assert value is not None
         if not kind.is_floating_point:

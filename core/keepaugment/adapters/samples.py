@@ -1,4 +1,4 @@
-"""What a sample or a batch of torchvision's transforms v2 holds, and of which image.
+"""Contents of a sample or a batch of torchvision's transforms v2, by image.
 
 B is the number of images of a batch. A target of a batch is one image's, or has the batch's axis
 first: (B, 4) boxes, (B, H, W) or (B, N, H, W) masks, (B, ..., 2) keypoints.
@@ -44,7 +44,7 @@ def is_target(value: Any) -> bool:
 
 
 def _name(key: Any) -> Any:
-    """What torch's key of a dict, a sequence or an object stands for."""
+    """The value at torch's key of a dict, a sequence or an object."""
     return getattr(key, fields(key)[0].name)
 
 
@@ -130,7 +130,7 @@ def _is_number(value: Any) -> bool:
 
 
 def read_numbers(leaves: Iterable[Leaf], image: Tensor) -> list[Leaf]:
-    """What may be labels: whole numbers and tensors that are neither targets nor the image."""
+    """Candidates for labels: whole numbers and tensors that are neither targets nor the image."""
     return [each for each in leaves if each.value is not image and _is_number(each.value)]
 
 

@@ -1,4 +1,4 @@
-"""What all adapters share: the step, and what it gives."""
+"""The step that all adapters share, and its result."""
 
 from __future__ import annotations
 
