@@ -17,7 +17,7 @@ with warnings.catch_warnings():  # fvcore compiles its focal loss when it is imp
 
 
 def _attention(inputs: list[Any], outputs: list[Any]) -> float:
-    """Operations of `scaled_dot_product_attention`, which fvcore does not know: two products of matrices."""
+    """Operations of `scaled_dot_product_attention`, unknown to fvcore: two products of matrices."""
     (*batch, queries, width), (*_, keys, _), (*_, values) = map(get_shape, inputs[:3])
     return math.prod(batch) * queries * keys * (width + values)
 

@@ -159,6 +159,14 @@ def test_a_changed_plan_is_refused(change: dict[str, Any], tmp_path: Path) -> No
         fix_plan(planned(**change), tmp_path)
 
 
+def test_a_plan_that_is_too_old_to_know_a_setting_goes_on(tmp_path: Path) -> None:
+    fix_plan(planned(), tmp_path)
+    stored = json.loads((tmp_path / "plan.json").read_text())
+    del stored["base"]["weights"]
+    (tmp_path / "plan.json").write_text(json.dumps(stored))
+    fix_plan(planned(), tmp_path)
+
+
 def test_a_network_edited_within_a_trial_is_refused(tmp_path: Path) -> None:
     code = tmp_path / "mine.py"
     code.write_text("def net(channels, classes): ...\n")

@@ -294,6 +294,9 @@ def fix_plan(plan: Plan, folder: Path) -> None:
         return
     then, now = asdict(read_plan(folder)), asdict(plan)
     check_digests(then.pop("files"), now.pop("files"), f"the plan in {folder}")
+    usual = flat(type(plan.package.experiments[plan.experiment].config)())
+    # a setting that is newer than the plan had its default's effect
+    then["base"] = {n: usual[n] for n in now["base"] if n in usual} | then["base"]
     for each in (then, now):
         for part in ("base", "settings", "keep"):
             each |= {f"{part}.{name}": value for name, value in each.pop(part).items()}
