@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from classification.methods import CUTS, KEEPS, MIXES, Cut, Keep, Mix
+from classification.models import pretrained
 from keepbench.files import file_at, files_at
 from keepbench.own_network import source_files
 from keepbench.own_policy import Own, Timm
 from keepbench.policies import POLICIES, Policy
 from keepbench.settings import check, check_lengths, one_of, setting
+from keepbench.starting import COLOURS, WEIGHTS
 
 DATASETS = ["cifar10", "cifar100", "digits", "folder", "images"]
 """Small images (CIFAR, digits, a class-folder tree), or "images": a tree of large ones."""
@@ -49,17 +51,8 @@ class Config:
         "model: one of classification.models, any of timm's, or FILE.py:FUNCTION",
         files=source_files,
     )
-    weights: str = setting(
-        "",
-        "initial weights under a new classifier: a file (state dict, safetensors, checkpoint), or "
-        "timm's of --arch (timm) or of another name (timm:NAME)",
-        files=file_at,
-    )
-    colours: str = setting(
-        "data",
-        "mean and std that images are normalised by: those of the data, or of timm's --arch",
-        choices=["data", "network"],
-    )
+    weights: str = setting("", WEIGHTS, files=file_at)
+    colours: str = setting("auto", COLOURS, choices=["auto", "data", "network"])
     frozen: str = setting("", "last of the first stages that stay as --weights has them")
     classifier_lr: float = setting(
         1.0, "learning rate of the classifier, in units of --lr", range="(0, 1e4]"
@@ -73,7 +66,10 @@ class Config:
     )
 
     image_size: int = setting(
-        0, "side of training images from a tree of large ones; 0 = small images", range="[0, 4096]"
+        0,
+        "side of training images from a tree of large ones; 0 = small images, or with --weights "
+        "timm's for the network",
+        range="[0, 4096]",
     )
     test_size: int = setting(0, "side of test images; 0 = --image-size", range="[0, 4096]")
     test_resize: int = setting(
@@ -156,7 +152,13 @@ class Config:
         if self.frozen and not self.weights:
             raise ValueError(f"frozen={self.frozen} would keep random weights; give --weights")
         if self.dataset == "images" and not self.image_size:
-            raise ValueError("a tree of large images needs --image-size")
+            known = pretrained(self.weights, self.arch) if self.weights else {}
+            if "input_size" not in known:
+                raise ValueError(
+                    "a tree of large images needs --image-size, or --weights whose network timm "
+                    "knows"
+                )
+            object.__setattr__(self, "image_size", known["input_size"][-1])
         if self.test_resize and self.test_resize < (self.test_size or self.image_size):
             raise ValueError(f"test_resize={self.test_resize} is less than the side of test images")
         if self.dataset != "images" and (self.image_size or self.test_size or self.test_resize):

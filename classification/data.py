@@ -11,10 +11,10 @@ from torch import Tensor
 
 from classification.config import Config
 from classification.image_trees import TreeData, load_folders
+from classification.models import colours_of
 from keepbench.images import Batch
 from keepbench.order import EpochBatches
 from keepbench.small_images import StoredData, load_data
-from keepbench.starting import pretrained_config
 
 SAMPLE = 256
 """Training images on which maps are compared."""
@@ -59,31 +59,21 @@ class Data(Protocol):
     ) -> Iterable[Batch]:
         """Batches of the training set in the order of `steps`."""
 
-    def whole_batches(self, device: torch.device, workers: int) -> Iterable[Batch]:
-        """All training images once, each whole: scaled to `image_size`, whatever its shape."""
+    def whole_batches(
+        self, device: torch.device, workers: int, rank: int, world_size: int
+    ) -> Iterable[Batch]:
+        """This process's share of the training set, each image whole: scaled to `image_size`."""
 
     def contents(self) -> Iterator[str | bytes]:
         """The data's contents, to tell whether they changed."""
+
+    def train_contents(self) -> Iterator[str | bytes]:
+        """The same for the training set alone."""
 
     def test_batches(
         self, device: torch.device, workers: int, rank: int, world_size: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's share of the test set: images (B, C, H, W) uint8 and labels (B,)."""
-
-
-def with_colours(arch: str, data: TreeData | StoredData) -> Data:
-    """Data that are normalised by the mean and std that timm has for a network.
-
-    Raises:
-        ValueError: It has none for images of these channels.
-    """
-    known = pretrained_config(arch)
-    if len(known.get("mean", ())) != data.channels:
-        raise ValueError(
-            f"colours=network: timm says no mean and std of {data.channels} channels of {arch}; "
-            "take data"
-        )
-    return replace(data, mean=tuple(known["mean"]), std=tuple(known["std"]))
 
 
 def open_data(config: Config, device: torch.device) -> Data:
@@ -117,7 +107,7 @@ def open_data(config: Config, device: torch.device) -> Data:
             objects=config.objects,
             seed=config.seed,
         ).to(device)
-    return data if config.colours == "data" else with_colours(config.arch, data)
+    return replace(data, **colours_of(config.colours, config.weights, config.arch, data.channels))
 
 
 def sample(data: Data, device: torch.device, *, seed: int = 0, number: int = SAMPLE) -> Batch:

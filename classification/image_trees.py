@@ -262,6 +262,10 @@ class TreeData:
         if self.objects is not None:
             yield self.objects.cpu().numpy().tobytes()
 
+    def train_contents(self) -> Iterator[str]:
+        """The same for the training images alone."""
+        return self.train.contents()
+
     def train_batches(self, steps: EpochBatches, device: torch.device, workers: int) -> Batches:
         """Batches of the training images in the order of `steps`, cropped and flipped.
 
@@ -280,9 +284,15 @@ class TreeData:
         reader = _Reader(self.train, crop, seed=steps.seed, epoch=steps.epoch, stand_in=skip)
         return Batches(_loader(reader, steps, workers, device), self, device, whole=True)
 
-    def whole_batches(self, device: torch.device, workers: int) -> Batches:
-        """All training images once, in the tree's order, each whole; as `train_batches` else."""
-        steps = BatchSampler(range(self.num_train), TEST_BATCH, drop_last=False)
+    def whole_batches(
+        self, device: torch.device, workers: int, rank: int, world_size: int
+    ) -> Batches:
+        """The training images in the tree's order, each whole and in one process only.
+
+        Of an unreadable one, as in training, the next of its class ("skip").
+        """
+        own = range(rank, self.num_train, world_size)
+        steps = BatchSampler(own, TEST_BATCH, drop_last=False)
         reader = _Reader(self.train, _Whole(self.size), stand_in=self.unreadable == "skip")
         return Batches(_loader(reader, steps, workers, device), self, device, whole=True)
 

@@ -8,15 +8,15 @@ from typing import Any
 import keepaugment
 from classification.auto_map import LEAST, AutoSaliency
 from classification.caching import OracleSaliency
-from classification.teacher import teacher_maps
+from classification.models import check_arch, check_weights
+from classification.teacher import RANDOM, TeacherMaps
 from keepaugment import RecycledSaliency, Saliency
 from keepaugment.draws import Source
 from keepbench.files import file_at
 from keepbench.maps import MAPS as COMMON
-from keepbench.maps import Map, Scene
+from keepbench.maps import Gradient, Map, Scene
 from keepbench.own_network import source_files
 from keepbench.settings import setting
-from keepbench.starting import check_source
 
 
 def check_frame(config: Any, cure: str) -> None:
@@ -104,28 +104,40 @@ class Teacher(Map):
     title = "teacher's"
     learned = False
     network: str = setting("", "the teacher, as --arch; '' = --arch", files=source_files)
-    weights: str = setting("", "its weights, as --weights; '' = --weights", files=file_at)
+    weights: str = setting(
+        "", "its weights, as --weights, or random; '' = --weights", files=file_at
+    )
     scale: float = setting(1.0, "scale of the images that its maps are computed on", range="(0, 1]")
-    file: str = setting(
-        "", "file of its maps: read if it is there, else written; '' = computed in each run",
-        role="neutral",
-    )  # fmt: skip
+    folder: str = setting(
+        "",
+        "folder where its maps are kept for further runs, a file for each teacher and each set of "
+        "images; '' = computed in each run",
+        may_change=True,
+    )
 
-    def _asked(self, config: Any) -> tuple[str, str]:
+    def asked(self, config: Any) -> tuple[str, str]:
         """Network and weights."""
         return self.network or config.arch, self.weights or config.weights
 
     def check(self, config: Any) -> None:  # noqa: D102
-        arch, weights = self._asked(config)
-        if not weights:
+        if not self.asked(config)[1]:
             raise ValueError(
                 "keep.map=teacher needs a trained network: give --keep.map.weights, or --weights"
             )
-        check_source(weights, arch)
         check_frame(config, "another --keep.map")
 
+    def check_image_size(self, image_size: tuple[int, int]) -> None:  # noqa: D102
+        Gradient(scale=self.scale).check_image_size(image_size)
+
+    def check_teacher(self, config: Any) -> None:
+        """Raise ValueError for a teacher that is not there, before data are read."""
+        arch, weights = self.asked(config)
+        check_arch(arch, download=config.download)
+        if weights != RANDOM:
+            check_weights(weights, arch, download=config.download)
+
     def source(self, scene: Scene) -> Saliency:  # noqa: D102
-        return teacher_maps(self, *self._asked(scene.config), scene)
+        return TeacherMaps(*self.asked(scene.config), self.scale, self.folder, scene)
 
 
 MAPS = (*COMMON, Auto, Recycled, Oracle, InvertedOracle, Teacher)

@@ -21,6 +21,7 @@ from classification.caching import PROBE, agreement, stored_maps
 from classification.config import Config
 from classification.data import Data, sample
 from classification.importance import Auto, Recycled
+from classification.teacher import TeacherMaps
 from keepaugment import CachedSaliency, EarlyHead, GradientSaliency, RecycledSaliency
 from keepaugment.draws import Source
 from keepaugment.no_trace import Forward
@@ -84,6 +85,11 @@ class Maps:
         elif self.chosen:
             self.stored = self.recycled = _recycled(config, scene)
         self.used = kind.from_source(source if self.chosen else self.stored or source, generator)
+
+    def prepare(self, processes: Processes) -> None:
+        """Compute what is stored before training; all processes must call."""
+        if isinstance(self.stored, TeacherMaps):
+            self.stored.prepare(processes)
 
     def merge(self) -> None:
         """Give every process the maps that the others stored; all of them must call."""

@@ -13,16 +13,13 @@ from torch import Tensor, nn
 
 from classification.comparisons import add_dropblock, check_regularised, regularisers
 from classification.config import Config
-from classification.models import check_arch, create_model
+from classification.importance import Teacher
+from classification.models import check_arch, check_weights, create_model
+from keepaugment import SampleDraws
 from keepaugment.early_head import find_layer
 from keepbench.rates import tenths, warmed_up
 from keepbench.settings import nearest
-from keepbench.starting import (
-    begin_from,
-    check_source,
-    find_weights,
-    frozen_modules,
-)
+from keepbench.starting import classifiers_of, first_layers
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
@@ -83,34 +80,56 @@ def make_model(config: Config, num_classes: int, channels: int) -> nn.Module:
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d) and not module.weight.any():
                 nn.init.ones_(module.weight)
-    if config.weights:
-        begin_from(model, find_weights(config.weights, config.arch, download=config.download))
-    for layer in frozen_layers(config, model):
-        layer.requires_grad_(False)
+    for parameter in frozen_part(config, model, num_classes)[0]:
+        parameter.requires_grad_(False)
     if config.regulariser == "dropblock":
         add_dropblock(model)
     return model
 
 
-def frozen_layers(config: Config, model: nn.Module) -> list[nn.Module]:
-    """The layers that stay as the initial weights have them, statistics and all."""
+def frozen_part(
+    config: Config, model: nn.Module, num_classes: int
+) -> tuple[list[nn.Parameter], list[nn.Module]]:
+    """The parameters and layers that stay as the initial weights have them, statistics and all.
+
+    Raises:
+        ValueError: The model has no layer of the name, or nothing would be left to train.
+    """
     if not config.frozen:
-        return []
+        return [], []
     find_layer(model, config.frozen)
-    return frozen_modules(model, config.frozen)
+    parameters, layers = first_layers(model, config.frozen)
+    new = [model.get_submodule(name) for name in classifiers_of(model, num_classes)]
+    if frozen := {*parameters} & {p for layer in new for p in layer.parameters()}:
+        raise ValueError(
+            f"frozen={config.frozen} holds {len(frozen)} weights of the new classifier, which has "
+            "to learn; name an earlier stage"
+        )
+    return parameters, layers
 
 
-def check_names(config: Config) -> None:
-    """Raise ValueError for a model, optimiser or stage that is not there, before data are read."""
+def check_names(config: Config, *, goes_on: bool = False) -> None:
+    """Raise ValueError for a model, optimiser or stage that is not there, before data are read.
+
+    Args:
+        config: of the run.
+        goes_on: from a checkpoint, so it needs no weights to begin with.
+    """
     check_arch(config.arch, download=config.download)
-    check_source(config.weights, config.arch)
+    if not goes_on:
+        check_weights(config.weights, config.arch, download=config.download)
+        if config.keep and isinstance(config.keep.map, Teacher):
+            config.keep.map.check_teacher(config)
+    if config.policy:  # a transform of the user's own may not be there
+        config.policy.build((0.5,) * 3, SampleDraws(0))
     known = list(map(str, list_optimizers()))
     if config.optimizer != "sgd" and config.optimizer not in known:
         raise ValueError(f"no optimizer {config.optimizer!r}{nearest(config.optimizer, known)}")
-    if config.early_head:
+    if config.early_head or config.frozen:
         try:
             with torch.device("meta"):
                 model = make_model(config, 10, 3)
         except (NotImplementedError, RuntimeError):  # a model that computes with its weights
             return
-        find_layer(model, config.early_head)
+        if config.early_head:
+            find_layer(model, config.early_head)

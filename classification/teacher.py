@@ -3,121 +3,156 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from classification.models import check_arch, create_model
-from keepaugment import GradientSaliency, TeacherSaliency
+from classification.models import check_arch, create_model, pretrained
+from keepaugment import GradientSaliency
 from keepaugment.stored import GivenMaps
 from keepbench.files import digest, write_whole
 from keepbench.images import Normalise
 from keepbench.maps import Scene
+from keepbench.own_network import source_files
+from keepbench.processes import Processes
 from keepbench.progress import progress_bar, say
-from keepbench.starting import classifier_of, find_weights, pretrained_config
+from keepbench.starting import classes_of, find_weights
 from keepbench.weights import Weights, load_checkpoint, load_weights
 
 BATCH = 64  # images at once
+RANDOM = "random"
+"""In place of weights: a network that has learned nothing, to try without any at hand."""
 
 
-def load_teacher(arch: str, weights: Weights, channels: int) -> nn.Module:
-    """A trained network with its own classifier.
+def load_teacher(arch: str, weights: Weights, channels: int) -> tuple[nn.Module, int]:
+    """A trained network with its own classifier, and its number of classes.
 
     Raises:
         ValueError: The weights are another network's.
     """
-    layer = classifier_of(create_model(arch, 2, in_chans=channels))
-    own = weights.tensors.get(f"{layer}.weight")
-    if own is None:
-        raise ValueError(f"the teacher's weights have no classifier {layer} of {arch}")
-    model = create_model(arch, len(own), in_chans=channels)
+    classes = classes_of(weights, create_model(arch, 2, in_chans=channels), 2)
+    if not classes:
+        raise ValueError(f"the teacher's weights have no classifier of {arch}")
+    model = create_model(arch, classes, in_chans=channels)
     try:
         load_weights(model, weights)
     except ValueError as error:
         raise ValueError(f"the teacher's weights are not of {arch}: {error}") from None
-    return model
+    return model, classes
 
 
-class StoredTeacher(GivenMaps):
-    """A teacher's maps (N, S, S) uint8 that a file holds."""
-
-    def __init__(self, maps: Tensor, image_size: tuple[int, int], device: torch.device) -> None:
-        super().__init__(len(maps), image_size, size=maps.shape[1], device=device)
-        self.maps.copy_(maps)
+def _random_weights(arch: str, classes: int, channels: int) -> Weights:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return Weights("", create_model(arch, classes, in_chans=channels).state_dict())
 
 
-def teacher_maps(settings: Any, arch: str, source: str, scene: Scene) -> GivenMaps:
-    """The maps of all training images: from the file of the settings if it is there, else computed.
+class TeacherMaps(GivenMaps):
+    """A run's maps of a teacher; zero until it is prepared or goes on from a checkpoint.
 
     Args:
-        settings: a `classification.importance.Teacher`.
         arch: the teacher.
-        source: its weights, as `find_weights` takes them.
-        scene: the run's data and device.
-
-    Raises:
-        ValueError: Weights that cannot be had or are another network's, or a file of other maps.
+        source: its weights, as `find_weights` takes them, or "random".
+        scale: of the images that maps are computed on.
+        folder: where maps are kept for further runs; "" is nowhere.
+        scene: the run's data, settings and device.
     """
-    data, device = scene.data, scene.device
-    check_arch(arch, download=scene.config.download)
-    weights = find_weights(source, arch, download=scene.config.download)
-    of = digest(_identity(arch, weights, settings.scale, data))
-    path = Path(settings.file).expanduser() if settings.file else None
-    if path and path.exists():
-        state = load_checkpoint(path)
-        if state.get("of") != of:
-            raise ValueError(
-                f"{path} holds maps of another teacher, other images or another scale; give "
-                "another --keep.map.file, or remove it"
-            )
-        return StoredTeacher(state["maps"], tuple(state["image_size"]), device)
-    model = load_teacher(arch, weights, data.channels).to(device).eval()
-    known = pretrained_config(arch)
-    fits = len(known.get("mean", ())) == data.channels
-    colours = (known["mean"], known["std"]) if fits else (data.mean, data.std)
-    found = TeacherSaliency(
-        GradientSaliency(model, settings.scale),
-        _batches(scene, Normalise(*colours), model),
-        data.num_train,
-        data.image_size,
-        device=device,
-    )
-    if path:
-        _write(path, {"maps": found.maps.cpu(), "image_size": tuple(found.image_size), "of": of})
+
+    def __init__(self, arch: str, source: str, scale: float, folder: str, scene: Scene) -> None:
+        data = scene.data
+        super().__init__(data.num_train, data.image_size, device=scene.device)
+        self.arch, self.source, self.scale, self.folder = arch, source, scale, folder
+        self.scene = scene
+
+    def prepare(self, processes: Processes) -> None:
+        """Take the maps of the folder, or compute them, a share in each process; all must call.
+
+        Raises:
+            ValueError: Weights that cannot be had or are another network's.
+        """
+        data, download = self.scene.data, self.scene.config.download
+        check_arch(self.arch, download=download)
+        if self.source == RANDOM:
+            weights = _random_weights(self.arch, len(data.classes), data.channels)
+        else:
+            weights = find_weights(self.source, self.arch, download=download)
+        inputs = self._inputs()
+        path = None
+        if self.folder:
+            path = Path(self.folder).expanduser() / f"{digest(self._identity(weights, inputs))}.pt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            known = self._known(path)
+            if all(each for each in processes.gathered(known is not None)):
+                self.maps.copy_(known)
+                return
+        model, classes = load_teacher(self.arch, weights, data.channels)
+        saliency = GradientSaliency(model.to(self.scene.device).eval(), self.scale)
+        self.fill(saliency, self._batches(inputs, classes == len(data.classes), processes))
+        self.merge()
+        if path and processes.first:
+            self._write(path)
+
+    def _inputs(self) -> Normalise:
+        """What the teacher sees of images: by timm's mean and std for it, else the data's."""
+        data, known = self.scene.data, pretrained(self.source, self.arch)
+        fits = len(known.get("mean") or ()) == data.channels
+        return Normalise(*((known["mean"], known["std"]) if fits else (data.mean, data.std)))
+
+    def _identity(self, weights: Weights, inputs: Normalise) -> Iterator[str | bytes]:
+        """What tells these maps from others."""
+        data = self.scene.data
+        yield f"{self.arch} {self.scale} {data.image_size} {[*inputs.mean]} {[*inputs.std]}"
+        yield from (file.read_bytes() for file in source_files(self.arch))
+        for name, value in sorted(weights.tensors.items()):
+            yield name
+            yield value.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        yield from data.classes
+        yield from data.train_contents()
+
+    def _known(self, path: Path) -> Tensor | None:
+        """The maps that a file holds; None if it is not there or damaged."""
+        if not path.exists():
+            return None
+        try:
+            maps = load_checkpoint(path).get("maps")
+        except ValueError as error:
+            say(f"{error}; its maps are computed anew")
+            return None
+        if not isinstance(maps, Tensor) or (maps.shape, maps.dtype) != (
+            self.maps.shape, self.maps.dtype,
+        ):  # fmt: skip
+            say(f"{path} holds no maps of these images; they are computed anew")
+            return None
+        return maps
+
+    def _batches(
+        self, inputs: Normalise, labelled: bool, processes: Processes
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """Numbers, images and what the map explains: labels, or None for the teacher's answer."""
+        scene, rank, number = self.scene, processes.rank, processes.world_size
+        share = len(range(rank, scene.data.num_train, number))
+        batches = scene.data.whole_batches(scene.device, scene.config.workers, rank, number)
+        with progress_bar(
+            total=share,
+            desc="the teacher's maps",
+            unit="image",
+            leave=False,
+            delay=2,
+            hide=rank > 0,
+        ) as bar:
+            for batch in batches:
+                parts = (batch.numbers, batch.images, batch.labels)
+                for index, images, labels in zip(*(p.split(BATCH) for p in parts), strict=True):
+                    yield index, inputs(images), labels if labelled else None
+                    bar.update(len(index))
+
+    def _write(self, path: Path) -> None:
+        """Write the maps whole or not at all, as `save` does: runs side by side write the same."""
+        beside = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}")
+        state = {"maps": self.maps.cpu(), "image_size": tuple(self.image_size)}
+        write_whole(beside, lambda file: torch.save(state, file))
+        os.replace(beside, path)
         say(f"the teacher's maps are in {path}")
-    return found
-
-
-def _identity(arch: str, weights: Weights, scale: float, data: Any) -> Iterator[str | bytes]:
-    """What tells one teacher's maps from another's."""
-    yield f"{arch} {scale} {data.image_size}"
-    for name, value in weights.tensors.items():
-        yield name
-        yield value.contiguous().view(torch.uint8).numpy().tobytes() if value.dim() else str(value)
-    yield from data.contents()
-
-
-def _batches(
-    scene: Scene, inputs: Normalise, model: nn.Module
-) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    """Numbers, images and what the map explains of each: its label, or None for its own answer."""
-    data, device = scene.data, scene.device
-    classes = model.get_parameter(f"{classifier_of(model)}.weight").shape[0]
-    total = -(-data.num_train // BATCH)
-    with progress_bar(total=total, desc="the teacher's maps", leave=False, delay=2) as bar:
-        for batch in data.whole_batches(device, scene.config.workers):
-            parts = (batch.numbers, batch.images, batch.labels)
-            for index, images, labels in zip(*(p.split(BATCH) for p in parts), strict=True):
-                yield index, inputs(images), labels if classes == len(data.classes) else None
-                bar.update()
-
-
-def _write(path: Path, state: dict[str, Any]) -> None:
-    """Write a file whole or not at all: runs side by side may write the same."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    own = path.with_name(f"{path.name}.{os.getpid()}")
-    write_whole(own, lambda file: torch.save(state, file))
-    os.replace(own, path)

@@ -18,10 +18,10 @@ from classification.config import Config
 from classification.data import Data, open_data
 from classification.maps import Maps
 from classification.methods import AttentiveCutMix
-from classification.models import check_side
+from classification.models import check_side, load_start
 from classification.recipe import (
     check_names,
-    frozen_layers,
+    frozen_part,
     learning_rate,
     make_criterion,
     make_model,
@@ -44,7 +44,7 @@ from keepbench.order import EpochBatches, mixed_seed, seed_noise
 from keepbench.processes import Processes
 from keepbench.progress import say
 from keepbench.right import joined, write_right
-from keepbench.starting import classifier_of
+from keepbench.starting import classifiers_of
 
 OCCLUSIONS = (0.1, 0.25, 0.5)  # shares of a test image's area
 
@@ -92,9 +92,7 @@ class Trainer(Training):
         self.optimizer = make_optimizer(
             [self.network], kind=config.optimizer, lr=config.lr, momentum=config.momentum,
             weight_decay=config.weight_decay, norm_decay=config.norm_decay,
-            bias_decay=config.bias_decay, scale=config.classifier_lr,
-            apart=self.model.get_submodule(classifier_of(self.model))
-            if config.classifier_lr != 1.0 else None,
+            bias_decay=config.bias_decay, scale=config.classifier_lr, apart=self._classifiers(),
         )  # fmt: skip
         self.tested = make_average(self.model, config.ema) if config.ema else self.model
         if processes.world_size > 1:
@@ -104,6 +102,18 @@ class Trainer(Training):
         self.steps = self.order.steps
         if self.order.fewest == 1:
             check_single_image(self.model, config.arch, data.channels, data.image_size)
+
+    def _classifiers(self) -> list[nn.Module]:
+        """The layers with a learning rate of their own."""
+        if self.config.classifier_lr == 1.0:
+            return []
+        names = classifiers_of(self.model, len(self.data.classes))
+        return [self.model.get_submodule(name) for name in names]
+
+    def prepare(self) -> None:
+        """Begin with the initial weights, and compute a teacher's maps."""
+        load_start(self, len(self.data.classes))
+        self.maps.prepare(self.processes)
 
     def _augment(self, network: Any) -> None:
         """Make the map and the augmentation."""
@@ -135,7 +145,7 @@ class Trainer(Training):
     def batches(self) -> Iterable[Batch]:
         """This process's samples of the steps to come."""
         self.network.train()
-        for layer in frozen_layers(self.config, self.model):
+        for layer in frozen_part(self.config, self.model, len(self.data.classes))[1]:
             layer.eval()
         if self.config.regulariser == "dropblock":
             set_drop_block(self.model, self.epoch / self.config.epochs)
@@ -348,8 +358,8 @@ def train(
         ValueError: Bad settings, data that cannot be used, or a folder that holds another run.
         FloatingPointError: The loss is not finite.
     """
-    check_start(name, config, folder, processes, resume=resume)
-    check_names(config)
+    goes_on = check_start(name, config, folder, processes, resume=resume)
+    check_names(config, goes_on=goes_on)
     if isinstance(config.mix, AttentiveCutMix):
         config.mix.network(config.download)
     data = open_data(config, processes.device)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from keepbench import maps
+from keepbench.files import file_at
 from keepbench.own_network import source_files
 from keepbench.policies import Policy
 from keepbench.settings import check, check_keep, check_lengths, one_of, setting
+from keepbench.starting import COLOURS, WEIGHTS
 from semisup_uda.policy import POLICIES, UDAPolicy
 
 DATASETS = ["cifar10", "cifar100", "digits", "folder"]
@@ -53,6 +55,8 @@ class Config:
         "model: one of classification.models, any of timm's, or FILE.py:FUNCTION",
         files=source_files,
     )
+    weights: str = setting("", WEIGHTS, files=file_at)
+    colours: str = setting("auto", COLOURS, choices=["auto", "data", "network"])
     padding: int = setting(4, "random-crop padding, by reflection; 0 = no crop", range="[0, 512]")
     flip: bool = setting(True, "random horizontal flip")
 

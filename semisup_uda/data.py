@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from classification.models import colours_of
 from keepbench.images import read_image
 from keepbench.order import even_subset
 from keepbench.progress import progress_bar
@@ -107,7 +108,7 @@ def open_data(config: Config, device: torch.device) -> StoredData:
     Raises:
         ValueError: Data that cannot be used (see `keepbench.small_images.load_data`).
     """
-    return load_data(
+    data = load_data(
         config.dataset,
         config.data,
         download=config.download,
@@ -115,6 +116,7 @@ def open_data(config: Config, device: torch.device) -> StoredData:
         test_subset=config.test_subset,
         seed=config.seed,
     ).to(device)
+    return replace(data, **colours_of(config.colours, config.weights, config.arch, data.channels))
 
 
 def open_images(config: Config, device: torch.device) -> Images:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from classification.models import check_arch, check_side
+from classification.models import check_arch, check_side, check_weights, load_start
 from keepaugment import SampleDraws
 from keepbench.loop import Row, Training, check_start, fit
 from keepbench.maps import Gradient, Scene, scales_of
@@ -79,6 +79,10 @@ class Trainer(Training):
         if processes.world_size > 1:
             self.network = DistributedDataParallel(self.network)
         self.steps = config.steps
+
+    def prepare(self) -> None:
+        """Begin with the initial weights."""
+        load_start(self, len(self.images.data.classes))
 
     def _stream(self, name: int, num_images: int, batch_size: int) -> Stream:
         return Stream(
@@ -215,8 +219,12 @@ def train(
         ValueError: Bad settings, data that cannot be used, or a folder that holds another run.
         FloatingPointError: The loss is not finite.
     """
-    check_start(name, config, folder, processes, resume=resume)
+    goes_on = check_start(name, config, folder, processes, resume=resume)
     check_arch(config.arch, download=config.download)
+    if not goes_on:
+        check_weights(config.weights, config.arch, download=config.download)
+    if config.policy:  # a transform of the user's own may not be there
+        config.policy.build((0.5,) * 3, SampleDraws(0))
     images = open_images(config, processes.device)
     if not (folder / "run.json").exists():  # a run that was begun goes on
         if (words := check_side(config.arch, min(images.data.image_size))) and processes.first:

@@ -18,6 +18,7 @@ import timm
 import torch
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from classification.models.airbench import airbench
 from classification.models.pyramidnet import ShakeDrop, pyramidnet
@@ -25,7 +26,17 @@ from classification.models.resnet import cifar_resnet, resnet18
 from classification.models.shake_shake import ShakeShake, shake_shake
 from classification.models.wide_resnet import wide_resnet
 from keepbench import flops
+from keepbench.loop import Training
 from keepbench.own_network import find_function, is_function, make_network
+from keepbench.progress import say
+from keepbench.starting import (
+    TIMM,
+    begin_from,
+    check_source,
+    find_weights,
+    pretrained_config,
+    timm_name,
+)
 from keepbench.weights import plain_names
 
 __all__ = [
@@ -36,10 +47,14 @@ __all__ = [
     "airbench",
     "check_arch",
     "check_side",
+    "check_weights",
     "cifar_resnet",
+    "colours_of",
     "create_model",
     "find_model",
     "forward_flop",
+    "load_start",
+    "pretrained",
     "pyramidnet",
     "resnet18",
     "shake_shake",
@@ -170,6 +185,83 @@ def find_model(weights: Mapping[str, Tensor], like: str) -> str:
             if _shapes(made.state_dict()) == wanted:
                 return name
     return ""
+
+
+def check_weights(source: str, arch: str, *, download: bool) -> None:
+    """Raise ValueError for initial weights that cannot be had, before data are read.
+
+    Args:
+        source: a setting, as `keepbench.starting.find_weights` takes it; "" is none.
+        arch: the model that they are for.
+        download: they may be fetched.
+    """
+    if source == TIMM and arch in MODELS:
+        other = "" if arch in SMALL else f", or timm's network, {_tagged(arch)}"
+        raise ValueError(
+            f"{arch} is our network, of which timm has no weights; give --weights FILE{other}"
+        )
+    check_source(source, arch, download=download)
+
+
+def load_start(training: Training, num_classes: int) -> None:
+    """Put the weights that a run's settings name, if any, into its model and their average.
+
+    The classifier's stay as they are: new.
+
+    Raises:
+        ValueError: They cannot be had, or are another model's.
+    """
+    config, model = training.config, training.model
+    if not config.weights:
+        return
+    check_weights(config.weights, config.arch, download=config.download)
+    weights = find_weights(config.weights, config.arch, download=config.download)
+    try:
+        begin_from(model, weights, num_classes)
+    except ValueError as error:
+        other = find_model(weights.tensors, config.arch)
+        raise ValueError(f"{error}" + (f" They fit {other}." if other else "")) from None
+    if isinstance(training.tested, AveragedModel):
+        training.tested.module.load_state_dict(model.state_dict())
+    if training.processes.first:
+        say(f"{config.arch} begins with the {weights} of {config.weights}")
+
+
+def pretrained(source: str, arch: str) -> Mapping[str, Any]:
+    """What timm says of the network that weights are of, as its mean, std and input_size.
+
+    Empty where it knows nothing, as of a model of ours, whatever timm's of that name is.
+    """
+    named = timm_name(source, arch)
+    if arch in MODELS and source != f"{TIMM}:{named}":
+        return {}
+    return pretrained_config(named or arch)
+
+
+def colours_of(choice: str, source: str, arch: str, channels: int) -> dict[str, tuple[float, ...]]:
+    """The mean and std that images are normalised by in place of the data's; {} if by these.
+
+    Args:
+        choice: "data", "network", or "auto": the network's if it begins with weights.
+        source: these; "" is none.
+        arch: the model.
+        channels: of an image.
+
+    Raises:
+        ValueError: Those of the network are asked for, and timm has none for such images.
+    """
+    if choice == "data" or (choice == "auto" and not source):
+        return {}
+    known = pretrained(source, arch)
+    found = {name: tuple(known.get(name) or ()) for name in ("mean", "std")}
+    if len(found["mean"]) == channels == len(found["std"]):
+        return found
+    if choice == "network":
+        raise ValueError(
+            f"colours=network: timm says no mean and std of {channels} channels for {arch}; "
+            "take auto or data"
+        )
+    return {}
 
 
 @cache

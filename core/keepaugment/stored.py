@@ -270,6 +270,13 @@ class GivenMaps(StoredMaps):
         index, view = self._present(len(images), "at(index, view)")
         return self.read(index, view, (images.shape[2], images.shape[3])).to(images.device)
 
+    def fill(self, saliency: Saliency, batches: Iterable[tuple[Tensor, Tensor, Any]]) -> None:
+        """Store a map of each image of batches, as `TeacherSaliency` takes them."""
+        for index, images, targets in batches:
+            check_saliency(found := saliency(images, targets), images)
+            index = check_index(index, len(self.maps)).to(self.maps.device)
+            self.write(index, whole(len(index), index.device), found.to(index.device))
+
 
 class TeacherSaliency(GivenMaps):
     """Maps that are computed once, by a network that is trained already, and then only read.
@@ -308,10 +315,7 @@ class TeacherSaliency(GivenMaps):
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__(num_images, image_size, size=size, device=device)
-        for index, images, targets in batches:
-            check_saliency(found := saliency(images, targets), images)
-            index = check_index(index, num_images).to(self.maps.device)
-            self.write(index, whole(len(index), index.device), found.to(index.device))
+        self.fill(saliency, batches)
         if missing := int((~self.fresh).sum()):
             raise ValueError(f"{missing} of {num_images} images are in no batch")
         self.fresh.zero_()

@@ -24,7 +24,7 @@ from keepbench.leaving import Stop, resume_command
 from keepbench.network import load_optimizer, load_whole
 from keepbench.processes import Processes
 from keepbench.progress import progress_bar
-from keepbench.run import Run, check_folder
+from keepbench.run import Run, check_folder, tensorboard
 from keepbench.settings import check_shared
 
 SAVE_BEFORE_TEST = 20.0  # seconds since the last checkpoint that are worth one before a test
@@ -89,6 +89,9 @@ class Training(ABC):
     def contents(self) -> Iterable[str | bytes]:
         """The data's contents: a run goes on only with those that it began with."""
         return ()
+
+    def prepare(self) -> None:  # noqa: B027
+        """Do what a run does once, before its first step, and then has in its checkpoint."""
 
     def before_epoch(self) -> None:  # noqa: B027
         """Prepare the present epoch, or the rest of it."""
@@ -252,27 +255,13 @@ def check_finite(training: Training, row: Row) -> None:
         )
 
 
-def _events(config: Any, folder: Path, epoch: int) -> Callable[[Row], None]:
-    """A writer of rows of metrics for TensorBoard, too, if the config asks for it."""
-    if not config.tensorboard:
-        return lambda row: None
-    from torch.utils.tensorboard import SummaryWriter
-
-    writer = SummaryWriter(str(folder), purge_step=epoch + 1)
-
-    def write(row: Row) -> None:
-        for name, value in row.items():
-            if isinstance(value, (int, float)):
-                writer.add_scalar(name, value, row["epoch"])
-        writer.flush()
-
-    return write
-
-
 def check_start(
     name: str, config: Any, folder: Path, processes: Processes, *, resume: bool
-) -> None:
+) -> bool:
     """Refuse, before data are read, what they do not bear on; all processes must call.
+
+    Returns:
+        Whether the run goes on from a checkpoint.
 
     Raises:
         ValueError: Processes have different settings or a batch that they cannot share, the folder
@@ -280,9 +269,10 @@ def check_start(
     """
     processes.check_same(config)
     check_shared(config, processes.world_size)
-    check_folder(folder, Identity(name, config), resume=resume)
+    goes_on = check_folder(folder, Identity(name, config), resume=resume)
     if processes.first and folder.exists():
         FolderLock(folder).close()
+    return bool(processes.shared(goes_on))
 
 
 def fit(
@@ -353,7 +343,9 @@ def _fit(training: Training, name: str, run: Run | None, shown: Callable[[Row], 
             restore(training, state)
         except ValueError as error:
             raise ValueError(f"{run.folder}: {error}" if run else str(error)) from error
-    events = _events(config, run.folder, training.epoch) if run else None
+    else:
+        training.prepare()
+    events = tensorboard(config, run.folder, training.epoch) if run else None
     steps = training.steps
     total, done = config.epochs * steps, training.epoch * steps + training.step
     stop, saved = Stop(processes), time.perf_counter()

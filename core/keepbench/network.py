@@ -94,7 +94,7 @@ def make_optimizer(
     weight_decay: float,
     norm_decay: bool = True,
     bias_decay: bool = False,
-    apart: nn.Module | None = None,
+    apart: Iterable[nn.Module] = (),
     scale: float = 1.0,
 ) -> torch.optim.Optimizer:
     """An optimiser of the parameters of `modules`.
@@ -107,7 +107,7 @@ def make_optimizer(
         weight_decay: of weights.
         norm_decay: decay biases and normalisation layers, too.
         bias_decay: without `norm_decay`, spare normalisation layers only.
-        apart: a part of the modules whose groups have a rate of their own ...
+        apart: parts of the modules whose groups have a rate of their own ...
         scale: ... in units of the others', as "scale" in each of its groups.
     """
     modules = list(modules)
@@ -117,7 +117,7 @@ def make_optimizer(
         layers = [each for module in modules for each in module.modules()]
         spared = {p for each in layers if isinstance(each, _NORMS) for p in each.parameters()}
     rest = weight_decay if norm_decay else 0.0
-    other = {*apart.parameters()} if apart and scale != 1.0 else set()
+    other = {p for each in apart for p in each.parameters()} if scale != 1.0 else set()
     groups: list[dict[str, Any]] = []
     for own, about in (({*parameters} - other, {}), (other, {"scale": scale})):
         listed = [p for p in parameters if p in own]

@@ -23,9 +23,14 @@ from keepbench.files import file_at, files_at
 _FETCHED = ("hf-hub:", "hf_hub:", "local-dir:")  # timm's names with a colon
 
 
+def is_fetched(name: str) -> bool:
+    """Whether a network's name is timm's for one that a hub or a folder describes."""
+    return name.startswith(_FETCHED)
+
+
 def is_function(name: str) -> bool:
     """Whether a network's name is MODULE:FUNCTION or FILE.py:FUNCTION."""
-    return ":" in name and not name.startswith(_FETCHED)
+    return ":" in name and not is_fetched(name)
 
 
 def refuse_code(name: object) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +13,11 @@ import numpy as np
 import torch
 from PIL import Image
 from timm.data import auto_augment
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from keepaugment.draws import Source, uniform
+from keepbench.order import seed_noise
 from keepbench.own_network import find_function, is_function, source_files
 from keepbench.policies import Policy
 from keepbench.settings import setting
@@ -23,48 +25,48 @@ from keepbench.settings import setting
 Transform = Callable[[Tensor], Any]
 
 
-def _seeds(generator: Source, images: Tensor) -> list[int]:
-    """A seed for each image; a GPU waits for the host here, as it does for such transforms."""
-    return (uniform(generator, (len(images), 1), images.device)[:, 0] * 2**31).long().tolist()
-
-
-def _seeded(transform: Callable[[Any], Any], seed: int, images: Any) -> Any:
-    """Call a transform with all of Python's usual random numbers begun at a seed."""
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Within it all of Python's usual random numbers begin at a seed; then they are as before."""
     before = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        seed_noise(seed, device)
         random.seed(seed)
         np.random.seed(seed)
         try:
-            return transform(images)
+            yield
         finally:
             random.setstate(before[0])
             np.random.set_state(before[1])
 
 
-def _as_bytes(found: Any, like: Tensor, name: str) -> Tensor:
-    """What a transform gave, if it fits in the image's place.
+def _checked(found: Any, like: Tensor, name: str) -> Tensor:
+    """What a transform gave, if it fits in the place of an image or a batch.
 
     Raises:
         ValueError: It does not.
     """
     pixels = pil_to_tensor(found) if isinstance(found, Image.Image) else found
-    if not isinstance(pixels, Tensor) or pixels.dtype != torch.uint8 or pixels.shape != like.shape:
-        about = (
-            f"{pixels.dtype} {tuple(pixels.shape)}" if isinstance(pixels, Tensor) else type(found)
-        )
-        raise ValueError(
-            f"{name} must return bytes of the shape that it was given, {tuple(like.shape)} uint8, "
-            f"found {about}; images are normalised later"
-        )
-    return pixels.to(like.device)
+    if not isinstance(pixels, Tensor):
+        about = type(found).__name__
+    elif pixels.dtype != torch.uint8 or pixels.shape != like.shape:
+        about = f"{tuple(pixels.shape)} {str(pixels.dtype).removeprefix('torch.')}"
+    else:
+        return pixels.to(like.device)
+    raise ValueError(
+        f"{name} must return bytes of the shape that it was given, {tuple(like.shape)} uint8, "
+        f"found {about}; images are normalised later"
+    )
 
 
 class Applied:
     """A transform on a batch (B, C, H, W) uint8: the same for an image in any batch.
 
+    That holds for what draws from the global random numbers of torch, Python or NumPy. What a
+    transform of the batch draws follows from its first image.
+
     Args:
-        transform: of an image (C, H, W) uint8, or of a batch.
+        transform: of an image (C, H, W) uint8 on the CPU, or of a batch on its device.
         name: in messages.
         whole: it takes the batch.
         generator: where the seeds of its random numbers come from.
@@ -75,32 +77,51 @@ class Applied:
         self.generator = generator
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Augment images (B, C, H, W), uint8: new images of the same shape."""
-        seeds = _seeds(self.generator, images)
-        try:
-            if self.whole:
-                return _as_bytes(_seeded(self.transform, seeds[0], images), images, self.name)
-            found = [
-                _as_bytes(_seeded(self.transform, seed, image), image, self.name)
-                for seed, image in zip(seeds, images, strict=True)
-            ]
-        except Exception as error:  # the user's code may raise anything
-            if isinstance(error, ValueError) and str(error).startswith(self.name):
-                raise
-            raise ValueError(f"{self.name} failed: {type(error).__name__}: {error}") from error
-        return torch.stack(found)
+        """Augment images (B, C, H, W), uint8: new images of the same shape.
+
+        A GPU waits for the host here.
+        """
+        draws = uniform(self.generator, (len(images), 1), images.device)[:, 0]
+        seeds = (draws * 2**31).long().tolist()
+        if self.whole:
+            return self._called(images, seeds[0])
+        found = [self._called(each, seed) for each, seed in zip(images.cpu(), seeds, strict=True)]
+        return torch.stack(found).to(images.device)
+
+    def _called(self, images: Tensor, seed: int) -> Tensor:
+        """What the transform gives for an image or a batch.
+
+        Raises:
+            ValueError: It fails, or gives no bytes of the same shape.
+        """
+        with _seeded(seed, images.device), torch.autocast(images.device.type, enabled=False):
+            try:
+                found = self.transform(images.clone())  # it may write into what it is given
+            except Exception as error:  # the user's code may raise anything
+                raise ValueError(f"{self.name} failed: {type(error).__name__}: {error}") from error
+        return _checked(found, images, self.name)
 
 
 def _of_albumentations(transform: Any) -> Transform:
     """A pipeline of albumentations, which takes arrays (H, W, C) by keyword."""
 
-    def run(image: Tensor) -> Tensor:
+    def run(image: Tensor) -> Any:
         if hasattr(transform, "set_random_seed"):  # its own generator follows no other
             transform.set_random_seed(random.getrandbits(31))
-        found = transform(image=image.cpu().permute(1, 2, 0).numpy())["image"]
-        return torch.as_tensor(found).permute(2, 0, 1)
+        found = transform(image=image.permute(1, 2, 0).numpy())["image"]
+        if not isinstance(found, np.ndarray):  # made a tensor by the pipeline
+            return found
+        return torch.as_tensor(found.reshape(*found.shape[:2], -1)).permute(2, 0, 1)
 
     return run
+
+
+def _takes_batches(transform: Callable[..., Any]) -> bool:
+    """Whether a transform's first parameter is called `images`."""
+    call = transform.forward if isinstance(transform, nn.Module) else transform
+    with suppress(ValueError, TypeError):  # some builtins have no signature
+        return [*inspect.signature(call).parameters][:1] == ["images"]
+    return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,9 +133,14 @@ class Own(Policy):
     transform: str = setting(
         "",
         "FILE.py:NAME of a transform of an image (C, H, W) uint8, such as torchvision's v2, of a "
-        "function of a batch `images`, or of a pipeline of albumentations",
+        "pipeline of albumentations, or of what takes a batch `images`",
         files=source_files,
     )
+
+    def __post_init__(self) -> None:  # noqa: D105
+        super().__post_init__()
+        if self.fill != "mean":
+            raise ValueError(f"fill={self.fill}: a transform of your own has a fill of its own")
 
     def build(  # noqa: D102
         self, mean: tuple[float, ...], generator: Source, interpolation: str = "nearest"
@@ -125,15 +151,16 @@ class Own(Policy):
             )
         transform: Any = find_function(self.transform)
         if isinstance(transform, type):
-            transform = transform()
+            try:
+                transform = transform()
+            except Exception as error:  # the user's code may raise anything
+                raise ValueError(f"{self.transform} cannot be made: {error}") from error
         if not callable(transform):
             raise ValueError(f"{self.transform} is no transform: it cannot be called")
-        whole = inspect.isfunction(transform) and [*inspect.signature(transform).parameters][
-            :1
-        ] == ["images"]
-        if type(transform).__module__.partition(".")[0] == "albumentations":
-            transform = _of_albumentations(transform)
-        return Applied(transform, self.transform, whole, generator)
+        bases = {each.__module__.partition(".")[0] for each in type(transform).__mro__}
+        if "albumentations" in bases:
+            return Applied(_of_albumentations(transform), self.transform, False, generator)
+        return Applied(transform, self.transform, _takes_batches(transform), generator)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,14 +175,19 @@ class Timm(Policy):
         super().__post_init__()
         try:
             self._made((0.5, 0.5, 0.5), 224)
-        except (AssertionError, KeyError, ValueError) as error:
-            reason = str(error) or "it is none"
+        except Exception as error:  # timm raises many kinds
+            reason = str(error) or type(error).__name__
             raise ValueError(f"config={self.config!r} is no policy of timm: {reason}") from None
+
+    def _colour(self, mean: tuple[float, ...]) -> int | tuple[int, ...]:
+        """What is beyond the image, as Pillow takes it: a number if the image is grey."""
+        found = [round(255 * value) if self.fill == "mean" else 0 for value in mean]
+        return tuple(found) if len(found) > 1 else found[0]
 
     def _made(self, mean: tuple[float, ...], side: int) -> Callable[[Any], Any]:
         options = {
             "translate_const": int(side * 0.45),
-            "img_mean": tuple(round(255 * value) for value in mean),
+            "img_mean": self._colour(mean),
         }
         kind = self.config.partition("-")[0]
         if kind == "rand":

@@ -13,6 +13,7 @@ import re
 import shlex
 import sys
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -36,14 +37,18 @@ _USUAL: dict[str, Any] = {
 }  # fmt: skip
 
 
-def check_folder(folder: Path, identity: Identity, *, resume: bool) -> None:
+def check_folder(folder: Path, identity: Identity, *, resume: bool) -> bool:
     """Look whether a run can use a folder, before its data are read; nothing is written.
+
+    Returns:
+        Whether it goes on from a checkpoint.
 
     Raises:
         ValueError: As `Run` and `Run.load` would.
     """
-    if _find_record(folder, identity, resume):
-        _find_state(folder, identity)
+    if not _find_record(folder, identity, resume):
+        return False
+    return _find_state(folder, identity)[0] is not None
 
 
 def _find_record(folder: Path, identity: Identity, resume: bool) -> RunRecord | None:
@@ -279,6 +284,23 @@ def _task_of(about: dict[str, Any]) -> Any:
     """The task of a run; where `run.json` is too old to say it, that of the command's script."""
     script = re.search(r"run_(\w+)\.py\b", str(about["command"]))
     return about.get("task", script[1] if script else "")
+
+
+def tensorboard(config: Any, folder: Path, epoch: int) -> Callable[[dict[str, Any]], None]:
+    """What writes a row of metrics for TensorBoard, too, if the config asks for it."""
+    if not config.tensorboard:
+        return lambda row: None
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(folder), purge_step=epoch + 1)
+
+    def write(row: dict[str, Any]) -> None:
+        for name, value in row.items():
+            if isinstance(value, (int, float)):
+                writer.add_scalar(name, value, row["epoch"])
+        writer.flush()
+
+    return write
 
 
 @dataclass(frozen=True)

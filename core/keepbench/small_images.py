@@ -53,6 +53,12 @@ class ImageSet:
         chosen[even_subset(self.labels.tolist(), subset, seed)] = True
         return self[chosen], self[~chosen]
 
+    def contents(self) -> Iterator[bytes]:
+        """What tells whether images, labels or ground truth changed: all of them."""
+        for tensor in (self.images, self.labels, self.objects):
+            if tensor is not None:
+                yield tensor.cpu().contiguous().numpy().tobytes()
+
     def to(self, device: torch.device) -> ImageSet:
         """The same set on another device."""
         objects = None if self.objects is None else self.objects.to(device)
@@ -96,10 +102,12 @@ class StoredData:
     def contents(self) -> Iterator[str | bytes]:
         """All images, labels and ground truth, to tell whether they changed."""
         yield from self.classes
-        for part in (self.train, self.test):
-            for tensor in (part.images, part.labels, part.objects):
-                if tensor is not None:
-                    yield tensor.cpu().contiguous().numpy().tobytes()
+        yield from self.train.contents()
+        yield from self.test.contents()
+
+    def train_contents(self) -> Iterator[bytes]:
+        """The same for the training set alone."""
+        return self.train.contents()
 
     def to(self, device: torch.device) -> StoredData:
         """The same data on another device."""
@@ -114,9 +122,11 @@ class StoredData:
         for index in order.split([len(batch) for batch in batches]):  # one copy for the epoch
             yield Batch(index, self.train.images[index], self.train.labels[index])
 
-    def whole_batches(self, device: torch.device, workers: int) -> Iterator[Batch]:
-        """All training images once, in their order."""
-        numbers = torch.arange(self.num_train, device=device)
+    def whole_batches(
+        self, device: torch.device, workers: int, rank: int, world_size: int
+    ) -> Iterator[Batch]:
+        """This process's share of the training set, in its order."""
+        numbers = torch.arange(rank, self.num_train, world_size, device=device)
         for index in numbers.split(TEST_BATCH):
             yield Batch(index, self.train.images[index], self.train.labels[index])
 
