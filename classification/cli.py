@@ -5,7 +5,7 @@ from __future__ import annotations
 from classification.config import Config
 from classification.experiments import BUDGETS, EXPERIMENTS
 from classification.models import forward_flop
-from classification.train import train
+from classification.train import Trainer
 from keepbench.command import parse, train_to_the_end
 from keepbench.leaving import exit_with_message
 from keepbench.run import read_rows
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     name, config, arguments = parse(
         EXPERIMENTS, "Train a classifier with KeepAugment.", argv, budgets=BUDGETS, cost=cost
     )
-    if train_to_the_end(train, name, config, arguments):
+    if train_to_the_end(Trainer, name, config, arguments):
         rows = read_rows(arguments.out / "metrics.jsonl")
         accuracies = [row["test_accuracy"] for row in rows if "test_accuracy" in row]
         print(

@@ -27,9 +27,9 @@ from keepaugment.draws import Source
 from keepaugment.no_trace import Forward
 from keepaugment.stored import StoredMaps
 from keepbench.images import Normalise
-from keepbench.loop import Row
 from keepbench.maps import Gradient, Scene
 from keepbench.processes import Processes
+from keepbench.training import Row
 
 
 def _recycled(config: Config, scene: Scene) -> RecycledSaliency | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,9 @@ from classification.recipe import (
     make_model,
 )
 from keepaugment import EarlyHead, SampleDraws
+from keepbench import loop
 from keepbench.accuracy import EvaluationSums, label_ranks, occluded
 from keepbench.images import Batch
-from keepbench.loop import Row, Training, check_start, fit
 from keepbench.maps import scales_of
 from keepbench.network import (
     Joined,
@@ -42,9 +43,9 @@ from keepbench.network import (
 )
 from keepbench.order import EpochBatches, mixed_seed, seed_noise
 from keepbench.processes import Processes
-from keepbench.progress import say
 from keepbench.right import joined, write_right
 from keepbench.starting import classifiers_of
+from keepbench.training import Row, Training
 
 OCCLUSIONS = (0.1, 0.25, 0.5)  # shares of a test image's area
 
@@ -329,45 +330,29 @@ class Trainer(Training):
             self.head.load_state_dict(state["early_head"])
         self.maps.load_state_dict(state)
 
+    @classmethod
+    def check(cls, config: Config, *, goes_on: bool) -> None:  # noqa: D102
+        check_names(config, goes_on=goes_on)
+        if isinstance(config.mix, AttentiveCutMix):
+            config.mix.network(config.download)
 
-def _shown(row: Row) -> str:
-    tested = f", test {row['test_accuracy']:.2f} %" if "test_accuracy" in row else ""
-    return f"loss {row['train_loss']:.3f}{tested}, {row['train_seconds']:.1f} s"
+    @classmethod
+    def begin(cls, config: Config, processes: Processes) -> Trainer:  # noqa: D102
+        return cls(config, open_data(config, processes.device), processes)
+
+    def remarks(self, *, goes_on: bool) -> Iterable[str]:
+        """A remark on a network that is made for smaller images."""
+        remark = "" if goes_on else check_side(self.config.arch, min(self.data.image_size))
+        return [remark] if remark else []
+
+    def shown(self, row: Row) -> str:  # noqa: D102
+        tested = f", test {row['test_accuracy']:.2f} %" if "test_accuracy" in row else ""
+        return f"loss {row['train_loss']:.3f}{tested}, {row['train_seconds']:.1f} s"
+
+    def finish(self, folder: Path) -> None:
+        """Store which test images are right, if the config asks for it."""
+        if self.config.record:
+            self.record(folder)
 
 
-def begin(config: Config, processes: Processes) -> Trainer:
-    """A run that has made no step, with its data read."""
-    return Trainer(config, open_data(config, processes.device), processes)
-
-
-def train(
-    name: str,
-    config: Config,
-    folder: Path,
-    processes: Processes,
-    *,
-    resume: bool = False,
-    budget: str = "paper",
-) -> Trainer | None:
-    """Run an experiment into its folder; go on from its last checkpoint with `resume`.
-
-    Returns:
-        The finished run; None if a signal stopped it, and it is saved.
-
-    Raises:
-        ValueError: Bad settings, data that cannot be used, or a folder that holds another run.
-        FloatingPointError: The loss is not finite.
-    """
-    goes_on = check_start(name, config, folder, processes, resume=resume)
-    check_names(config, goes_on=goes_on)
-    if isinstance(config.mix, AttentiveCutMix):
-        config.mix.network(config.download)
-    data = open_data(config, processes.device)
-    if not (folder / "run.json").exists():  # a run that was begun goes on
-        if (words := check_side(config.arch, min(data.image_size))) and processes.first:
-            say(words)
-    trainer = Trainer(config, data, processes)
-    done = fit(trainer, name, folder, resume=resume, budget=budget, shown=_shown)
-    if done and config.record:
-        trainer.record(folder)
-    return trainer if done else None
+train = partial(loop.train, Trainer)

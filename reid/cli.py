@@ -17,7 +17,7 @@ from reid.evaluation import SCORES
 from reid.experiments import BUDGETS, ERRATA, EXPERIMENTS
 from reid.market import comparison
 from reid.model import ReidModel
-from reid.train import Trainer, train
+from reid.train import Trainer
 
 IMAGES = {"market": 12_936, "toy": 576}
 
@@ -76,6 +76,6 @@ def main(argv: list[str] | None = None) -> None:
     name, config, arguments = parse(
         EXPERIMENTS, "Train re-identification with KeepAugment.", argv, budgets=BUDGETS, cost=cost
     )
-    if trainer := train_to_the_end(train, name, config, arguments):
+    if trainer := train_to_the_end(Trainer, name, config, arguments):
         rows = read_rows(arguments.out / "metrics.jsonl")
         print("\n".join(closing(name, trainer, rows, arguments.out)))

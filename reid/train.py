@@ -6,7 +6,8 @@ from the seed, the epoch and the number of the image, so a resumed run equals an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from fvcore.common.param_scheduler import LinearParamScheduler
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from keepbench.loop import Row, Training, check_start, fit
+from keepbench import loop
 from keepbench.network import Joined
 from keepbench.processes import Processes
 from keepbench.progress import say
 from keepbench.rates import tenths
+from keepbench.training import Row, Training
 from reid.augmentation import Augmentation
 from reid.config import Config
 from reid.data import Data, open_data
@@ -214,46 +216,30 @@ class Trainer(Training):
             self.centres.load_state_dict(state["centres"])
         self._find_order()
 
+    @classmethod
+    def check(cls, config: Config, *, goes_on: bool) -> None:
+        """Refuse weights that cannot be had."""
+        make_model(config, num_classes=2, tell=False)
 
-def _shown(row: Row) -> str:
-    losses = ", ".join(f"{loss} {row[f'{loss}_loss']:.3f}" for loss in LOSSES)
-    tested = f", mAP {row['mAP']:.2f} %, rank-1 {row['rank1']:.2f} %" if "mAP" in row else ""
-    return f"{losses}{tested}, {row['train_seconds']:.1f} s"
+    @classmethod
+    def begin(cls, config: Config, processes: Processes) -> Trainer:  # noqa: D102
+        return cls(config, open_data(config, processes), processes)
+
+    def remarks(self, *, goes_on: bool) -> Iterable[str]:
+        """The data beside the official ones."""
+        return described(self.data.listing)
+
+    def shown(self, row: Row) -> str:  # noqa: D102
+        losses = ", ".join(f"{loss} {row[f'{loss}_loss']:.3f}" for loss in LOSSES)
+        tested = f", mAP {row['mAP']:.2f} %, rank-1 {row['rank1']:.2f} %" if "mAP" in row else ""
+        return f"{losses}{tested}, {row['train_seconds']:.1f} s"
+
+    def finish(self, folder: Path) -> None:
+        """Store each query's average precision, and draw ranked lists, as the config asks."""
+        if self.config.record:
+            self.tester.record(folder, self.epoch)
+        if self.config.sheet:
+            self.tester.draw(folder / "ranked.png")
 
 
-def begin(config: Config, processes: Processes) -> Trainer:
-    """A run that has made no step, with its data read."""
-    return Trainer(config, open_data(config, processes), processes)
-
-
-def train(
-    name: str,
-    config: Config,
-    folder: Path,
-    processes: Processes,
-    *,
-    resume: bool = False,
-    budget: str = "paper",
-) -> Trainer | None:
-    """Run an experiment into its folder; go on from its last checkpoint with `resume`.
-
-    Returns:
-        The finished run; None if a signal stopped it, and it is saved.
-
-    Raises:
-        ValueError: Bad settings, data that cannot be used, or a folder that holds another run.
-        FloatingPointError: The loss is not finite.
-    """
-    check_start(name, config, folder, processes, resume=resume)
-    make_model(config, num_classes=2, tell=False)  # weights that cannot be had: before the data
-    data = open_data(config, processes)
-    if processes.first:
-        print("\n".join(described(data.listing)))
-    trainer = Trainer(config, data, processes)
-    if not fit(trainer, name, folder, resume=resume, budget=budget, shown=_shown):
-        return None
-    if config.record:
-        trainer.tester.record(folder, trainer.epoch)
-    if config.sheet:
-        trainer.tester.draw(folder / "ranked.png")
-    return trainer
+train = partial(loop.train, Trainer)

@@ -8,7 +8,7 @@ from keepbench.leaving import exit_with_message
 from keepbench.run import read_rows
 from semisup_uda.config import Config
 from semisup_uda.experiments import BUDGETS, EXPERIMENTS
-from semisup_uda.train import train
+from semisup_uda.train import Trainer
 
 NOTE = """\
 Table 9's baselines, 95.1 and 91.2, are those that FixMatch's paper gives for UDA at 4000 and 250
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
         cost=cost,
         note=NOTE,
     )
-    if train_to_the_end(train, name, config, arguments):
+    if train_to_the_end(Trainer, name, config, arguments):
         rows = read_rows(arguments.out / "metrics.jsonl")
         accuracies = [row["test_accuracy"] for row in rows]
         print(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ from torch.optim.swa_utils import AveragedModel
 
 from classification.models import check_arch, check_side, check_weights, load_start
 from keepaugment import SampleDraws
-from keepbench.loop import Row, Training, check_start, fit
+from keepbench import loop
 from keepbench.maps import Gradient, Scene, scales_of
 from keepbench.network import check_logits, compiled, make_average, make_optimizer
 from keepbench.order import Samples, Stream, mixed_seed, seed_noise
 from keepbench.processes import Processes
-from keepbench.progress import say
 from keepbench.right import joined, write_right
+from keepbench.training import Row, Training
 from semisup_uda.config import Config
 from semisup_uda.data import Images, open_images, split_record
 from semisup_uda.evaluate import evaluate, make_model
@@ -187,50 +188,35 @@ class Trainer(Training):
         if self.processes.first:
             write_right(folder, joined(parts), self.epoch)
 
+    @classmethod
+    def check(cls, config: Config, *, goes_on: bool) -> None:  # noqa: D102
+        check_arch(config.arch, download=config.download)
+        if not goes_on:
+            check_weights(config.weights, config.arch, download=config.download)
+        if config.policy:  # a transform of the user's own may not be there
+            config.policy.build((0.5,) * 3, SampleDraws(0))
 
-def _shown(row: Row) -> str:
-    masked = f", mask {row['mask_rate']:.2f}" if "mask_rate" in row else ""
-    return (
-        f"loss {row['train_loss']:.3f}{masked}, test {row['test_accuracy']:.2f} %, "
-        f"{row['train_seconds']:.1f} s"
-    )
+    @classmethod
+    def begin(cls, config: Config, processes: Processes) -> Trainer:  # noqa: D102
+        return cls(config, open_images(config, processes.device), processes)
+
+    def remarks(self, *, goes_on: bool) -> Iterable[str]:
+        """A remark on a network that is made for smaller images."""
+        size = self.images.data.image_size
+        remark = "" if goes_on else check_side(self.config.arch, min(size))
+        return [remark] if remark else []
+
+    def shown(self, row: Row) -> str:  # noqa: D102
+        masked = f", mask {row['mask_rate']:.2f}" if "mask_rate" in row else ""
+        return (
+            f"loss {row['train_loss']:.3f}{masked}, test {row['test_accuracy']:.2f} %, "
+            f"{row['train_seconds']:.1f} s"
+        )
+
+    def finish(self, folder: Path) -> None:
+        """Store which test images are right, if the config asks for it."""
+        if self.config.record:
+            self.record(folder)
 
 
-def begin(config: Config, processes: Processes) -> Trainer:
-    """A run that has made no step, with its data read."""
-    return Trainer(config, open_images(config, processes.device), processes)
-
-
-def train(
-    name: str,
-    config: Config,
-    folder: Path,
-    processes: Processes,
-    *,
-    resume: bool = False,
-    budget: str = "paper",
-) -> Trainer | None:
-    """Run an experiment into its folder; go on from its last checkpoint with `resume`.
-
-    Returns:
-        The finished run; None if a signal stopped it, and it is saved.
-
-    Raises:
-        ValueError: Bad settings, data that cannot be used, or a folder that holds another run.
-        FloatingPointError: The loss is not finite.
-    """
-    goes_on = check_start(name, config, folder, processes, resume=resume)
-    check_arch(config.arch, download=config.download)
-    if not goes_on:
-        check_weights(config.weights, config.arch, download=config.download)
-    if config.policy:  # a transform of the user's own may not be there
-        config.policy.build((0.5,) * 3, SampleDraws(0))
-    images = open_images(config, processes.device)
-    if not (folder / "run.json").exists():  # a run that was begun goes on
-        if (words := check_side(config.arch, min(images.data.image_size))) and processes.first:
-            say(words)
-    trainer = Trainer(config, images, processes)
-    done = fit(trainer, name, folder, resume=resume, budget=budget, shown=_shown)
-    if done and config.record:
-        trainer.record(folder)
-    return trainer if done else None
+train = partial(loop.train, Trainer)

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from PIL import Image
 
-from keepbench.loop import Training, finish_epoch, train_epoch, train_steps
+from keepbench.loop import finish_epoch, train_epoch, train_steps
 from keepbench.processes import Processes
 from keepbench.run import read_rows
+from keepbench.training import Training
 from keepbench.weights import load_checkpoint
 
 CPU = Processes(torch.device("cpu"))

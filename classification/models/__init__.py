@@ -26,7 +26,6 @@ from classification.models.resnet import cifar_resnet, resnet18
 from classification.models.shake_shake import ShakeShake, shake_shake
 from classification.models.wide_resnet import wide_resnet
 from keepbench import flops
-from keepbench.loop import Training
 from keepbench.own_network import find_function, is_function, make_network
 from keepbench.progress import say
 from keepbench.starting import (
@@ -37,6 +36,7 @@ from keepbench.starting import (
     pretrained_config,
     timm_name,
 )
+from keepbench.training import Training
 from keepbench.weights import plain_names
 
 __all__ = [

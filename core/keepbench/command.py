@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeVar
 
 from keepbench.experiments import Experiment, listing, print_as_made
 from keepbench.leaving import PREEMPTED
+from keepbench.loop import Trainer, train
 from keepbench.machine import bfloat16
 from keepbench.older import RENAMED
 from keepbench.own_network import is_function
@@ -32,7 +33,6 @@ from keepbench.settings import (
 from keepbench.settings_file import read_settings
 
 Config = TypeVar("Config")
-Trainer = TypeVar("Trainer")
 
 SMOKE = "smoke: checks that everything works; the accuracy means nothing"
 Brought = Mapping[str, type[Kind]]
@@ -352,23 +352,24 @@ def parse(
 
 
 def train_to_the_end(
-    train: Callable[..., Trainer | None], name: str, config: Any, arguments: argparse.Namespace
+    kind: type[Trainer], name: str, config: Any, arguments: argparse.Namespace
 ) -> Trainer | None:
     """Train as one of the processes of a run; exit with `PREEMPTED` if a signal stopped it.
 
     Args:
-        train: a task's function of that name.
+        kind: the task's training.
         name: of the experiment.
         config: its settings.
-        arguments: what else `parse` found.
+        arguments: the others that `parse` found.
 
     Returns:
         The finished run in the first process, None in the others.
     """
     with join_processes(arguments.device) as processes:
-        trainer = train(
-            name, config, arguments.out, processes, resume=arguments.resume, budget=arguments.budget
-        )
-    if trainer is None:
+        training = train(
+            kind, name, config, arguments.out, processes,
+            resume=arguments.resume, budget=arguments.budget,
+        )  # fmt: skip
+    if training is None:
         sys.exit(PREEMPTED)
-    return trainer if processes.first else None
+    return training if processes.first else None

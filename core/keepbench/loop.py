@@ -7,148 +7,28 @@ from __future__ import annotations
 
 import sys
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from math import isfinite
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from keepbench.clock import Clock
 from keepbench.files import FolderLock, digest
 from keepbench.identity import Identity
 from keepbench.leaving import Stop, resume_command
-from keepbench.network import load_optimizer, load_whole
 from keepbench.processes import Processes
-from keepbench.progress import progress_bar
+from keepbench.progress import progress_bar, say
 from keepbench.run import Run, check_folder, tensorboard
 from keepbench.settings import check_shared
+from keepbench.training import Row, Training
 
 SAVE_BEFORE_TEST = 20.0  # seconds since the last checkpoint that are worth one before a test
 CHECK_EVERY = 500  # steps between looks at the loss, which wait for the device
 
-Row = dict[str, Any]
-
-
-class Training(ABC):
-    """A training run in progress: what a task adds to the loop.
-
-    A task sets `model`, `optimizer` and `steps`, and `tested` if averaged weights are tested.
-
-    Args:
-        config: its settings, `epochs`, `bf16` and `tensorboard` among them.
-        processes: this process among those of the run.
-
-    Attributes:
-        epoch: epochs trained so far.
-        step: steps done in the present epoch.
-        steps: steps of the present epoch.
-        sums: what these steps gave, in the order of `SUMS`.
-        clock: counts the time of a step's parts.
-    """
-
-    model: nn.Module
-    tested: nn.Module
-    optimizer: torch.optim.Optimizer
-    steps: int
-    seconds = 0.0  # of the epoch's steps, in this process
-    nonfinite_advice = ""  # what else can be done about a loss that is not finite
-
-    SUMS: ClassVar[tuple[str, ...]]
-    """Names of the sums over the steps of an epoch; "loss" is one."""
-
-    def __init__(self, config: Any, processes: Processes) -> None:
-        self.config = config
-        self.processes = processes
-        self.device = processes.device
-        self.epoch = self.step = 0
-        self.sums = torch.zeros(len(self.SUMS), device=self.device)
-        self.clock = Clock(self.device)
-        self.records: dict[str, Any] = {}  # JSON files that say more of the run, by name
-        self.ranks: list[dict[str, Any]] = []  # what processes held apart when they gathered
-
-    @abstractmethod
-    def batches(self) -> Iterable[Any]:
-        """The batches of the present epoch, from `step` on."""
-
-    @abstractmethod
-    def train_step(self, batch: Any) -> Mapping[str, Tensor]:
-        """Train on a batch: a number for each of `SUMS`."""
-
-    @abstractmethod
-    def epoch_figures(self, totals: Mapping[str, Tensor]) -> Row:
-        """An epoch's metrics from the sums over its steps and all processes; `epoch` counts it."""
-
-    @abstractmethod
-    def images_of(self, step: int) -> str:
-        """The images of a step of the present epoch, in words."""
-
-    def contents(self) -> Iterable[str | bytes]:
-        """The data's contents: a run goes on only with those that it began with."""
-        return ()
-
-    def prepare(self) -> None:  # noqa: B027
-        """Do what a run does once, before its first step, and then has in its checkpoint."""
-
-    def before_epoch(self) -> None:  # noqa: B027
-        """Prepare the present epoch, or the rest of it."""
-
-    def after_epoch(self) -> Row:
-        """Do the rest of an epoch, such as a test if it is due: further metrics."""
-        return {}
-
-    def step_loss(self, found: Mapping[str, Tensor]) -> Tensor:
-        """The loss of a step, which must be finite."""
-        return found["loss"]
-
-    def autocast(self) -> torch.autocast:
-        """The precision that a step computes in."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16)
-
-    def gather(self) -> None:
-        """Bring what processes hold apart to the first, which saves it; all of them must call.
-
-        These are the sums and, within an epoch, BatchNorm's statistics, which maps are taken with.
-        """
-        buffers = {name: each.cpu() for name, each in self.model.named_buffers()}
-        own = {"step": self.step, "sums": self.sums.cpu(), "buffers": buffers}
-        self.ranks = self.processes.gathered(own)
-
-    def state(self) -> dict[str, Any]:
-        """Everything that resumes the run after any step: tensors, numbers and text.
-
-        Random numbers follow from the seed, the epoch and the step, so none are kept.
-        """
-        average = self.tested.state_dict() if self.tested is not self.model else {}
-        ranks = [each for each in self.ranks if each["step"] == self.step > 0]
-        return {
-            "epoch": self.epoch,
-            "step": self.step,
-            "sums": sum(each["sums"] for each in ranks) if ranks else self.sums.cpu(),
-            "model": self.model.state_dict(),
-            "average": average,
-            "optimizer": self.optimizer.state_dict(),
-            "ranks": ranks,
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken."""
-        self.epoch, self.step = state["epoch"], state["step"]
-        if self.processes.first:
-            self.sums.copy_(state["sums"].view_as(self.sums))
-        load_whole(self.model, state["model"])
-        if self.tested is not self.model:
-            load_whole(self.tested, state["average"])
-        load_optimizer(self.optimizer, state["optimizer"])
-        ranks = state.get("ranks", [])
-        if len(ranks) == self.processes.world_size:
-            own = ranks[self.processes.rank]
-            self.sums.copy_(own["sums"].view_as(self.sums))
-            buffers = {name: own["buffers"][name] for name, _ in self.model.named_buffers()}
-            self.model.load_state_dict(buffers, strict=False)
+Trainer = TypeVar("Trainer", bound=Training)
 
 
 class LossWatch:
@@ -282,7 +162,6 @@ def fit(
     *,
     resume: bool = False,
     budget: str = "paper",
-    shown: Callable[[Row], str] = lambda row: "",
 ) -> bool:
     """Train to the last epoch, with a checkpoint and a row of metrics after each.
 
@@ -292,7 +171,6 @@ def fit(
         folder: of the run.
         resume: go on with the run in the folder.
         budget: as in `Run`.
-        shown: what the terminal says of a row.
 
     Returns:
         Whether the last epoch was reached; if not, a signal stopped the run, and it is saved.
@@ -306,14 +184,14 @@ def fit(
     if len(set(digests)) > 1:
         raise ValueError(f"processes read different data: {digests}")
     if not processes.first:
-        return _fit(training, name, None, shown)
+        return _fit(training, name, None)
     with Run(
         folder, name, config, training.device,
         resume=resume, budget=budget, data=data,
     ) as run:  # fmt: skip
         for file, content in training.records.items():
             run.keep(file, content)
-        return _fit(training, name, run, shown)
+        return _fit(training, name, run)
 
 
 def restore(training: Training, state: dict[str, Any]) -> None:
@@ -336,7 +214,7 @@ def restore(training: Training, state: dict[str, Any]) -> None:
         raise ValueError(f"the checkpoint does not fit this run: {reason}") from error
 
 
-def _fit(training: Training, name: str, run: Run | None, shown: Callable[[Row], str]) -> bool:
+def _fit(training: Training, name: str, run: Run | None) -> bool:
     config, processes = training.config, training.processes
     if (state := processes.shared(run.load() if run else None)) is not None:
         try:
@@ -365,7 +243,7 @@ def _fit(training: Training, name: str, run: Run | None, shown: Callable[[Row], 
                 run.log(**row)  # before the checkpoint: a row without one is made again
                 run.save(training.state())
                 events(row)
-                tqdm.write(f"{name} epoch {row['epoch']}/{config.epochs}: {shown(row)}")
+                tqdm.write(f"{name} epoch {row['epoch']}/{config.epochs}: {training.shown(row)}")
             saved = time.perf_counter()
             if training.epoch < config.epochs and stop.agreed():
                 _save_stopped(training, name, run)
@@ -390,3 +268,44 @@ def _save_stopped(training: Training, name: str, run: Run | None) -> None:
             f"{training.steps} and is saved; go on with: {resume_command()}",
             file=sys.stderr,
         )
+
+
+def train(
+    kind: type[Trainer],
+    name: str,
+    config: Any,
+    folder: Path,
+    processes: Processes,
+    *,
+    resume: bool = False,
+    budget: str = "paper",
+) -> Trainer | None:
+    """Run an experiment into its folder; go on from its last checkpoint with `resume`.
+
+    Args:
+        kind: the task's training.
+        name: of the experiment.
+        config: its settings.
+        folder: of the run.
+        processes: this process among those of the run; all must call.
+        resume: go on with the run in the folder.
+        budget: as in `Run`.
+
+    Returns:
+        The finished run; None if a signal stopped it, and it is saved.
+
+    Raises:
+        ValueError: Bad settings, data that cannot be used, or a folder that holds another run.
+        FloatingPointError: The loss is not finite.
+    """
+    goes_on = check_start(name, config, folder, processes, resume=resume)
+    kind.check(config, goes_on=goes_on)
+    begun = (folder / "run.json").exists()
+    training = kind.begin(config, processes)
+    if processes.first:
+        for line in training.remarks(goes_on=begun):
+            say(line)
+    if not fit(training, name, folder, resume=resume, budget=budget):
+        return None
+    training.finish(folder)
+    return training

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-from classification import cli
 from classification.cli import main
 from classification.config import Config
 from classification.data import open_data
@@ -31,6 +30,7 @@ from classification.methods import (
 )
 from classification.recipe import learning_rate
 from classification.train import Trainer, train
+from keepbench import command
 from keepbench.images import Batch
 from keepbench.leaving import PREEMPTED
 from keepbench.loop import train_epoch
@@ -279,7 +279,7 @@ def test_the_command_line_trains_and_explains(tree: Path, tmp_path: Path) -> Non
 def test_a_run_that_was_stopped_has_its_own_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "train", lambda *arguments, **options: None)
+    monkeypatch.setattr(command, "train", lambda *arguments, **options: None)
     with pytest.raises(SystemExit) as left:
         main(["digits-resnet8-none", "--device", "cpu", "--out", str(tmp_path)])
     assert left.value.code == PREEMPTED

@@ -20,12 +20,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from keepbench import loop
 from keepbench.leaving import INTERRUPTED, exit_with_message
-from keepbench.loop import LossWatch, Row, Training, check_start, fit, train_epoch, train_steps
+from keepbench.loop import LossWatch, check_start, fit, train_epoch, train_steps
 from keepbench.network import make_average
 from keepbench.order import EpochBatches
 from keepbench.processes import Processes, join_processes
 from keepbench.run import Run
 from keepbench.settings import setting
+from keepbench.training import Row, Training
 from runs import CPU, assert_resumes, rows_of, same, saved, torchrun
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from classification.train import Trainer as Classification
-from keepbench.loop import Training
 from keepbench.processes import Processes
 from keepbench.small_images import TEST_BATCH, StoredData
+from keepbench.training import Training
 from trialling.plan import Plan
 
 WARM, TIMED = 2, 6  # steps
@@ -52,13 +52,13 @@ def seconds_of_runs(plan: Plan, device: torch.device) -> dict[str, float]:
     """Seconds of a run by cell, without its start; {} where a task does not let it be timed."""
     if plan.task == "detection":  # Detectron2 trains by itself
         return {}
-    begin = importlib.import_module(f"{plan.task}.train").begin
+    kind: type[Training] = importlib.import_module(f"{plan.task}.train").Trainer
     processes, found = Processes(device), {}
     for cell in plan.cells:
         config = plan.config(cell)
         if hasattr(config, "workers"):
             config = replace(config, workers=0)
-        trainer = begin(config, processes)
+        trainer = kind.begin(config, processes)
         step = _seconds_of_steps(trainer)
         steps = getattr(config, "steps", trainer.steps)
         found[cell] = steps * config.epochs * step + _seconds_of_test(trainer, config)
