@@ -111,7 +111,10 @@ class Trainer(Training):
         return [self.model.get_submodule(name) for name in names]
 
     def prepare(self) -> None:
-        """Begin with the initial weights, and compute a teacher's maps."""
+        """Begin with the initial weights, and compute a teacher's maps; all processes must call.
+
+        A run that goes on has both in its checkpoint.
+        """
         load_start(self, len(self.data.classes))
         self.maps.prepare(self.processes)
 
@@ -367,6 +370,8 @@ def train(
         if (words := check_side(config.arch, min(data.image_size))) and processes.first:
             say(words)
     trainer = Trainer(config, data, processes)
+    if not goes_on:
+        trainer.prepare()
     done = fit(trainer, name, folder, resume=resume, budget=budget, shown=_shown)
     if done and config.record:
         trainer.record(folder)

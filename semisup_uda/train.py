@@ -81,7 +81,7 @@ class Trainer(Training):
         self.steps = config.steps
 
     def prepare(self) -> None:
-        """Begin with the initial weights."""
+        """Begin with the initial weights; a run that goes on has its own."""
         load_start(self, len(self.images.data.classes))
 
     def _stream(self, name: int, num_images: int, batch_size: int) -> Stream:
@@ -230,6 +230,8 @@ def train(
         if (words := check_side(config.arch, min(images.data.image_size))) and processes.first:
             say(words)
     trainer = Trainer(config, images, processes)
+    if not goes_on:
+        trainer.prepare()
     done = fit(trainer, name, folder, resume=resume, budget=budget, shown=_shown)
     if done and config.record:
         trainer.record(folder)

@@ -90,9 +90,6 @@ class Training(ABC):
         """What tells whether the data changed; a run goes on only with those that it began with."""
         return ()
 
-    def prepare(self) -> None:  # noqa: B027
-        """Do what a run does once, before its first step, and then has in its checkpoint."""
-
     def before_epoch(self) -> None:  # noqa: B027
         """Prepare the present epoch, or the rest of it."""
 
@@ -343,8 +340,6 @@ def _fit(training: Training, name: str, run: Run | None, shown: Callable[[Row], 
             restore(training, state)
         except ValueError as error:
             raise ValueError(f"{run.folder}: {error}" if run else str(error)) from error
-    else:
-        training.prepare()
     events = tensorboard(config, run.folder, training.epoch) if run else None
     steps = training.steps
     total, done = config.epochs * steps, training.epoch * steps + training.step

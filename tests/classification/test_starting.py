@@ -153,6 +153,7 @@ def test_weights_that_do_not_suit_are_refused_and_say_whose_they_are(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         train("a", replace(SMALL, **{"weights": str(file), **change}), tmp_path / "run", CPU)
+    assert not (tmp_path / "run").exists()  # the folder is free for another try
 
 
 def test_colour_images_do_not_fit_weights_for_grey_ones(file: Path, tree: Path) -> None:
