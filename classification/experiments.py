@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from classification.config import Config
-from classification.importance import Auto, Recycled
+from classification.finetuning import FINETUNING
+from classification.importance import Auto, Recycled, Teacher
 from classification.methods import (
     AttentiveCutMix,
     CutMix,
@@ -22,6 +23,7 @@ from classification.methods import (
     MixupOrCutMix,
     RandomErasing,
 )
+from classification.teacher import RANDOM
 from keepbench.experiments import Experiment
 from keepbench.maps import Centre, Gradient, Inverted, Random, Shuffled
 from keepbench.paper import (
@@ -337,6 +339,7 @@ A3 = replace(  # timm's, procedure A3 of ResNet strikes back (Wightman et al., 2
 def _all() -> Table:
     rows = {
         "trial": Experiment(TRIAL),
+        **{name: Experiment(config, "", "", 3) for name, config in FINETUNING.items()},
         **_small(),
         **_beyond(),
         **_figures(),
@@ -355,28 +358,26 @@ EXPERIMENTS = _all()
 
 
 def _smoke(config: Config) -> Config:
-    """A few steps on a few images: seconds on two CPU cores for every experiment."""
+    """A few steps on a few images: seconds on two CPU cores for every experiment.
+
+    Nothing is downloaded: networks begin, and teachers stay, with random weights.
+    """
     large = config.dataset == "images"
-    mix, keep = config.mix, config.keep
+    cut, mix, keep = config.cut, config.mix, config.keep
+    if large and isinstance(cut, Cutout):
+        cut = replace(cut, size=32)
     if isinstance(mix, AttentiveCutMix):
         mix = replace(mix, attention="random")  # its pretrained network would be downloaded
     if isinstance(keep, KeepPaste):
         keep = replace(keep, size=min(keep.size, 16))
+    if keep and isinstance(keep.map, Teacher):
+        keep = replace(keep, map=replace(keep.map, weights=RANDOM))
+    side = 64 if large else 0
     return replace(
-        config,
-        epochs=2,
-        subset=8,
-        test_subset=4,
-        test_rest=False,
-        batch_size=4,
-        workers=0,
-        warmup=min(config.warmup, 1),
-        image_size=64 if large else 0,
-        test_size=64 if large else 0,
-        test_resize=0,
-        mix=mix,
-        keep=keep,
-    )
+        config, epochs=2, subset=8, test_subset=4, test_rest=False, batch_size=4, workers=0,
+        warmup=min(config.warmup, 1), image_size=side, test_size=side, test_resize=0, weights="",
+        cut=cut, mix=mix, keep=keep,
+    )  # fmt: skip
 
 
 def _short(config: Config) -> Config:

@@ -84,7 +84,7 @@ class TeacherMaps(GivenMaps):
         if self.folder:
             path = Path(self.folder).expanduser() / f"{digest(self._identity(weights, inputs))}.pt"
             path.parent.mkdir(parents=True, exist_ok=True)
-            known = self._known(path)
+            known = self._read_file(path)
             if all(each for each in processes.gathered(known is not None)):
                 self.maps.copy_(known)
                 return
@@ -112,7 +112,7 @@ class TeacherMaps(GivenMaps):
         yield from data.classes
         yield from data.train_contents()
 
-    def _known(self, path: Path) -> Tensor | None:
+    def _read_file(self, path: Path) -> Tensor | None:
         """The maps that a file holds; None if it is not there or damaged."""
         if not path.exists():
             return None

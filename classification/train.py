@@ -112,7 +112,10 @@ class Trainer(Training):
         return [self.model.get_submodule(name) for name in names]
 
     def prepare(self) -> None:
-        """Begin with the initial weights, and compute a teacher's maps."""
+        """Begin with the initial weights, and compute a teacher's maps; all processes must call.
+
+        A run that goes on has both in its checkpoint.
+        """
         load_start(self, len(self.data.classes))
         self.maps.prepare(self.processes)
 

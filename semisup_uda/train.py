@@ -82,7 +82,7 @@ class Trainer(Training):
         self.steps = config.steps
 
     def prepare(self) -> None:
-        """Begin with the initial weights."""
+        """Begin with the initial weights; a run that goes on has its own."""
         load_start(self, len(self.images.data.classes))
 
     def _stream(self, name: int, num_images: int, batch_size: int) -> Stream:

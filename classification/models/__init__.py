@@ -28,6 +28,7 @@ from classification.models.wide_resnet import wide_resnet
 from keepbench import flops
 from keepbench.own_network import find_function, is_function, make_network
 from keepbench.progress import say
+from keepbench.settings import nearest
 from keepbench.starting import (
     TIMM,
     begin_from,
@@ -128,6 +129,11 @@ def check_arch(name: str, *, download: bool = False) -> None:
             for known in (MODELS, timm.list_models())
         )
         raise ValueError(f"unknown model {name!r}; nearest of ours: {ours}; of timm's: {timms}")
+    if name not in MODELS and timm.is_model(name):
+        try:
+            get_pretrained_cfg(name)
+        except RuntimeError as error:  # a tag that is not there
+            raise ValueError(f"{error}{nearest(name, timm.list_pretrained())}") from None
 
 
 def _tagged(name: str) -> str:

@@ -221,8 +221,6 @@ def _fit(training: Training, name: str, run: Run | None) -> bool:
             restore(training, state)
         except ValueError as error:
             raise ValueError(f"{run.folder}: {error}" if run else str(error)) from error
-    else:
-        training.prepare()
     events = tensorboard(config, run.folder, training.epoch) if run else None
     steps = training.steps
     total, done = config.epochs * steps, training.epoch * steps + training.step
@@ -305,6 +303,8 @@ def train(
     if processes.first:
         for line in training.remarks(goes_on=begun):
             say(line)
+    if not goes_on:
+        training.prepare()
     if not fit(training, name, folder, resume=resume, budget=budget):
         return None
     training.finish(folder)

@@ -163,6 +163,13 @@ class Own(Policy):
         return Applied(transform, self.transform, _takes_batches(transform), generator)
 
 
+def _posterize(image: Image.Image, bits: int, **options: Any) -> Image.Image:
+    """As timm's, whose higher magnitudes keep no bit: black, but an error of today's Pillow."""
+    if bits < 1:
+        return Image.new(image.mode, image.size)
+    return auto_augment.posterize(image, bits, **options)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Timm(Policy):
     """timm's RandAugment, AugMix or AutoAugment by its configuration string, image by image."""
@@ -173,6 +180,9 @@ class Timm(Policy):
 
     def __post_init__(self) -> None:  # noqa: D105
         super().__post_init__()
+        for word in self.config.split("-")[1:]:
+            if not word.startswith("t") and not any(map(str.isdigit, word)):  # timm leaves it out
+                raise ValueError(f"config={self.config!r} is no policy of timm: {word!r}")
         try:
             self._made((0.5, 0.5, 0.5), 224)
         except Exception as error:  # timm raises many kinds
@@ -185,18 +195,22 @@ class Timm(Policy):
         return tuple(found) if len(found) > 1 else found[0]
 
     def _made(self, mean: tuple[float, ...], side: int) -> Callable[[Any], Any]:
-        options = {
-            "translate_const": int(side * 0.45),
-            "img_mean": self._colour(mean),
-        }
+        options = {"translate_const": int(side * 0.45), "img_mean": self._colour(mean)}
         kind = self.config.partition("-")[0]
         if kind == "rand":
-            return auto_augment.rand_augment_transform(self.config, options)
-        if kind == "augmix":
-            return auto_augment.augment_and_mix_transform(
-                self.config, {**options, "translate_pct": 0.3}
-            )
-        return auto_augment.auto_augment_transform(self.config, options)
+            made = auto_augment.rand_augment_transform(self.config, options)
+            ops = made.ops
+        elif kind == "augmix":
+            options["translate_pct"] = 0.3
+            made = auto_augment.augment_and_mix_transform(self.config, options)
+            ops = made.ops
+        else:
+            made = auto_augment.auto_augment_transform(self.config, options)
+            ops = [op for some in made.policy for op in some]
+        for op in ops:
+            if op.name.startswith("Posterize"):
+                op.aug_fn = _posterize
+        return made
 
     def build(  # noqa: D102
         self, mean: tuple[float, ...], generator: Source, interpolation: str = "nearest"

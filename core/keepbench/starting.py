@@ -63,9 +63,11 @@ def check_source(source: str, arch: str, *, download: bool) -> None:
     Without `download` timm's are refused: its cache does not tell what it holds.
     """
     if name := timm_name(source, arch):
-        if not timm.is_model(name) and not is_fetched(name):
-            near = nearest(name, timm.list_models(pretrained=True))
-            raise ValueError(f"timm has no {name}{near or '; give --weights FILE or timm:NAME'}")
+        if not timm.is_model_pretrained(name) and not is_fetched(name):
+            near = nearest(name, timm.list_pretrained())
+            raise ValueError(
+                f"timm has no weights of {name}{near or '; give --weights FILE or timm:NAME'}"
+            )
         if not download and not name.startswith("local-dir:"):
             raise ValueError(
                 f"timm's {name}, in its cache or beyond, needs --download; or give --weights FILE"
@@ -76,7 +78,7 @@ def check_source(source: str, arch: str, *, download: bool) -> None:
 
 def pretrained_config(name: str) -> Mapping[str, Any]:
     """What timm says of its weights of a network, as mean, std and input_size; {} if nothing."""
-    found = timm.models.get_pretrained_cfg(name) if timm.is_model(name) else None
+    found = timm.models.get_pretrained_cfg(name) if timm.is_model_pretrained(name) else None
     return found.to_dict() if found else {}
 
 

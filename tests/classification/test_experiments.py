@@ -154,6 +154,7 @@ SAMPLE = [
     "imagenet-resnet50-keep_v2_low",
     "imagenet-resnet50-keep_a3_low_early",
     "digits-resnet8-keep_cutmix_low",
+    "finetune-keep_cutout_teacher",
 ]
 
 

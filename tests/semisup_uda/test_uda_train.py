@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from classification.models import create_model
 from keepbench.leaving import PREEMPTED
 from keepbench.loop import train_epoch, train_steps
 from keepbench.maps import Centre, Shuffled
+from keepbench.own_policy import Timm
 from keepbench.policies import AutoAugment
 from keepbench.processes import Processes, join_processes
 from keepbench.settings import changed
@@ -45,6 +47,7 @@ def make_trainer(config: Config) -> Trainer:
         ({"method": "fixmatch", "policy": AutoAugment(), "channels_last": True, "bf16": True}, 3),
         ({"method": "supervised"}, 5),
         ({"unlabelled": "labelled", "arch": "resnet20"}, 1),
+        ({"policy": Timm(config="rand-m9-mstd0.5")}, 2),
     ],
 )
 def test_a_run_stopped_after_any_step_goes_on_there(
@@ -53,6 +56,26 @@ def test_a_run_stopped_after_any_step_goes_on_there(
     config = replace(SMALL, **change)
     images = open_images(config, CPU.device)
     assert_resumes(lambda: Trainer(config, images, CPU), steps, tmp_path)
+
+
+def test_a_run_begins_with_weights_and_goes_on_without_their_file(tmp_path: Path) -> None:
+    trained = create_model("resnet8", 5, in_chans=1).state_dict()
+    torch.save({"model": trained}, tmp_path / "w.pt")
+    config = replace(SMALL, weights=str(tmp_path / "w.pt"))
+    trainer = make_trainer(config)
+    trainer.prepare()
+    fresh = make_trainer(SMALL).model.state_dict()
+    for module in (trainer.model, trainer.tested.module):
+        for name, value in module.state_dict().items():
+            assert value.equal((fresh if name.startswith("fc.") else trained)[name])
+    train("a", config, tmp_path / "run", CPU)
+    rows = rows_of(tmp_path / "run")
+    (tmp_path / "run" / "last.pt").unlink()
+    (tmp_path / "w.pt").unlink()
+    train("a", config, tmp_path / "run", CPU, resume=True)
+    assert rows_of(tmp_path / "run") == rows
+    with pytest.raises(ValueError, match="no file"):
+        train("a", config, tmp_path / "other", CPU)
 
 
 def test_a_signal_saves_and_leaves_with_its_own_exit_code(

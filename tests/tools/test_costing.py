@@ -97,7 +97,7 @@ def test_a_transformer_has_no_half_size(capsys: pytest.CaptureFixture[str]) -> N
 def test_operations_by_hand() -> None:
     """A step is three passes, a map two; without the gradient of the first layer's input."""
     model = create_model("resnet8", 10)
-    plain, full, half, early, both, stored, recycled, low_precision = (
+    plain, full, half, early, both, stored, recycled, teacher, low_precision = (
         count_flops(method_config("resnet8", method, TINY), 32) for method in METHODS
     )
     stem = 2 * 27 * 16 * 32**2
@@ -119,6 +119,7 @@ def test_operations_by_hand() -> None:
     assert stored - plain == pytest.approx((half - plain) * refreshes, rel=0.1)
     assert low_precision == plain
     assert stem < recycled - plain < 1.25 * stem  # and placing it in the image's frame
+    assert 0 < teacher - plain < recycled - plain - stem  # reading it there
 
 
 def test_ratios_are_medians_within_turns() -> None:

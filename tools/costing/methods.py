@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from classification.config import Config
-from classification.importance import Recycled
+from classification.importance import Recycled, Teacher
 from classification.methods import CutMix, Cutout, KeepCut, KeepMix
 from classification.models import MODELS, create_model
+from classification.teacher import RANDOM
 from classification.train import Trainer
 from keepaugment import CachedSaliency, CentreSaliency
 from keepaugment.early_stage import Flops
@@ -29,10 +30,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "low_early": {"keep": KeepCut(map=_HALF), "early_head": True},
     "cached": {"keep": KeepCut(map=_HALF, cache=20)},
     "recycled": {"keep": KeepCut(map=Recycled())},
+    "teacher": {"keep": KeepCut(map=Teacher(weights=RANDOM))},
     "plain_bf16": {"bf16": True, "channels_last": True},
 }
 """Cutout (CutMix on large images) and its Keep arms: what each adds, by name.
 
+A teacher's maps are read alone: they are computed once, by a pass over the images before training.
 The last is the plain method in the precision and layout that are fastest on many processors.
 """
 

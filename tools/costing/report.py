@@ -22,6 +22,7 @@ _NAMES = {
     "low_early": "+ both",
     "cached": "+ cached",
     "recycled": "+ recycled",
+    "teacher": "+ teacher",
 }
 
 

@@ -75,6 +75,11 @@ def remarks(choice: Choice, stage: Stage | None) -> list[str]:
             "Recycled maps, of four training steps here, cost next to nothing; they need the "
             "numbers of the images and their crops (keepaugment.RecycledSaliency)."
         )
+    if choice.rows:
+        lines.append(
+            "A network that is trained already, or begins pretrained, can give its maps once for "
+            "all images: then they are free in every step (keepaugment.TeacherSaliency)."
+        )
     if stage:
         lines.append(
             "The early head above was never trained, so its rows are the least that it will do; "

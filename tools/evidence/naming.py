@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 from classification.importance import MAPS
 from classification.methods import CUTS, MIXES
+from keepbench.own_policy import Own, Timm
 from keepbench.policies import POLICIES
 
 Settings = Mapping[str, Any]
 
 WORDS = {
-    **{kind.name: kind.title for kind in (*POLICIES[1:], *CUTS[1:], *MIXES[1:])},
+    **{kind.name: kind.title for kind in (*POLICIES[1:], Own, Timm, *CUTS[1:], *MIXES[1:])},
     "uda": "RandAugment", "keepcutmix": "KeepCutMix", "dropout": "dropout",
     "droppath": "DropPath", "dropblock": "DropBlock", "fixmatch": "FixMatch",
     "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "digits": "handwritten digits",
