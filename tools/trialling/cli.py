@@ -16,7 +16,7 @@ from classification.config import Config
 from classification.experiments import EXPERIMENTS
 from classification.methods import Keep
 from classification.models import check_side
-from evidence.catalogue import load
+from evidence.catalogue import Package, load
 from evidence.plots import save_doses
 from evidence.statistics import p_equals
 from keepbench.leaving import PREEMPTED
@@ -26,11 +26,10 @@ from previewing.pages import write
 from queueing import local
 from queueing.cli import summary
 from queueing.jobs import given_settings
-from trialling.analysis import half_width
 from trialling.arms import ARMS, METHODS, STAGES, USUAL, check_arms, check_given, stage_of
 from trialling.doses import Dose, parse_doses
 from trialling.own import HELP as OWN
-from trialling.own import check_shared, parse_arms
+from trialling.own import check_shared, code_in, parse_arms
 from trialling.page import as_json, page
 from trialling.plan import (
     PLAN,
@@ -40,9 +39,10 @@ from trialling.plan import (
     make_plan,
     package_of,
     read_plan,
-    stages,
+    used_seeds,
 )
 from trialling.results import Trial, dose_curves, read_trial
+from trialling.runs import stages
 from trialling.taking import take
 from trialling.timing import announcement, in_words, seconds_of_runs, whole_seconds
 
@@ -54,8 +54,6 @@ arms:
 """ + "\n".join(f"  {name:10s} {arm.about}" for name, arm in ARMS.items())
 KNOWN = ("digits", "cifar10", "cifar100")
 FEWEST, FEWEST_DOSED = 3, 4  # seeds; of a trial with doses half of them choose
-SDS = (0.3, 0.5, 0.8)
-"""Residual deviations, in points, that small image sets have."""
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -122,12 +120,18 @@ def data_settings(
     known |= {"arch": network} if network else {}
     usual: dict[str, Any] = {"test_rest": False} if kind == "images" else {}
     usual |= {"flip": False, "flip_test": False} if data == "digits" else {}
-    if "record" in given:
-        raise ValueError("record is set for each run; leave it out")
     for name, value in known.items():
         if given.get(name, value) != value:
             raise ValueError(f"{name}={value} is what the trial is of; leave --{name} out")
     return known, usual
+
+
+def _given(package: Package, extra: Sequence[str]) -> dict[str, Any]:
+    """The settings of all runs, by name."""
+    given = given_settings(package, extra)
+    if "record" in given:
+        raise ValueError("record is set for each run; leave it out")
+    return given
 
 
 def remark_side(config: Config) -> None:
@@ -145,7 +149,7 @@ def shared_settings(
     extra: Sequence[str],
 ) -> tuple[Config, Kind, Keep]:
     """What all arms share: their settings, the method's, and those of Keep."""
-    given = given_settings(package_of("classification"), extra)
+    given = _given(package_of("classification"), extra)
     known, usual = data_settings(data, network, given)
     check_given(method, arms, given)
     stage = stage_of(method)
@@ -156,12 +160,6 @@ def shared_settings(
     config = changed(kept, {**known, **usual, **given})
     remark_side(config)
     return replace(config, **{stage: None}, keep=None), getattr(config, stage), config.keep
-
-
-def _widths(num_cells: int, seeds: int) -> str:
-    words = [f"±{half_width(sd, num_cells, seeds):.2f}" for sd in SDS]
-    given = ", ".join(map(str, SDS))
-    return f"{', '.join(words)} points if the residual deviation is {given}"
 
 
 def _fewest(arguments: argparse.Namespace) -> int:
@@ -180,16 +178,14 @@ def _own_base(
         raise ValueError("--network is for a tree of images; give the experiment's as -- --arch")
     experiment = arguments.data if package else "trial"
     package = package or package_of("classification")
-    given = given_settings(package, extra)
+    given = _given(package, extra)
     base = package.experiments[experiment].config
     if experiment == "trial":
         known, usual = data_settings(arguments.data, arguments.network, given)
         base, given = changed(base, usual), {**known, **given}
-    elif hasattr(base, "record"):
-        base = replace(base, record=True)
-    base = changed(base, given)
+    recorded = {"record": True} if hasattr(base, "record") else {}
+    base = changed(base, {**given, **recorded})
     if experiment == "trial":
-        base = replace(base, record=True)
         remark_side(base)
     own = parse_arms(arguments.arm, package, base)
     check_shared(given, own)
@@ -222,12 +218,13 @@ def _planned(
             settings=flat(tried), keep=kept, doses=doses, **common,
         )  # fmt: skip
 
+    code = code_in([*arguments.arm, *extra])
     if (out / PLAN).exists() and arguments.minutes:  # how long a step takes differs from day to day
-        plan = made(read_plan(out).seeds)
+        plan = made(read_plan(out, code).seeds)
     else:
         plan = made(arguments.seeds)
     if (out / PLAN).exists():
-        fix_plan(plan, out)
+        fix_plan(plan, out, code)
         print(f"going on by the plan in {out}")
         return plan
     seconds = seconds_of_runs(plan, torch.device(devices[0]))
@@ -243,8 +240,9 @@ def _planned(
                 "--minutes, fewer --arms or -- --epochs"
             )
         plan = made(seeds)
-    widths = _widths(len(plan.cells), plan.seeds)
-    print("\n".join(announcement(plan, seconds, len(devices), widths)))
+    print("\n".join(announcement(plan, seconds, len(devices))))
+    for remark in used_seeds(plan, out):
+        print(remark)
     if not arguments.dry_run:
         fix_plan(plan, out)
     return plan
@@ -253,7 +251,7 @@ def _planned(
 def _carry_out(plan: Plan, devices: list[str], out: Path, sources: Sequence[Path]) -> bool:
     """Run what is left, look by look; whether all of it is finished."""
     for asked in stages(plan, out):
-        if taken := take(asked, sources, plan.files):
+        if taken := take(asked, sources):
             print(f"{taken} runs are taken from elsewhere")
         queue = [job for job in asked if not job.finished()]
         outcomes = local.run_all(queue, devices, out) if queue else []
@@ -271,6 +269,7 @@ def _show(trial: Trial, out: Path, file: Path | None, picture: Path | None) -> N
             f"  {each.contrast.name}: {each.difference:+.2f} ± {each.half:.2f} points, "
             f"n = {each.n}, {p_equals(each.p_holm)}: {each.verdict}{more}"
         )
+    print(trial.told)
     if file:
         file.write_text(json.dumps(as_json(trial), indent=1) + "\n")
     if picture:
@@ -291,7 +290,7 @@ def main(argv: list[str] | None = None) -> None:
     done = True
     try:
         if arguments.read:
-            plan = read_plan(out)
+            plan = read_plan(out, code_in([*arguments.arm, *extra]))
         else:
             if not arguments.arm:
                 check_arms(arguments.method, arguments.arms)
@@ -309,5 +308,8 @@ def main(argv: list[str] | None = None) -> None:
     except (ValueError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
     if not done:
-        print("not all runs are finished; the same command goes on", file=sys.stderr)
+        words = "not all runs are finished; the same command goes on"
+        if plan.files:
+            words += f"; once a file has changed, with another --out and --take {out}"
+        print(words, file=sys.stderr)
         sys.exit(PREEMPTED)
