@@ -21,7 +21,7 @@ from evidence.plots import save_doses
 from evidence.statistics import p_equals
 from keepbench.leaving import PREEMPTED
 from keepbench.progress import say
-from keepbench.settings import Kind, changed, flat
+from keepbench.settings import Kind, changed, flat, nearest
 from previewing.pages import write
 from queueing import local
 from queueing.cli import summary
@@ -173,7 +173,14 @@ def _own_base(
     """What all arms of the user's own share, these arms, and the experiment."""
     if arguments.dose:
         raise ValueError("--dose is of a method; give each dose as an --arm")
-    package = load().find(arguments.data, "")
+    catalogue, data = load(), arguments.data
+    package = catalogue.find(data, "")
+    if not package and data not in KNOWN and not Path(data).expanduser().is_dir():
+        names = {name for each in catalogue.packages.values() for name in each.experiments}
+        absent = [f"; {task} cannot be run here ({why})" for task, why in catalogue.absent.items()]
+        raise ValueError(
+            f"there is no folder and no experiment {data}{nearest(data, names)}{''.join(absent)}"
+        )
     if package and arguments.network:
         raise ValueError("--network is for a tree of images; give the experiment's as -- --arch")
     experiment = arguments.data if package else "trial"

@@ -104,11 +104,11 @@ def parse_arms(words: Sequence[str], package: Package, base: Any) -> dict[str, d
     """
     found: dict[str, dict[str, Any]] = {}
     configs: dict[str, Any] = {}
-    for word in words:
-        name, is_arm, settings = word.partition("=")
+    for given in words:
+        name, is_arm, settings = given.partition("=")
         if not is_arm or not _NAME.fullmatch(name):
             raise ValueError(
-                f"--arm {word!r}: give NAME=SETTINGS, a name of up to 40 letters, digits, . + - _ "
+                f"--arm {given!r}: give NAME=SETTINGS, a name of up to 40 letters, digits, . + - _ "
                 "that begins with a letter or digit"
             )
         if name.lower() in (*_TAKEN, *map(str.lower, found)):  # some file systems fold case
@@ -117,7 +117,8 @@ def parse_arms(words: Sequence[str], package: Package, base: Any) -> dict[str, d
             found[name] = _settings(settings.strip(), package, base)
             configs[name] = changed(base, found[name])
         except ValueError as error:
-            raise ValueError(f"--arm {name}: {error}") from None
+            reason = str(error).removeprefix("--config ")
+            raise ValueError(f"--arm {name}: {reason}") from None
         if shared := sorted(found[name].keys() & with_role(type(base)(), "neutral")):
             raise ValueError(
                 f"--arm {name}: {shared[0]} is no part of an arm: data, seed, speed and records "
