@@ -202,7 +202,7 @@ def can_tell(
     halves = [half_width(each, num_arms, seeds) for each in sds]
     text = f"{', '.join(f'±{half:.2f}' for half in halves)} points"
     if missing:
-        shares = ", ".join(f"{100 * half / missing:.0f}" for half in halves)
+        shares = ", ".join(f"{100 * half / missing:.2g}" for half in halves)
         text += f", {shares} % of the {missing:.2f} that are missing to 100"
     if sd is None:
         text += f", if the residual deviation is {', '.join(map(str, SDS))}"

@@ -19,6 +19,7 @@ from classification.models import check_side
 from evidence.catalogue import Package, load
 from evidence.plots import save_doses
 from evidence.statistics import p_equals
+from keepbench.files import file_at
 from keepbench.leaving import PREEMPTED
 from keepbench.progress import say
 from keepbench.settings import Kind, changed, flat, nearest
@@ -74,6 +75,14 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--network", default="", help="one of classification.models, timm's, or FILE.py:FUNCTION"
     )
     parser.add_argument(
+        "--teacher", default="", metavar="FILE",
+        help="weights of a trained network: adds the arm teacher; starting weights, given as "
+        "-- --weights FILE, serve as the teacher of --arms ... teacher, too",
+    )  # fmt: skip
+    parser.add_argument(
+        "--teacher-network", default="", metavar="NETWORK", help="the teacher's; default --network"
+    )
+    parser.add_argument(
         "--dose", nargs="+", default=[], metavar="NAME=V,V,...",
         help="try the method at each of these values, from mild to strong: size=8,16,24, or "
         "num_ops=2,2,4 magnitude=5,15,25 side by side",
@@ -104,7 +113,10 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--picture", type=Path, help="draw accuracy over the doses into this file: PNG, SVG or PDF"
     )
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.teacher and "teacher" not in arguments.arms:
+        arguments.arms = [*arguments.arms, "teacher"]
+    return arguments
 
 
 def data_settings(
@@ -173,6 +185,11 @@ def _own_base(
     """What all arms of the user's own share, these arms, and the experiment."""
     if arguments.dose:
         raise ValueError("--dose is of a method; give each dose as an --arm")
+    if arguments.teacher:
+        raise ValueError(
+            "--teacher is of a method; give --arm NAME='--cut cutout --keep cut --keep.map teacher "
+            "--keep.map.weights FILE'"
+        )
     catalogue, data = load(), arguments.data
     package = catalogue.find(data, "")
     if not package and data not in KNOWN and not Path(data).expanduser().is_dir():
@@ -213,6 +230,13 @@ def _planned(
             arguments.data, arguments.network, method, arguments.arms, doses, extra
         )
         kept = {name: value for name, value in flat(keep).items() if name in ("tau", "size")}
+        if "teacher" in arguments.arms and not (arguments.teacher or base.weights):
+            raise ValueError("the arm teacher needs --teacher FILE, or -- --weights FILE")
+        place = arguments.teacher
+        if place and place != "random" and not place.startswith("timm") and not file_at(place):
+            raise ValueError(f"--teacher: there is no file {place}")
+        asked = {"weights": place, "network": arguments.teacher_network}
+        teacher = {name: value for name, value in asked.items() if value}
 
     def made(seeds: int) -> Plan:
         budget = f"{arguments.minutes:g} minutes" if arguments.minutes else f"{seeds} seeds"
@@ -222,7 +246,7 @@ def _planned(
             )
         return make_plan(
             base, arguments.method, tuple(arguments.arms), seeds=seeds, budget=budget,
-            settings=flat(tried), keep=kept, doses=doses, **common,
+            settings=flat(tried), keep=kept, doses=doses, teacher=teacher, **common,
         )  # fmt: skip
 
     code = code_in([*arguments.arm, *extra])

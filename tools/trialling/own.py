@@ -21,7 +21,7 @@ Own = Mapping[str, Mapping[str, Any]]
 """The settings of each arm by its name, the reference first."""
 
 _NAME = re.compile(r"[^\W_][\w.+-]{0,39}")
-_TAKEN = ("logs", "plan.json", "trial.html")  # in a trial's folder, beside the arms'
+_TAKEN = ("logs", "maps", "plan.json", "trial.html")  # in a trial's folder, beside the arms'
 _TIMM = re.compile(r"(rand|augmix|original|originalr|v0|v0r|3a|3aw)(-|$)")
 HELP = (
     "an arm of your own, the first of several the reference: NAME=SETTINGS as flags "

@@ -45,6 +45,7 @@ class Plan:
         first_seed: the others follow it; not 0 where 0 served to choose what is tried.
         settings: the method's own, as all its arms have them.
         keep: those of Keep that all its arms have.
+        teacher: those of the map of the arm "teacher".
         doses: that replace some of these, from mild to strong; () is one trial as `settings` are.
         files: digests of the files that settings name, as of the network's code.
         own: the settings of the user's own arms by name; {} if they are a method's.
@@ -68,6 +69,7 @@ class Plan:
     own: dict[str, dict[str, Any]] = field(default_factory=dict)
     task: str = "classification"
     experiment: str = "trial"
+    teacher: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def package(self) -> Package:
@@ -117,7 +119,7 @@ class Plan:
         method = METHODS[self.method]
         keep = changed(STAGES[stage_of(method)][1], self.keep)
         method = changed(method, {**self.settings, **dose})
-        return arm_config(base, method, keep, arm)
+        return arm_config(base, method, keep, arm, self.teacher)
 
     def files_of(self, cell: str) -> dict[str, str]:
         """Digests of the files that the settings of a cell name, by setting."""
@@ -205,6 +207,7 @@ def make_plan(
     settings: Mapping[str, Any] | None = None,
     keep: Mapping[str, Any] | None = None,
     doses: tuple[Dose, ...] = (),
+    teacher: Mapping[str, Any] | None = None,
 ) -> Plan:
     """The plan of a trial: with 8 seeds or more there is a look at half of them.
 
@@ -219,6 +222,7 @@ def make_plan(
         settings: the method's own; None takes its defaults.
         keep: those of Keep that all Keep arms have; None takes the defaults.
         doses: that replace some of these.
+        teacher: settings of the teacher's map.
 
     Raises:
         ValueError: The method does not fit in the base, or an arm has no contrast.
@@ -240,11 +244,12 @@ def make_plan(
     plan = Plan(
         method, arms, flat(replace(base, seed=0)), tuple(asked), budget, looks, most, margin,
         first_seed, flat(changed(about, settings or {})), {**usual, **(keep or {})}, doses,
-        digests(base),
+        digests(base), teacher=dict(teacher or {}),
     )  # fmt: skip
-    for each in plan.cells:
-        plan.config(each)
-    return plan
+    files = dict(plan.files)
+    for cell in plan.cells:
+        files |= digests(plan.config(cell))
+    return replace(plan, files=files)
 
 
 def _check_code(found: Mapping[str, Any], known: Collection[str]) -> None:

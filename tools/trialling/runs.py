@@ -13,6 +13,7 @@ from keepbench.command import flags
 from keepbench.identity import check_digests
 from keepbench.right import is_recorded, mean_of_items
 from keepbench.run import RunRecord
+from keepbench.settings import changed, flat
 from queueing.jobs import TOOLS, Job
 from trialling.analysis import Accuracies, findings, fit, going_on, within
 from trialling.plan import LIMIT_SD, Plan
@@ -36,6 +37,8 @@ class RunJob(Job):
 def run_job(plan: Plan, cell: str, seed: int, folder: Path) -> RunJob:
     """A run of a cell, as a command of the queue."""
     config, out = plan.config(cell, seed), folder / cell / f"seed-{seed}"
+    if flat(config).get("keep.map.folder") == "":  # a teacher's maps serve all seeds
+        config = changed(config, {"keep.map.folder": str(folder / "maps")})
     usual = plan.package.experiments[plan.experiment].config
     command = [sys.executable, str(TOOLS / TASKS[plan.task].script), plan.experiment]
     command += [*flags(config, usual), "--out", str(out), "--resume"]
