@@ -49,6 +49,7 @@ class Tester:
     ) -> None:
         self.config, self.data, self.model = config, data, model
         self.inputs, self.processes = inputs, processes
+        self.precisions: Tensor | None = None
 
     @torch.no_grad()
     def features(self, shown: Shown) -> Tensor:
@@ -79,6 +80,8 @@ class Tester:
         asked, seen = self.seen(data.query), self.seen(data.gallery)
         row: dict[str, Any] = retrieval_scores(cosine_distances(query, gallery), asked, seen)
         row["test_seconds"] = time.perf_counter() - started
+        if last and self.config.record:
+            self.precisions = average_precisions(cosine_distances(query, gallery), asked, seen)
         row |= {"comparable": not data.listing.why_not, "why_not": data.listing.why_not}
         if last and self.config.rerank:
             again = None
@@ -89,12 +92,12 @@ class Tester:
         return row
 
     def record(self, folder: Path, epoch: int) -> None:
-        """Store the average precision of each query; all processes must call."""
-        query, gallery = self.features(self.data.query), self.features(self.data.gallery)
+        """Store the average precision of each query in the last test; all processes must call."""
+        if self.precisions is None:  # resumed after its end
+            self.scores(last=True)
         if self.processes.first:
-            asked, seen = self.seen(self.data.query), self.seen(self.data.gallery)
-            found = average_precisions(cosine_distances(query, gallery), asked, seen)
-            write_items(folder, found, epoch)
+            assert self.precisions is not None
+            write_items(folder, self.precisions, epoch)
 
     def draw(self, path: Path) -> None:
         """Write the ranked lists of some queries as a picture."""

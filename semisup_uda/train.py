@@ -47,9 +47,11 @@ class Trainer(Training):
     Attributes:
         model: the classifier; `tested` is what is evaluated, its average if the config has one.
         views: what the network sees; pictures can be drawn with it.
+        right: (N,) bool, which of this process's test images were right in the last test, or None.
     """
 
     SUMS = SUMS
+    right: Tensor | None = None
 
     def __init__(self, config: Config, images: Images, processes: Processes) -> None:
         super().__init__(config, processes)
@@ -178,13 +180,16 @@ class Trainer(Training):
 
     def after_epoch(self) -> Row:
         """What the tested weights are worth on the test set (see `evaluate`)."""
-        return evaluate(self.tested, self.images.data, self.processes, self.config)
+        right: list[Tensor] = []
+        row = evaluate(self.tested, self.images.data, self.processes, self.config, right)
+        self.right = torch.cat(right).cpu()
+        return row
 
     def record(self, folder: Path) -> None:
         """Store which test images are right after the last epoch; all processes must call."""
-        right: list[Tensor] = []
-        evaluate(self.tested, self.images.data, self.processes, self.config, right)
-        parts = self.processes.gathered(torch.cat(right).cpu())
+        if self.right is None:  # resumed after its end
+            self.after_epoch()
+        parts = self.processes.gathered(self.right)
         if self.processes.first:
             write_right(folder, joined(parts), self.epoch)
 

@@ -9,6 +9,7 @@ import inspect
 import os
 import sys
 import sysconfig
+import traceback
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -133,6 +134,12 @@ def find_function(name: str) -> Callable[..., Any]:
         return getattr(_module(place), function)
     except (ImportError, AttributeError, TypeError, OSError, SyntaxError) as error:
         raise ValueError(f"{name} cannot be called: {error}") from error
+    except Exception as error:  # the user's code may raise anything
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise ValueError(
+            f"{name} cannot be called: {last.filename}, line {last.lineno}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def make_network(name: str, **offered: Any) -> nn.Module:

@@ -62,6 +62,7 @@ def test_a_file_replaces_no_module(tmp_path: Path) -> None:
         ("own.py:number", "found int"),
         ("own.py:wide", "missing a required argument: 'width'"),
         ("broken.py:make", "cannot be called: .*broken.py, line 1"),
+        ("raises.py:make", "cannot be called: .*raises.py, line 2: NameError: name 'numpy' is"),
     ],
 )
 def test_a_function_that_makes_no_network_is_refused(
@@ -69,6 +70,7 @@ def test_a_function_that_makes_no_network_is_refused(
 ) -> None:
     (tmp_path / "own.py").write_text(SOURCE)
     (tmp_path / "broken.py").write_text("def make(:")
+    (tmp_path / "raises.py").write_text("\nnumpy.array(1)")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=message):
         make_network(name)

@@ -26,13 +26,15 @@ from queueing.local import Outcome
 from reporting.content import build
 from reporting.page import html as page_of_report
 from reporting.page import markdown
+from trialling import timing
 from trialling.analysis import findings, fit, going_on, half_width
 from trialling.arms import METHODS, STAGES, USUAL, arm_config, check_arms, stage_of
 from trialling.cli import main, shared_settings
 from trialling.contrasts import Contrast, contrasts
 from trialling.page import arm_rows, as_json, page
-from trialling.plan import Plan, accuracies, fix_plan, make_plan, read_plan, run_job, stages
+from trialling.plan import Plan, fix_plan, make_plan, read_plan
 from trialling.results import Trial, read_trial
+from trialling.runs import accuracies, run_job, stages
 
 IMAGES = 20_000
 BASE = dict(none=0.75, plain=0.80, keep=0.80, random=0.80, inverted=0.80, centre=0.80)
@@ -407,6 +409,7 @@ def test_a_trial_runs_and_resumes(
         return [Outcome(job, "done") for job in queue]
 
     monkeypatch.setattr(local, "run_all", run_all)
+    monkeypatch.setattr(timing, "seconds_of_start", lambda plan: 0.0)
     out = tmp_path / "trial"
     words = ["digits", "--arms", "plain", "random", "--seeds", "3", "--first-seed", "5"]
     few = ["--subset=40", "--test-subset=30", "--no-test-rest", "--epochs=1", "--flip-test"]

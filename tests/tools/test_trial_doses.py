@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,9 @@ from trialling.cli import main
 from trialling.contrasts import dose_contrasts
 from trialling.doses import parse_doses
 from trialling.page import as_json, page
-from trialling.plan import Plan, RunJob, fix_plan, make_plan, read_plan, run_job, stages
+from trialling.plan import Plan, fix_plan, make_plan, read_plan
 from trialling.results import read_trial
+from trialling.runs import RunJob, run_job, stages
 from trialling.taking import take
 
 SIZES = (4, 8, 12, 16)
@@ -220,7 +222,7 @@ def test_runs_of_one_dose_at_a_time_are_read_as_one_trial(tmp_path: Path) -> Non
     for record in elsewhere.rglob("run.json"):
         about = json.loads(record.read_text())
         record.write_text(json.dumps({**about, "files": {"arch": "old"}}))
-    assert take(asked, [elsewhere], {"arch": "new"}) == 0
+    assert take([replace(job, files={"arch": "new"}) for job in asked], [elsewhere]) == 0
     assert take(asked, [elsewhere]) == 4 * 2 * len(SIZES)
     assert take(asked, [elsewhere]) == 0
     trial = read_trial(plan, tmp_path / "joined")

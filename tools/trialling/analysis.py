@@ -21,6 +21,8 @@ EARLY = 0.001
 LEAST_SD = 1e-9
 """Of a residual, in points; below it the arms were equal."""
 MOST_SEEDS = 1000
+SDS = (0.3, 0.5, 0.8)
+"""Residual deviations, in points, that small image sets have."""
 HELPS, HURTS, CANNOT = "helps", "hurts", "cannot tell"
 GROWS, FALLS = "grows with the dose", "falls with the dose"
 
@@ -45,6 +47,14 @@ DOSE_RULE = (
 
 Accuracies = Mapping[str, Mapping[int, float]]
 """In %, by cell and seed; without doses an arm is a cell."""
+
+
+def within(accuracies: Accuracies, seeds: range) -> Accuracies:
+    """Those of some seeds alone."""
+    return {
+        cell: {seed: value for seed, value in found.items() if seed in seeds}
+        for cell, found in accuracies.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -175,6 +185,28 @@ def half_width(
     if df < 1:
         return math.inf
     return float(stats.t.ppf((1 + confidence) / 2, df)) * sd * math.sqrt(squares / seeds)
+
+
+def can_tell(
+    num_arms: int, seeds: int, sd: float | None = None, missing: float | None = None
+) -> str:
+    """How far apart two arms must be for a trial to tell them, in words.
+
+    Args:
+        num_arms: of the trial, or cells.
+        seeds: of each.
+        sd: of the residual; None says it for some.
+        missing: points that the reference lacks to 100; None if unknown.
+    """
+    sds = SDS if sd is None else (sd,)
+    halves = [half_width(each, num_arms, seeds) for each in sds]
+    text = f"{', '.join(f'±{half:.2f}' for half in halves)} points"
+    if missing:
+        shares = ", ".join(f"{100 * half / missing:.2g}" for half in halves)
+        text += f", {shares} % of the {missing:.2f} that are missing to 100"
+    if sd is None:
+        text += f", if the residual deviation is {', '.join(map(str, SDS))}"
+    return f"it can tell two arms that differ by {text}"
 
 
 def _more(

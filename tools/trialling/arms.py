@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 from classification.config import Config
-from classification.importance import InvertedOracle, Oracle, Recycled
+from classification.importance import InvertedOracle, Oracle, Recycled, Teacher
 from classification.methods import Cut, CutMix, Cutout, Keep, KeepCut, KeepMix, KeepPaste, Mix
 from classification.methods import RandomErasing as Erasing
 from keepbench.maps import Centre, Gradient, Inverted, Map, Random
@@ -75,6 +75,10 @@ ARMS = {
         "Keep by stored maps at half resolution, renewed every 10 epochs", "stored maps", _LOW, 10
     ),
     "recycled": Arm("Keep by the gradients of earlier steps", "recycled maps", Recycled()),
+    "teacher": Arm(
+        "Keep by the maps of a trained network (--teacher), computed once", "teacher's maps",
+        Teacher(),
+    ),
     "oracle": Arm(
         "Keep by the ground truth of --objects, boxes or masks", "ground truth", Oracle()
     ),
@@ -86,7 +90,9 @@ ARMS = {
 USUAL = ("none", "plain", "keep", "random", "inverted", "centre")
 
 
-def arm_config(base: Config, method: Kind, keep: Keep, arm: str) -> Config:
+def arm_config(
+    base: Config, method: Kind, keep: Keep, arm: str, teacher: Mapping[str, Any] | None = None
+) -> Config:
     """The settings of an arm.
 
     Args:
@@ -94,13 +100,17 @@ def arm_config(base: Config, method: Kind, keep: Keep, arm: str) -> Config:
         method: as all arms have it.
         keep: as all Keep arms have it, but for the map.
         arm: a key of `ARMS`.
+        teacher: settings of a `classification.importance.Teacher`.
     """
     about = ARMS[arm]
     own: dict[str, Any] = {stage_of(method): method}
     plain = base if arm == "none" else replace(base, **own)
     if about.map is None:
         return plain
-    keep = replace(keep, map=about.map, cache=about.cache)
+    kind = about.map
+    if isinstance(kind, Teacher):
+        kind = replace(kind, **teacher or {})
+    keep = replace(keep, map=kind, cache=about.cache)
     if isinstance(keep, KeepCut):
         keep = replace(keep, match_area=arm != "paper")
     return replace(plain, keep=keep, early_head=about.early_head)

@@ -16,21 +16,21 @@ from classification.config import Config
 from classification.experiments import EXPERIMENTS
 from classification.methods import Keep
 from classification.models import check_side
-from evidence.catalogue import load
+from evidence.catalogue import Package, load
 from evidence.plots import save_doses
 from evidence.statistics import p_equals
+from keepbench.files import file_at
 from keepbench.leaving import PREEMPTED
 from keepbench.progress import say
-from keepbench.settings import Kind, changed, flat
+from keepbench.settings import Kind, changed, flat, nearest
 from previewing.pages import write
 from queueing import local
 from queueing.cli import summary
 from queueing.jobs import given_settings
-from trialling.analysis import half_width
 from trialling.arms import ARMS, METHODS, STAGES, USUAL, check_arms, check_given, stage_of
 from trialling.doses import Dose, parse_doses
 from trialling.own import HELP as OWN
-from trialling.own import check_shared, parse_arms
+from trialling.own import check_shared, code_in, parse_arms
 from trialling.page import as_json, page
 from trialling.plan import (
     PLAN,
@@ -40,9 +40,10 @@ from trialling.plan import (
     make_plan,
     package_of,
     read_plan,
-    stages,
+    used_seeds,
 )
 from trialling.results import Trial, dose_curves, read_trial
+from trialling.runs import stages
 from trialling.taking import take
 from trialling.timing import announcement, in_words, seconds_of_runs, whole_seconds
 
@@ -54,8 +55,6 @@ arms:
 """ + "\n".join(f"  {name:10s} {arm.about}" for name, arm in ARMS.items())
 KNOWN = ("digits", "cifar10", "cifar100")
 FEWEST, FEWEST_DOSED = 3, 4  # seeds; of a trial with doses half of them choose
-SDS = (0.3, 0.5, 0.8)
-"""Residual deviations, in points, that small image sets have."""
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -74,6 +73,14 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--arms", nargs="+", default=[*USUAL], metavar="ARM", help="see below")
     parser.add_argument(
         "--network", default="", help="one of classification.models, timm's, or FILE.py:FUNCTION"
+    )
+    parser.add_argument(
+        "--teacher", default="", metavar="FILE",
+        help="weights of a trained network: adds the arm teacher; starting weights, given as "
+        "-- --weights FILE, serve as the teacher of --arms ... teacher, too",
+    )  # fmt: skip
+    parser.add_argument(
+        "--teacher-network", default="", metavar="NETWORK", help="the teacher's; default --network"
     )
     parser.add_argument(
         "--dose", nargs="+", default=[], metavar="NAME=V,V,...",
@@ -106,7 +113,10 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--picture", type=Path, help="draw accuracy over the doses into this file: PNG, SVG or PDF"
     )
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.teacher and "teacher" not in arguments.arms:
+        arguments.arms = [*arguments.arms, "teacher"]
+    return arguments
 
 
 def data_settings(
@@ -122,12 +132,18 @@ def data_settings(
     known |= {"arch": network} if network else {}
     usual: dict[str, Any] = {"test_rest": False} if kind == "images" else {}
     usual |= {"flip": False, "flip_test": False} if data == "digits" else {}
-    if "record" in given:
-        raise ValueError("record is set for each run; leave it out")
     for name, value in known.items():
         if given.get(name, value) != value:
             raise ValueError(f"{name}={value} is what the trial is of; leave --{name} out")
     return known, usual
+
+
+def _given(package: Package, extra: Sequence[str]) -> dict[str, Any]:
+    """The settings of all runs, by name."""
+    given = given_settings(package, extra)
+    if "record" in given:
+        raise ValueError("record is set for each run; leave it out")
+    return given
 
 
 def remark_side(config: Config) -> None:
@@ -145,7 +161,7 @@ def shared_settings(
     extra: Sequence[str],
 ) -> tuple[Config, Kind, Keep]:
     """What all arms share: their settings, the method's, and those of Keep."""
-    given = given_settings(package_of("classification"), extra)
+    given = _given(package_of("classification"), extra)
     known, usual = data_settings(data, network, given)
     check_given(method, arms, given)
     stage = stage_of(method)
@@ -156,12 +172,6 @@ def shared_settings(
     config = changed(kept, {**known, **usual, **given})
     remark_side(config)
     return replace(config, **{stage: None}, keep=None), getattr(config, stage), config.keep
-
-
-def _widths(num_cells: int, seeds: int) -> str:
-    words = [f"±{half_width(sd, num_cells, seeds):.2f}" for sd in SDS]
-    given = ", ".join(map(str, SDS))
-    return f"{', '.join(words)} points if the residual deviation is {given}"
 
 
 def _fewest(arguments: argparse.Namespace) -> int:
@@ -175,21 +185,31 @@ def _own_base(
     """What all arms of the user's own share, these arms, and the experiment."""
     if arguments.dose:
         raise ValueError("--dose is of a method; give each dose as an --arm")
-    package = load().find(arguments.data, "")
+    if arguments.teacher:
+        raise ValueError(
+            "--teacher is of a method; give --arm NAME='--cut cutout --keep cut --keep.map teacher "
+            "--keep.map.weights FILE'"
+        )
+    catalogue, data = load(), arguments.data
+    package = catalogue.find(data, "")
+    if not package and data not in KNOWN and not Path(data).expanduser().is_dir():
+        names = {name for each in catalogue.packages.values() for name in each.experiments}
+        absent = [f"; {task} cannot be run here ({why})" for task, why in catalogue.absent.items()]
+        raise ValueError(
+            f"there is no folder and no experiment {data}{nearest(data, names)}{''.join(absent)}"
+        )
     if package and arguments.network:
         raise ValueError("--network is for a tree of images; give the experiment's as -- --arch")
     experiment = arguments.data if package else "trial"
     package = package or package_of("classification")
-    given = given_settings(package, extra)
+    given = _given(package, extra)
     base = package.experiments[experiment].config
     if experiment == "trial":
         known, usual = data_settings(arguments.data, arguments.network, given)
         base, given = changed(base, usual), {**known, **given}
-    elif hasattr(base, "record"):
-        base = replace(base, record=True)
-    base = changed(base, given)
+    recorded = {"record": True} if hasattr(base, "record") else {}
+    base = changed(base, {**given, **recorded})
     if experiment == "trial":
-        base = replace(base, record=True)
         remark_side(base)
     own = parse_arms(arguments.arm, package, base)
     check_shared(given, own)
@@ -210,6 +230,13 @@ def _planned(
             arguments.data, arguments.network, method, arguments.arms, doses, extra
         )
         kept = {name: value for name, value in flat(keep).items() if name in ("tau", "size")}
+        if "teacher" in arguments.arms and not (arguments.teacher or base.weights):
+            raise ValueError("the arm teacher needs --teacher FILE, or -- --weights FILE")
+        place = arguments.teacher
+        if place and place != "random" and not place.startswith("timm") and not file_at(place):
+            raise ValueError(f"--teacher: there is no file {place}")
+        asked = {"weights": place, "network": arguments.teacher_network}
+        teacher = {name: value for name, value in asked.items() if value}
 
     def made(seeds: int) -> Plan:
         budget = f"{arguments.minutes:g} minutes" if arguments.minutes else f"{seeds} seeds"
@@ -219,15 +246,16 @@ def _planned(
             )
         return make_plan(
             base, arguments.method, tuple(arguments.arms), seeds=seeds, budget=budget,
-            settings=flat(tried), keep=kept, doses=doses, **common,
+            settings=flat(tried), keep=kept, doses=doses, teacher=teacher, **common,
         )  # fmt: skip
 
+    code = code_in([*arguments.arm, *extra])
     if (out / PLAN).exists() and arguments.minutes:  # how long a step takes differs from day to day
-        plan = made(read_plan(out).seeds)
+        plan = made(read_plan(out, code).seeds)
     else:
         plan = made(arguments.seeds)
     if (out / PLAN).exists():
-        fix_plan(plan, out)
+        fix_plan(plan, out, code)
         print(f"going on by the plan in {out}")
         return plan
     seconds = seconds_of_runs(plan, torch.device(devices[0]))
@@ -243,8 +271,9 @@ def _planned(
                 "--minutes, fewer --arms or -- --epochs"
             )
         plan = made(seeds)
-    widths = _widths(len(plan.cells), plan.seeds)
-    print("\n".join(announcement(plan, seconds, len(devices), widths)))
+    print("\n".join(announcement(plan, seconds, len(devices))))
+    for remark in used_seeds(plan, out):
+        print(remark)
     if not arguments.dry_run:
         fix_plan(plan, out)
     return plan
@@ -253,7 +282,7 @@ def _planned(
 def _carry_out(plan: Plan, devices: list[str], out: Path, sources: Sequence[Path]) -> bool:
     """Run what is left, look by look; whether all of it is finished."""
     for asked in stages(plan, out):
-        if taken := take(asked, sources, plan.files):
+        if taken := take(asked, sources):
             print(f"{taken} runs are taken from elsewhere")
         queue = [job for job in asked if not job.finished()]
         outcomes = local.run_all(queue, devices, out) if queue else []
@@ -271,6 +300,7 @@ def _show(trial: Trial, out: Path, file: Path | None, picture: Path | None) -> N
             f"  {each.contrast.name}: {each.difference:+.2f} ± {each.half:.2f} points, "
             f"n = {each.n}, {p_equals(each.p_holm)}: {each.verdict}{more}"
         )
+    print(trial.told)
     if file:
         file.write_text(json.dumps(as_json(trial), indent=1) + "\n")
     if picture:
@@ -291,7 +321,7 @@ def main(argv: list[str] | None = None) -> None:
     done = True
     try:
         if arguments.read:
-            plan = read_plan(out)
+            plan = read_plan(out, code_in([*arguments.arm, *extra]))
         else:
             if not arguments.arm:
                 check_arms(arguments.method, arguments.arms)
@@ -309,5 +339,8 @@ def main(argv: list[str] | None = None) -> None:
     except (ValueError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
     if not done:
-        print("not all runs are finished; the same command goes on", file=sys.stderr)
+        words = "not all runs are finished; the same command goes on"
+        if plan.files:
+            words += f"; once a file has changed, with another --out and --take {out}"
+        print(words, file=sys.stderr)
         sys.exit(PREEMPTED)

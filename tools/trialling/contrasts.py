@@ -69,6 +69,8 @@ def contrasts(method: Kind, arms: Sequence[str]) -> list[Contrast]:
         ("keep", "plain", "difference"),
         ("keep", "inverted", "difference"),
         ("keep", "centre", "difference"),
+        ("teacher", "plain", "difference"),
+        ("teacher", "keep", "difference"),
         ("oracle", "plain", "difference"),
         ("oracle", "inverted_oracle", "difference"),
         ("keep", "oracle", "difference"),

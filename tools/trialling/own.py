@@ -5,40 +5,65 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from classification.methods import Cut, Mix
 from evidence.catalogue import Package
 from keepbench.own_network import find_function, is_function
-from keepbench.policies import Policy
-from keepbench.settings import changed, flat, walk
+from keepbench.settings import Kind, changed, flat, walk, with_role
 from keepbench.settings_file import read_settings
 from queueing.jobs import given_settings
-from trialling.arms import METHODS, stage_of
+from trialling.arms import METHODS, STAGES, stage_of
 from trialling.contrasts import Contrast
 
 Own = Mapping[str, Mapping[str, Any]]
 """The settings of each arm by its name, the reference first."""
 
-_NAME = re.compile(r"[\w][\w.+-]{0,39}")
+_NAME = re.compile(r"[^\W_][\w.+-]{0,39}")
+_TAKEN = ("logs", "maps", "plan.json", "trial.html")  # in a trial's folder, beside the arms'
 _TIMM = re.compile(r"(rand|augmix|original|originalr|v0|v0r|3a|3aw)(-|$)")
 HELP = (
     "an arm of your own, the first of several the reference: NAME=SETTINGS as flags "
     "('kept=--policy trivialaugment --keep paste'), FILE.yaml of settings, FILE.py:NAME of a "
-    "transform, a function of a batch or a class, a method (cutout), or timm's words "
+    "transform, a function of a batch or a class, a method (cutout, augmix), or timm's words "
     "(rand-m9-mstd0.5); NAME= is what all arms share"
 )
 
 
 def _code(name: str) -> dict[str, Any]:
-    """The settings that take a class of the user's own, or a transform."""
+    """The settings that take a class of the user's own, or a transform.
+
+    Raises:
+        ValueError: It is neither.
+    """
     found: Any = find_function(name)
     if isinstance(found, type):
-        for stage, base in (("policy", Policy), ("cut", Cut), ("mix", Mix)):
+        for stage, (base, _) in STAGES.items():
             if issubclass(found, base):
                 return {stage: name}
+    if not callable(found) or (isinstance(found, type) and issubclass(found, Kind)):
+        raise ValueError(
+            f"{name} is neither a transform nor a class of Policy, Cut or Mix; a map or a Keep is "
+            f"given as flags, '--keep cut --keep.map {name}'"
+        )
     return {"policy": "own", "policy.transform": name}
+
+
+def _method(words: str, base: Any) -> dict[str, Any]:
+    """The settings of a method by its name, as a trial or else as its class has them; {} if none.
+
+    Args:
+        words: the name.
+        base: settings of the task.
+    """
+    if words in METHODS:
+        method = METHODS[words]
+        stage = stage_of(method)
+        return {stage: words} | {f"{stage}.{n}": value for n, value in flat(method).items()}
+    stages = [each for each in fields(base) if each.name in STAGES]
+    known = {kind.name: each.name for each in stages for kind in each.metadata["kinds"][1:]}
+    return {known[words]: words} if words in known else {}
 
 
 def _settings(words: str, package: Package, base: Any) -> dict[str, Any]:
@@ -59,17 +84,15 @@ def _settings(words: str, package: Package, base: Any) -> dict[str, Any]:
             for name, each, value in own
             if each.metadata["role"] != "neutral" and usual.get(name) != value
         }
-    if _TIMM.match(words):
-        return {"policy": "timm", "policy.config": words}
     if is_function(words):
         return _code(words)
-    if words in METHODS:
-        method = METHODS[words]
-        stage = stage_of(method)
-        return {stage: words} | {f"{stage}.{n}": value for n, value in flat(method).items()}
+    if method := _method(words, base):
+        return method
+    if _TIMM.match(words):
+        return {"policy": "timm", "policy.config": words}
     raise ValueError(
-        f"{words!r} is no arm: give settings as flags, FILE.yaml, FILE.py:NAME, a method "
-        f"({', '.join(METHODS)}) or timm's words"
+        f"{words!r} is no arm: give settings as flags (NAME='--cut cutout'), FILE.yaml, "
+        f"FILE.py:NAME, a method ({', '.join(METHODS)}) or timm's words (rand-m9-mstd0.5)"
     )
 
 
@@ -80,27 +103,38 @@ def parse_arms(words: Sequence[str], package: Package, base: Any) -> dict[str, d
         ValueError: A name or what follows it is wrong, two arms are the same, or there is only one.
     """
     found: dict[str, dict[str, Any]] = {}
-    for word in words:
-        name, is_arm, settings = word.partition("=")
+    configs: dict[str, Any] = {}
+    for given in words:
+        name, is_arm, settings = given.partition("=")
         if not is_arm or not _NAME.fullmatch(name):
             raise ValueError(
-                f"--arm {word!r}: give NAME=SETTINGS, a name of up to 40 letters, digits, . + - _"
+                f"--arm {given!r}: give NAME=SETTINGS, a name of up to 40 letters, digits, . + - _ "
+                "that begins with a letter or digit"
             )
-        if name in found:
-            raise ValueError(f"--arm {name} is given twice")
+        if name.lower() in (*_TAKEN, *map(str.lower, found)):  # some file systems fold case
+            raise ValueError(f"--arm {name}: the name is taken; give another")
         try:
             found[name] = _settings(settings.strip(), package, base)
-            changed(base, found[name])
+            configs[name] = changed(base, found[name])
         except ValueError as error:
-            raise ValueError(f"--arm {name}: {error}") from None
-    configs = {name: changed(base, given) for name, given in found.items()}
-    for name, config in configs.items():
-        alike = [other for other in configs if other != name and configs[other] == config]
-        if alike:
-            raise ValueError(f"--arm {name} and {alike[0]} are the same settings")
+            reason = str(error).removeprefix("--config ")
+            raise ValueError(f"--arm {name}: {reason}") from None
+        if shared := sorted(found[name].keys() & with_role(type(base)(), "neutral")):
+            raise ValueError(
+                f"--arm {name}: {shared[0]} is no part of an arm: data, seed, speed and records "
+                "are given for all, after --"
+            )
+        for other, config in configs.items():
+            if other != name and config == configs[name]:
+                raise ValueError(f"--arm {name} and {other} are the same settings")
     if len(found) < 2:
         raise ValueError("give --arm twice or more: the first is the reference")
     return found
+
+
+def code_in(words: Sequence[str]) -> set[str]:
+    """What words name of the user's own code: it may be run, even where a stored plan names it."""
+    return {part for word in words for part in re.split(r"[\s='\"]+", word) if is_function(part)}
 
 
 def own_contrasts(arms: Sequence[str]) -> list[Contrast]:

@@ -27,18 +27,15 @@ CHIPS = {HELPS: "yes", GROWS: "yes", HURTS: "no", FALLS: "no"}
 
 
 def _curves(trial: Trial, figure: str) -> Iterator[tuple[str, list[tuple[float, float]]]]:
-    """The mean over seeds of a figure after each epoch, by arm."""
+    """The mean over seeds of a figure after each epoch, by arm; nothing where a task has it not."""
     for arm, records in trial.records.items():
-        rows = [record.rows for record in records]
-        if rows:
-            yield (
-                trial.plan.name(arm),
-                [
-                    (float(each[0]["epoch"]), sum(row[figure] for row in each) / len(each))
-                    for each in zip(*rows, strict=True)
-                    if all(figure in row for row in each)
-                ],
-            )
+        points = [
+            (float(each[0]["epoch"]), sum(row[figure] for row in each) / len(each))
+            for each in zip(*(record.rows for record in records), strict=True)
+            if all(figure in row for row in each)
+        ]
+        if points:
+            yield trial.plan.name(arm), points
 
 
 def arm_rows(trial: Trial) -> list[dict[str, Any]]:

@@ -1,11 +1,10 @@
-"""A trial's plan, written before its first run, and the runs that it asks for."""
+"""A trial's plan, written before its first run."""
 
 from __future__ import annotations
 
 import json
-import random
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,16 +12,12 @@ from typing import Any
 
 from classification.config import Config
 from evidence.catalogue import TASKS, Package, load
-from keepbench.command import flags
 from keepbench.files import write_text
 from keepbench.identity import check_digests, digests
 from keepbench.older import modern_plan
 from keepbench.own_network import refuse_code
-from keepbench.right import is_recorded, mean_of_items
-from keepbench.run import RunRecord
 from keepbench.settings import changed, flat, task_of
-from queueing.jobs import TOOLS, Job
-from trialling.analysis import Accuracies, findings, fit, going_on
+from trialling.analysis import Accuracies
 from trialling.arms import METHODS, STAGES, arm_config, arm_name, stage_of
 from trialling.contrasts import STRONGEST, Contrast, cell_name, contrasts, dose_contrasts
 from trialling.doses import Dose, best_dose, dose_name, in_words
@@ -31,14 +26,6 @@ from trialling.own import Own, own_contrasts
 LIMIT_SD = 0.40
 """Residual standard deviation, in points, above which a trial of 8 seeds or more goes on."""
 PLAN = "plan.json"
-
-
-class RunJob(Job):
-    """A run of a trial, which is finished once what its items got is stored, too."""
-
-    def finished(self) -> bool:  # noqa: D102
-        recorded = not getattr(self.config, "record", False) or is_recorded(self.out)
-        return recorded and super().finished()
 
 
 @dataclass(frozen=True)
@@ -58,6 +45,7 @@ class Plan:
         first_seed: the others follow it; not 0 where 0 served to choose what is tried.
         settings: the method's own, as all its arms have them.
         keep: those of Keep that all its arms have.
+        teacher: those of the map of the arm "teacher".
         doses: that replace some of these, from mild to strong; () is one trial as `settings` are.
         files: digests of the files that settings name, as of the network's code.
         own: the settings of the user's own arms by name; {} if they are a method's.
@@ -81,6 +69,7 @@ class Plan:
     own: dict[str, dict[str, Any]] = field(default_factory=dict)
     task: str = "classification"
     experiment: str = "trial"
+    teacher: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def package(self) -> Package:
@@ -130,7 +119,14 @@ class Plan:
         method = METHODS[self.method]
         keep = changed(STAGES[stage_of(method)][1], self.keep)
         method = changed(method, {**self.settings, **dose})
-        return arm_config(base, method, keep, arm)
+        return arm_config(base, method, keep, arm, self.teacher)
+
+    def files_of(self, cell: str) -> dict[str, str]:
+        """Digests of the files that the settings of a cell name, by setting."""
+        prefix = f"{cell}: "
+        common = {name: each for name, each in self.files.items() if ": " not in name}
+        own = {name: each for name, each in self.files.items() if name.startswith(prefix)}
+        return common | {name.removeprefix(prefix): each for name, each in own.items()}
 
     def name(self, cell: str) -> str:
         """A cell in words."""
@@ -211,6 +207,7 @@ def make_plan(
     settings: Mapping[str, Any] | None = None,
     keep: Mapping[str, Any] | None = None,
     doses: tuple[Dose, ...] = (),
+    teacher: Mapping[str, Any] | None = None,
 ) -> Plan:
     """The plan of a trial: with 8 seeds or more there is a look at half of them.
 
@@ -225,6 +222,7 @@ def make_plan(
         settings: the method's own; None takes its defaults.
         keep: those of Keep that all Keep arms have; None takes the defaults.
         doses: that replace some of these.
+        teacher: settings of the teacher's map.
 
     Raises:
         ValueError: The method does not fit in the base, or an arm has no contrast.
@@ -246,23 +244,35 @@ def make_plan(
     plan = Plan(
         method, arms, flat(replace(base, seed=0)), tuple(asked), budget, looks, most, margin,
         first_seed, flat(changed(about, settings or {})), {**usual, **(keep or {})}, doses,
-        digests(base),
+        digests(base), teacher=dict(teacher or {}),
     )  # fmt: skip
-    for each in plan.cells:
-        plan.config(each)
-    return plan
+    files = dict(plan.files)
+    for cell in plan.cells:
+        files |= digests(plan.config(cell))
+    return replace(plan, files=files)
 
 
-def _check_no_code(found: Mapping[str, Any]) -> None:
-    """Raise ValueError if an arm of a stored plan is a class of somebody's, which would be run."""
-    kinds = ("policy", "cut", "mix", "keep", "keep.map")
-    for given in (found["base"], *found.get("own", {}).values()):
-        for name in kinds:
-            refuse_code(given.get(name))
+def _check_code(found: Mapping[str, Any], known: Collection[str]) -> None:
+    """Raise ValueError if an arm of a stored plan is a class of somebody's, which would be run.
+
+    Args:
+        found: the plan.
+        known: what the user's own words name may be run.
+    """
+    own = found.get("own", {}).values()
+    for given in (found["base"], found["settings"], found["keep"], *own):
+        for name, value in given.items():
+            if name.rpartition(".")[2] in ("policy", "cut", "mix", "keep", "map"):
+                if value not in known:
+                    refuse_code(value)
 
 
-def read_plan(folder: Path) -> Plan:
+def read_plan(folder: Path, code: Collection[str] = ()) -> Plan:
     """The plan in a trial's folder.
+
+    Args:
+        folder: of the trial.
+        code: classes of the user's own, as words of the command line name them.
 
     Raises:
         ValueError: There is none, or it cannot be used.
@@ -272,19 +282,22 @@ def read_plan(folder: Path) -> Plan:
         if not found.get("own"):
             method = METHODS[found["method"]]
             found = modern_plan(found, stage_of(method), flat(method))
-        _check_no_code(found)
+        _check_code(found, code)
         listed = {name: tuple(found[name]) for name in ("arms", "looks", "doses")}
         asked = tuple(map(Contrast.read, found["contrasts"]))
         plan = Plan(**{**found, **listed, "contrasts": asked})
         for each in plan.cells:
             plan.config(each)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder / PLAN} cannot be used: {error}") from None
     return plan
 
 
-def fix_plan(plan: Plan, folder: Path) -> None:
-    """Write a plan before the first run, or raise ValueError unless it is the one that is there."""
+def fix_plan(plan: Plan, folder: Path, code: Collection[str] = ()) -> None:
+    """Write a plan before the first run, or raise ValueError unless it is the one that is there.
+
+    Arguments as of `read_plan`.
+    """
     path = folder / PLAN
     if not path.exists():
         if any(folder.glob("*/seed-*")):
@@ -292,8 +305,11 @@ def fix_plan(plan: Plan, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(asdict(plan), indent=1) + "\n")
         return
-    then, now = asdict(read_plan(folder)), asdict(plan)
-    check_digests(then.pop("files"), now.pop("files"), f"the plan in {folder}")
+    then, now = asdict(read_plan(folder, code)), asdict(plan)
+    try:
+        check_digests(then.pop("files"), now.pop("files"), f"the plan in {folder}")
+    except ValueError as error:
+        raise ValueError(f"{error} and --take {folder} for the runs of arms that stay") from None
     usual = flat(type(plan.package.experiments[plan.experiment].config)())
     # a setting that is newer than the plan had its default's effect
     then["base"] = {n: usual[n] for n in now["base"] if n in usual} | then["base"]
@@ -316,75 +332,25 @@ def fix_plan(plan: Plan, folder: Path) -> None:
         )  # fmt: skip
 
 
-def run_job(plan: Plan, cell: str, seed: int, folder: Path) -> RunJob:
-    """A run of a cell, as a command of the queue."""
-    config, out = plan.config(cell, seed), folder / cell / f"seed-{seed}"
-    usual = plan.package.experiments[plan.experiment].config
-    command = [sys.executable, str(TOOLS / TASKS[plan.task].script), plan.experiment]
-    command += [*flags(config, usual), "--out", str(out), "--resume"]
-    return RunJob(f"{cell} seed {seed}", tuple(command), out, config)
+def used_seeds(plan: Plan, folder: Path) -> Iterator[str]:
+    """A remark if seeds of a plan served a trial of the same data in a folder beside its own.
 
-
-def block(plan: Plan, cells: Sequence[str], seed: int, folder: Path) -> list[RunJob]:
-    """The runs of a seed, in a random order that follows from it."""
-    order = random.Random(seed).sample([*cells], len(cells))
-    return [run_job(plan, cell, seed, folder) for cell in order]
-
-
-def accuracies(plan: Plan, folder: Path) -> Accuracies:
-    """What all finished runs measure, in %, from what each item got where it is stored.
-
-    Raises:
-        ValueError: A run's items are not those of its metrics, or arms of a seed differ in data.
+    Args:
+        plan: that has no run yet.
+        folder: its trial's.
     """
-    found: dict[str, dict[int, float]] = {cell: {} for cell in plan.cells}
-    for seed in plan.numbers(0, plan.most):
-        data = set()
-        for cell in plan.cells:
-            job = run_job(plan, cell, seed, folder)
-            if not job.finished():
-                continue
-            record = RunRecord.read(job.out)
-            value = float(record.rows[-1][plan.package.task.metric])
-            if is_recorded(job.out):
-                told, value = value, mean_of_items(job.out)
-                if abs(value - told) > 1e-6:
-                    raise ValueError(f"{job.out}: its items say {value:.4f} %, its metrics another")
-            own = {n.removeprefix(f"{cell}: "): each for n, each in plan.files.items()}
-            check_digests(own, record.files, f"{job.out}")
-            found[cell][seed] = value
-            data.add(record.data)
-        if len(data) > 1:
-            raise ValueError(f"{folder}: the arms of seed {seed} were not run on the same data")
-    return found
-
-
-def within(accuracies: Accuracies, seeds: range) -> Accuracies:
-    """Those of some seeds alone."""
-    return {
-        cell: {seed: value for seed, value in found.items() if seed in seeds}
-        for cell, found in accuracies.items()
-    }
-
-
-def stages(plan: Plan, folder: Path) -> Iterator[list[RunJob]]:
-    """The runs up to each look, one look after the other; each is asked for when all are done.
-
-    A look sees the seeds before it alone, so that it decides the same when a trial goes on.
-    """
-    cells, begin = list(plan.cells), 0
-    for look in plan.looks:
-        numbers = plan.numbers(begin, look)
-        yield [job for seed in numbers for job in block(plan, cells, seed, folder)]
-        seen = within(accuracies(plan, folder), plan.numbers(0, look))
-        if not plan.doses:
-            cells = going_on(cells, findings(plan.contrasts, seen, plan.margin), plan.margin)
-        begin = look
-    if plan.doses:
-        chosen = plan.chosen(seen) or ()
-        going = [*chosen, *({"none"} & {*plan.cells})] if chosen else []
-    else:
-        going = cells if cells and plan.most > plan.seeds and fit(seen).sd > LIMIT_SD else []
-    if going:
-        more = plan.numbers(plan.seeds, plan.most)
-        yield [job for seed in more for job in block(plan, going, seed, folder)]
+    mine, found = {*plan.numbers(0, plan.most)}, {}
+    for path in folder.parent.glob(f"*/{PLAN}"):
+        with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):  # none of ours
+            other = json.loads(path.read_text())
+            data = other.get("task", plan.task), other["base"]["dataset"], other["base"]["data"]
+            first = other.get("first_seed", 0)
+            if path.parent.resolve() != folder.resolve() and data == (
+                plan.task, plan.base["dataset"], plan.base["data"]
+            ):  # fmt: skip
+                found[path.parent] = {*range(first, first + other.get("most", other["looks"][-1]))}
+    if both := sorted(str(place) for place, seeds in found.items() if seeds & mine):
+        yield (
+            f"remark: seeds from {plan.first_seed} on also served {', '.join(both)}; if what is "
+            f"tried here was chosen there, give --first-seed {max(set.union(*found.values())) + 1}"
+        )

@@ -16,13 +16,16 @@ from trialling.analysis import (
     Accuracies,
     Finding,
     Fit,
+    can_tell,
     findings,
     fit,
+    within,
 )
 from trialling.arms import METHODS, arm_name, keep_title
 from trialling.contrasts import cell_name
 from trialling.doses import choice_contrasts, dose_name, in_words
-from trialling.plan import Plan, accuracies, run_job, stages, within
+from trialling.plan import Plan
+from trialling.runs import accuracies, run_job, stages
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,20 @@ class Trial:
     sentence: str
     remark: str
     finished: bool
+
+    @property
+    def told(self) -> str:
+        """The smallest difference that it can tell, in words, by what is known of it so far."""
+        plan, sd = self.plan, self.model.sd if self.model else None
+        base = plan.contrasts[-1].base if plan.own else "plain"
+        values = [
+            value
+            for cell, found in self.accuracies.items()
+            if cell == base or cell.startswith(f"{base}-")
+            for value in found.values()
+        ]
+        missing = 100 - sum(values) / len(values) if values else None
+        return f"With {plan.seeds} seeds {can_tell(len(plan.cells), plan.seeds, sd, missing)}."
 
     @property
     def count(self) -> int:
@@ -83,8 +100,7 @@ def _sentence(plan: Plan, found: Sequence[Finding], values: Accuracies) -> str:
     if main is None:
         return _silence(values)
     if plan.own:
-        told = [_compared(f.contrast.arm, f.contrast.base, f) for f in found]
-        return "; ".join(told) + "."
+        return " ".join(f"{_compared(f.contrast.arm, f.contrast.base, f)}." for f in found)
     arm, base = plan.name(main.contrast.arm), plan.name(main.contrast.base)
     return f"{_compared(arm, base, main)}."
 

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from keepbench.identity import check_digests
-from keepbench.right import NAME
+from keepbench.right import ITEMS, NAME
 from keepbench.run import RunRecord
 from queueing.jobs import same_settings
-from trialling.plan import RunJob
+from trialling.runs import RunJob
 
-FILES = ("metrics.jsonl", NAME, "run.json")
+FILES = ("metrics.jsonl", NAME, ITEMS, "run.json")
 """What a trial reads of a run; the record last, so that a copy that was cut off is no run."""
 
 
-def take(
-    jobs: Sequence[RunJob], sources: Sequence[Path], files: Mapping[str, str] | None = None
-) -> int:
+def _is_run_of(record: RunRecord, job: RunJob) -> bool:
+    """Whether a run is finished and has a job's settings and files."""
+    there = RunJob(job.name, job.command, record.folder, job.config)
+    with suppress(ValueError):  # of other files
+        check_digests(job.files, record.files, str(record.folder))
+        return same_settings(record, job.config) and there.finished()
+    return False
+
+
+def take(jobs: Sequence[RunJob], sources: Sequence[Path]) -> int:
     """Copy what is finished at or below some folders to the jobs that ask for it: how many.
 
     Args:
         jobs: whose runs are looked for.
         sources: the folders.
-        files: digests of the files that the jobs' settings name; a run that was made with others is
-            another.
 
     Raises:
         ValueError: A source is no folder.
@@ -36,20 +42,16 @@ def take(
         if not source.is_dir():
             raise ValueError(f"--take: there is no folder {source}")
         for path in sorted(source.rglob("run.json")):
-            try:
-                record = RunRecord.read(path.parent)
-                check_digests(files or {}, record.files, str(path.parent))
-            except ValueError:
-                continue  # no run of ours, or of other files
-            found.append(record)
+            with suppress(ValueError):  # no run of ours
+                found.append(RunRecord.read(path.parent))
     taken = 0
     for job in missing:
-        for record in found:
-            there = RunJob(job.name, job.command, record.folder, job.config)
-            if same_settings(record, job.config) and there.finished():
-                job.out.mkdir(parents=True)
-                for name in FILES:
-                    shutil.copy(record.folder / name, job.out / name)
-                taken += 1
-                break
+        record = next((each for each in found if _is_run_of(each, job)), None)
+        if record is None:
+            continue
+        job.out.mkdir(parents=True)
+        for name in FILES:
+            if (record.folder / name).exists():
+                shutil.copy(record.folder / name, job.out / name)
+        taken += 1
     return taken

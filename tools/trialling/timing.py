@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,9 +15,13 @@ from typing import Any
 import torch
 
 from classification.train import Trainer as Classification
+from evidence.catalogue import TASKS
+from keepbench.files import digest
 from keepbench.processes import Processes
 from keepbench.small_images import TEST_BATCH, StoredData
 from keepbench.training import Training
+from queueing.jobs import TOOLS
+from trialling.analysis import can_tell
 from trialling.plan import Plan
 
 WARM, TIMED = 2, 6  # steps
@@ -48,20 +54,52 @@ def _seconds_of_test(trainer: Training, config: Any) -> float:
     return (time.perf_counter() - begun) * max(1, config.epochs // every)
 
 
+def seconds_of_start(plan: Plan) -> float:
+    """Seconds that a process of the task needs before it reads data."""
+    begun = time.perf_counter()
+    script = str(TOOLS / TASKS[plan.task].script)
+    subprocess.run([sys.executable, script, "--help"], stdout=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - begun
+
+
+def _seconds_of_run(plan: Plan, cell: str, processes: Processes) -> tuple[float, str]:
+    """Seconds of a cell's run without its start, and a checksum of its data."""
+    config = plan.config(cell)
+    if hasattr(config, "workers"):
+        config = replace(config, workers=0)
+    kind: type[Training] = importlib.import_module(f"{plan.task}.train").Trainer
+    trainer = kind.begin(config, processes)
+    step = _seconds_of_steps(trainer)
+    steps = getattr(config, "steps", trainer.steps)
+    seconds = steps * config.epochs * step + _seconds_of_test(trainer, config)
+    return seconds, digest(trainer.contents())
+
+
 def seconds_of_runs(plan: Plan, device: torch.device) -> dict[str, float]:
-    """Seconds of a run by cell, without its start; {} where a task does not let it be timed."""
+    """Seconds of a run by cell; {} where a task does not let it be timed.
+
+    Raises:
+        ValueError: A run cannot be begun, or its data are not those of the others.
+    """
     if plan.task == "detection":  # Detectron2 trains by itself
         return {}
-    kind: type[Training] = importlib.import_module(f"{plan.task}.train").Trainer
-    processes, found = Processes(device), {}
+    processes, start, found, data = Processes(device), seconds_of_start(plan), {}, {}
     for cell in plan.cells:
-        config = plan.config(cell)
-        if hasattr(config, "workers"):
-            config = replace(config, workers=0)
-        trainer = kind.begin(config, processes)
-        step = _seconds_of_steps(trainer)
-        steps = getattr(config, "steps", trainer.steps)
-        found[cell] = steps * config.epochs * step + _seconds_of_test(trainer, config)
+        try:
+            seconds, data[cell] = _seconds_of_run(plan, cell, processes)
+        except (ValueError, FloatingPointError) as error:
+            raise ValueError(f"{plan.name(cell)}: {error}") from None
+        except Exception as error:
+            if not plan.own:
+                raise
+            name = type(error).__name__  # the user's code may raise anything
+            raise ValueError(f"{plan.name(cell)}: {name}: {error}") from error
+        if data[cell] != data[plan.cells[0]]:
+            raise ValueError(
+                f"{plan.name(cell)} is of other data than {plan.name(plan.cells[0])}: what sets "
+                "the data is given for all arms, after --"
+            )
+        found[cell] = start + seconds
     return found
 
 
@@ -79,7 +117,7 @@ def whole_seconds(plan: Plan, seconds: dict[str, float]) -> float:
     return plan.seeds * sum(seconds.values()) + further
 
 
-def announcement(plan: Plan, seconds: dict[str, float], at_once: int, widths: str) -> Iterator[str]:
+def announcement(plan: Plan, seconds: dict[str, float], at_once: int) -> Iterator[str]:
     """What will be run, how long it takes, and what it can tell, a line each."""
     config = plan.config(plan.cells[0])
     network = getattr(config, "arch", "") or config.detector
@@ -100,4 +138,4 @@ def announcement(plan: Plan, seconds: dict[str, float], at_once: int, widths: st
             f"arms that are decided at {plan.looks[0]} seeds stop there; if the residual is large "
             f"at {plan.seeds}, the others go on to {plan.most}"
         )
-    yield f"it can tell two arms that differ by {widths}"
+    yield can_tell(len(plan.cells), plan.seeds)

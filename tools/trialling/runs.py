@@ -1,0 +1,101 @@
+"""The runs that a trial's plan asks for, and what they measure."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from evidence.catalogue import TASKS
+from keepbench.command import flags
+from keepbench.identity import check_digests
+from keepbench.right import is_recorded, mean_of_items
+from keepbench.run import RunRecord
+from keepbench.settings import changed, flat
+from queueing.jobs import TOOLS, Job
+from trialling.analysis import Accuracies, findings, fit, going_on, within
+from trialling.plan import LIMIT_SD, Plan
+
+
+@dataclass(frozen=True)
+class RunJob(Job):
+    """A run of a trial, which is finished once what its items got is stored, too.
+
+    Attributes:
+        files: digests of the files that its settings name, by setting.
+    """
+
+    files: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def finished(self) -> bool:  # noqa: D102
+        recorded = not getattr(self.config, "record", False) or is_recorded(self.out)
+        return recorded and super().finished()
+
+
+def run_job(plan: Plan, cell: str, seed: int, folder: Path) -> RunJob:
+    """A run of a cell, as a command of the queue."""
+    config, out = plan.config(cell, seed), folder / cell / f"seed-{seed}"
+    if flat(config).get("keep.map.folder") == "":  # a teacher's maps serve all seeds
+        config = changed(config, {"keep.map.folder": str(folder / "maps")})
+    usual = plan.package.experiments[plan.experiment].config
+    command = [sys.executable, str(TOOLS / TASKS[plan.task].script), plan.experiment]
+    command += [*flags(config, usual), "--out", str(out), "--resume"]
+    return RunJob(f"{cell} seed {seed}", tuple(command), out, config, files=plan.files_of(cell))
+
+
+def block(plan: Plan, cells: Sequence[str], seed: int, folder: Path) -> list[RunJob]:
+    """The runs of a seed, in a random order that follows from it."""
+    order = random.Random(seed).sample([*cells], len(cells))
+    return [run_job(plan, cell, seed, folder) for cell in order]
+
+
+def accuracies(plan: Plan, folder: Path) -> Accuracies:
+    """What all finished runs measure, in %, from what each item got where it is stored.
+
+    Raises:
+        ValueError: A run's items are not those of its metrics, or arms of a seed differ in data.
+    """
+    found: dict[str, dict[int, float]] = {cell: {} for cell in plan.cells}
+    for seed in plan.numbers(0, plan.most):
+        data = set()
+        for cell in plan.cells:
+            job = run_job(plan, cell, seed, folder)
+            if not job.finished():
+                continue
+            record = RunRecord.read(job.out)
+            value = float(record.rows[-1][plan.package.task.metric])
+            if is_recorded(job.out):
+                told, value = value, mean_of_items(job.out)
+                if abs(value - told) > 1e-6:
+                    raise ValueError(f"{job.out}: its items say {value:.4f} %, its metrics another")
+            check_digests(job.files, record.files, f"{job.out}")
+            found[cell][seed] = value
+            data.add(record.data)
+        if len(data) > 1:
+            raise ValueError(f"{folder}: the arms of seed {seed} were not run on the same data")
+    return found
+
+
+def stages(plan: Plan, folder: Path) -> Iterator[list[RunJob]]:
+    """The runs up to each look, one look after the other; each is asked for when all are done.
+
+    A look sees the seeds before it alone, so that it decides the same when a trial goes on.
+    """
+    cells, begin = list(plan.cells), 0
+    for look in plan.looks:
+        numbers = plan.numbers(begin, look)
+        yield [job for seed in numbers for job in block(plan, cells, seed, folder)]
+        seen = within(accuracies(plan, folder), plan.numbers(0, look))
+        if not plan.doses:
+            cells = going_on(cells, findings(plan.contrasts, seen, plan.margin), plan.margin)
+        begin = look
+    if plan.doses:
+        chosen = plan.chosen(seen) or ()
+        going = [*chosen, *({"none"} & {*plan.cells})] if chosen else []
+    else:
+        going = cells if cells and plan.most > plan.seeds and fit(seen).sd > LIMIT_SD else []
+    if going:
+        more = plan.numbers(plan.seeds, plan.most)
+        yield [job for seed in more for job in block(plan, going, seed, folder)]
