@@ -85,7 +85,8 @@ class TeacherMaps(GivenMaps):
             path = Path(self.folder).expanduser() / f"{digest(self._identity(weights, inputs))}.pt"
             path.parent.mkdir(parents=True, exist_ok=True)
             known = self._read_file(path)
-            if all(each for each in processes.gathered(known is not None)):
+            everywhere = all(processes.gathered(known is not None))
+            if known is not None and everywhere:
                 self.maps.copy_(known)
                 return
         model, classes = load_teacher(self.arch, weights, data.channels)

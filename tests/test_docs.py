@@ -65,16 +65,22 @@ def test_modules_and_files_that_a_page_names_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("name", ["index.md", "use.md", "choosing.md"])
 def test_the_code_of_a_page_runs(name: str) -> None:
-    """On four random images, in bytes where a page normalises them."""
+    """On four random images, in bytes where a page normalises them, as large as it says."""
     text = (ROOT / "docs" / name).read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert blocks
-    pixels, labels = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8), torch.arange(4)
-    names = {"model": create_model("resnet8", 10), "cross_entropy": F.cross_entropy,
+    model, labels = create_model("resnet8", 10), torch.arange(4)
+    names = {"model": model, "pretrained": model, "cross_entropy": F.cross_entropy,
              "normalise": lambda images: images / 255}  # fmt: skip
     for block in blocks:
+        side = 224 if "224" in block else 32
+        pixels = torch.randint(256, (4, 3, side, side), dtype=torch.uint8)
         images = pixels if "normalise(" in block else pixels / 255
-        exec(block, names | {"loader": [(images, labels)]})
+        named = {
+            "dataset": labels, "whole_images": [(labels, images, labels)],
+            "numbered": [(labels, None, images, labels)],
+        }  # fmt: skip
+        exec(block, names | named | {"loader": [(images, labels)]})
 
 
 def test_the_recipes_of_extending_run(

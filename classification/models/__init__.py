@@ -244,7 +244,7 @@ def pretrained(source: str, arch: str) -> Mapping[str, Any]:
     return pretrained_config(named or arch)
 
 
-def colours_of(choice: str, source: str, arch: str, channels: int) -> dict[str, tuple[float, ...]]:
+def colours_of(choice: str, source: str, arch: str, channels: int) -> dict[str, Any]:
     """The mean and std that images are normalised by in place of the data's; {} if by these.
 
     Args:

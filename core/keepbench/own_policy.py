@@ -195,7 +195,10 @@ class Timm(Policy):
         return tuple(found) if len(found) > 1 else found[0]
 
     def _made(self, mean: tuple[float, ...], side: int) -> Callable[[Any], Any]:
-        options = {"translate_const": int(side * 0.45), "img_mean": self._colour(mean)}
+        options: dict[str, Any] = {
+            "translate_const": int(side * 0.45),
+            "img_mean": self._colour(mean),
+        }
         kind = self.config.partition("-")[0]
         if kind == "rand":
             made = auto_augment.rand_augment_transform(self.config, options)

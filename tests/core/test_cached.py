@@ -11,7 +11,9 @@ from torch import Tensor
 from keepaugment import (
     CachedSaliency,
     KeepCutout,
+    SavedSaliency,
     ScaledView,
+    TeacherSaliency,
     View,
     allowed_regions,
     box_agreement,
@@ -55,6 +57,32 @@ def stored(image_maps: Tensor, **options: int) -> CachedSaliency:
     cache.at(torch.arange(number), epoch=0)
     cache(torch.zeros(number, 3, height, width))
     return cache
+
+
+def test_a_teachers_maps_are_taken_once_of_each_image_and_read_by_later_runs(
+    tmp_path: Path,
+) -> None:
+    images, calls = rand(5, 3, 16, 16), []
+
+    def brightness(seen: Tensor, targets: Tensor | None) -> Tensor:
+        calls.append(targets)
+        return seen.mean(1)
+
+    order = torch.tensor([3, 0, 4, 2, 1])
+    batches = [(index, images[index], None) for index in order.split(2)]
+    maps = TeacherSaliency(brightness, batches, 5, (16, 16))
+    assert calls == [None] * 3
+    index, seen = torch.tensor([4, 1]), view(2, -1, True, 2)
+    maps.at(index, seen)
+    largest = images.mean(1).amax((1, 2), keepdim=True)
+    expected = cut_out(images.mean(1) / largest * 255, View(*(v[:1].expand(5) for v in seen)))
+    torch.testing.assert_close(maps(images[index]), expected[index], atol=0.51, rtol=0)
+    maps.save(tmp_path / "maps.pt")
+    saved = SavedSaliency(tmp_path / "maps.pt")
+    saved.at(index, seen)
+    assert saved(images[index]).equal(maps(images[index])) and len(calls) == 3
+    with pytest.raises(ValueError, match="1 of 5 images are in no batch"):
+        TeacherSaliency(brightness, batches[:2] + [(order[:1], images[:1], None)], 5, (16, 16))
 
 
 def test_a_stored_map_has_the_means_of_cells_in_255ths_of_the_largest() -> None:

@@ -16,6 +16,7 @@ from keepaugment import RandomErasing
 from keepbench.loop import fit, train_epoch
 from keepbench.maps import Centre, Gradient, KeepCut, Map, Random
 from keepbench.processes import Processes, join_processes
+from keepbench.right import mean_of_items, read_items
 from keepbench.settings import check_shared, flat, from_flat
 from reid.config import Config
 from reid.experiments import ARMS, BUDGETS, EXPERIMENTS, TRICKS
@@ -239,6 +240,16 @@ def test_a_test_scores_and_says_whether_it_is_comparable(small: Config, data: Da
     assert row["queries"] == 8 and 0 < row["mINP"] <= row["mAP"] <= 100
     assert {"reranked_rank1", "reranked_mAP"} <= row.keys()
     assert row["comparable"] is False and row["why_not"] == "the pedestrians are drawn"
+    assert trainer.model.training
+
+
+def test_what_is_recorded_of_each_query_has_map_for_its_mean(
+    small: Config, data: Data, tmp_path: Path
+) -> None:
+    trainer = Trainer(small, data, CPU)
+    trainer.tester.record(tmp_path, 3)
+    assert len(read_items(tmp_path)) == 8
+    assert mean_of_items(tmp_path) == pytest.approx(trainer.tester.scores()["mAP"], abs=1e-4)
     assert trainer.model.training
 
 

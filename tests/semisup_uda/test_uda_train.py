@@ -18,6 +18,7 @@ from keepbench.maps import Centre, Shuffled
 from keepbench.own_policy import Timm
 from keepbench.policies import AutoAugment
 from keepbench.processes import Processes, join_processes
+from keepbench.right import read_right
 from keepbench.settings import changed
 from keepbench.weights import load_checkpoint
 from runs import CPU, assert_resumes, rows_of, stop_after, torchrun, without_clocks
@@ -61,7 +62,7 @@ def test_a_run_stopped_after_any_step_goes_on_there(
 def test_a_run_begins_with_weights_and_goes_on_without_their_file(tmp_path: Path) -> None:
     trained = create_model("resnet8", 5, in_chans=1).state_dict()
     torch.save({"model": trained}, tmp_path / "w.pt")
-    config = replace(SMALL, weights=str(tmp_path / "w.pt"))
+    config = replace(SMALL, weights=str(tmp_path / "w.pt"), record=True)
     trainer = make_trainer(config)
     trainer.prepare()
     fresh = make_trainer(SMALL).model.state_dict()
@@ -70,10 +71,12 @@ def test_a_run_begins_with_weights_and_goes_on_without_their_file(tmp_path: Path
             assert value.equal((fresh if name.startswith("fc.") else trained)[name])
     train("a", config, tmp_path / "run", CPU)
     rows = rows_of(tmp_path / "run")
+    right = read_right(tmp_path / "run")
+    assert 100 * right.double().mean() == pytest.approx(rows[-1]["test_accuracy"])
     (tmp_path / "run" / "last.pt").unlink()
     (tmp_path / "w.pt").unlink()
     train("a", config, tmp_path / "run", CPU, resume=True)
-    assert rows_of(tmp_path / "run") == rows
+    assert rows_of(tmp_path / "run") == rows and read_right(tmp_path / "run").equal(right)
     with pytest.raises(ValueError, match="no file"):
         train("a", config, tmp_path / "other", CPU)
 
