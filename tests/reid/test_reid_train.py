@@ -347,13 +347,28 @@ def test_two_processes_train_as_one(
     small: Config, tmp_path: Path, kind: Map, tolerance: float
 ) -> None:
     """A gradient map depends on the weights, whose last digits differ: a box may tip over."""
-    words = json.dumps(flat(replace(small, keep=KeepCut(map=kind), erase_p=1.0)))
+    words = json.dumps(flat(replace(small, keep=KeepCut(map=kind), erase_p=1.0, record=True)))
     done = torchrun(__file__, words, tmp_path / "two")
     assert done.returncode == 0, done.stderr
     train_frozen(words, tmp_path / "one", CPU)
     for one, two in zip(rows_of(tmp_path / "one"), rows_of(tmp_path / "two"), strict=True):
         for name in ("identity_loss", "triplet_loss", "centre_loss", "changed_area", "mAP"):
             assert one[name] == pytest.approx(two[name], rel=tolerance) and one[name]
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        assert mean_of_items(folder) == pytest.approx(rows_of(folder)[-1]["mAP"])
+
+
+def test_the_average_precisions_of_queries_have_the_map_as_mean(
+    small: Config, data: Data, tmp_path: Path
+) -> None:
+    tester = Trainer(replace(small, record=True), data, CPU).tester
+    tester.record(tmp_path / "fresh", 2)  # as after a run's end: nothing was tested
+    row = tester.scores(last=True)
+    tester.record(tmp_path / "tested", 2)
+    for folder in ("fresh", "tested"):
+        precisions = read_items(tmp_path / folder)
+        assert len(precisions) == row["queries"]
+        assert 100 * float(precisions.mean()) == pytest.approx(row["mAP"])
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from keepbench.maps import Centre, Shuffled
 from keepbench.own_policy import Timm
 from keepbench.policies import AutoAugment
 from keepbench.processes import Processes, join_processes
-from keepbench.right import read_right
+from keepbench.right import NAME, mean_of_items, read_right
 from keepbench.settings import changed
 from keepbench.weights import load_checkpoint
 from runs import CPU, assert_resumes, rows_of, stop_after, torchrun, without_clocks
@@ -257,8 +257,8 @@ def test_resume_checks_the_split(tree: Path, tmp_path: Path) -> None:
 def train_as_one(tree: str, folder: Path, processes: Processes) -> None:
     """A model without BatchNorm, which would see half a batch; 6 labels in batches of 4."""
     config = replace(
-        KEEP, dataset="folder", data=tree, subset=0, test_subset=0, labels=6, confidence=0.3,
-        arch="convnext_atto", tsa="linear", keep=KeepPaste(map=Centre()),
+        KEEP, dataset="folder", data=tree, subset=0, test_subset=0, labels=6, record=True,
+        confidence=0.3, arch="convnext_atto", tsa="linear", keep=KeepPaste(map=Centre()),
     )  # fmt: skip
     train("a", config, folder, processes)
 
@@ -270,6 +270,17 @@ def test_two_processes_train_as_one(tree: Path, tmp_path: Path) -> None:
     for one, two in zip(rows_of(tmp_path / "one"), rows_of(tmp_path / "two"), strict=True):
         for name in ("supervised_loss", "unsupervised_loss", "tsa_share", "test_loss"):
             assert one[name] == pytest.approx(two[name], rel=1e-4) and one[name] != 0
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        assert mean_of_items(folder) == pytest.approx(rows_of(folder)[-1]["test_accuracy"])
+
+
+def test_a_run_resumed_after_its_end_stores_what_it_had_right(tmp_path: Path) -> None:
+    config = replace(SMALL, record=True)
+    train("a", config, tmp_path, CPU)
+    before = (tmp_path / NAME).read_text()
+    (tmp_path / NAME).unlink()
+    train("a", config, tmp_path, CPU, resume=True)
+    assert (tmp_path / NAME).read_text() == before
 
 
 def test_bad_words_end_without_a_traceback(tree: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from evidence.catalogue import Package
 from keepbench.own_network import find_function, is_function
-from keepbench.settings import Kind, changed, flat, walk, with_role
+from keepbench.settings import Kind, changed, flat, with_role
 from keepbench.settings_file import read_settings
 from queueing.jobs import given_settings
 from trialling.arms import METHODS, STAGES, stage_of
@@ -23,12 +23,18 @@ Own = Mapping[str, Mapping[str, Any]]
 _NAME = re.compile(r"[^\W_][\w.+-]{0,39}")
 _TAKEN = ("logs", "maps", "plan.json", "trial.html")  # in a trial's folder, beside the arms'
 _TIMM = re.compile(r"(rand|augmix|original|originalr|v0|v0r|3a|3aw)(-|$)")
+_DATA = {"dataset", "subset", "test_subset"}
 HELP = (
     "an arm of your own, the first of several the reference: NAME=SETTINGS as flags "
     "('kept=--policy trivialaugment --keep paste'), FILE.yaml of settings, FILE.py:NAME of a "
     "transform, a function of a batch or a class, a method (cutout, augmix), or timm's words "
     "(rand-m9-mstd0.5); NAME= is what all arms share"
 )
+
+
+def _of_all(config: Any) -> set[str]:
+    """Settings that are no arm's: the arms of a seed share data, seed and records."""
+    return with_role(config, "neutral") | _DATA
 
 
 def _code(name: str) -> dict[str, Any]:
@@ -78,11 +84,11 @@ def _settings(words: str, package: Package, base: Any) -> dict[str, Any]:
         return given_settings(package, shlex.split(words))
     if Path(words).suffix in (".yaml", ".yml", ".json"):
         usual = flat(base)
-        own = walk(read_settings(Path(words), base))
+        own = flat(read_settings(Path(words), base))
         return {
             name: value
-            for name, each, value in own
-            if each.metadata["role"] != "neutral" and usual.get(name) != value
+            for name, value in own.items()
+            if name not in _of_all(base) and usual.get(name) != value
         }
     if is_function(words):
         return _code(words)
@@ -119,7 +125,7 @@ def parse_arms(words: Sequence[str], package: Package, base: Any) -> dict[str, d
         except ValueError as error:
             reason = str(error).removeprefix("--config ")
             raise ValueError(f"--arm {name}: {reason}") from None
-        if shared := sorted(found[name].keys() & with_role(type(base)(), "neutral")):
+        if shared := sorted(found[name].keys() & _of_all(type(base)())):
             raise ValueError(
                 f"--arm {name}: {shared[0]} is no part of an arm: data, seed, speed and records "
                 "are given for all, after --"

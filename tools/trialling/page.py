@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from evidence import forest
 from evidence.catalogue import TASKS
+from evidence.naming import place
 from evidence.plots import doses, training
 from evidence.statistics import estimate
 from evidence.words import worded
@@ -45,13 +46,13 @@ def arm_rows(trial: Trial) -> list[dict[str, Any]]:
         values, records = [*trial.accuracies[arm].values()], trial.records[arm]
         rows = [row for record in records for row in record.rows]
         areas = [row["changed_area"] for row in rows if "changed_area" in row]
-        seconds = [sum(row.get("train_seconds", 0.0) for row in r.rows) for r in records]
+        seconds = [row["train_seconds"] for row in rows if "train_seconds" in row]
         found.append({
             "arm": arm,
             "name": trial.plan.name(arm),
             "value": estimate(values) if values else None,
             "changed": sum(areas) / len(areas) if areas else None,
-            "minutes": sum(seconds) / len(seconds) / 60 if seconds else None,
+            "minutes": sum(seconds) / len(records) / 60 if seconds else None,
         })  # fmt: skip
     return found
 
@@ -61,8 +62,9 @@ def cost(trial: Trial) -> dict[str, str]:
     records = [record for found in trial.records.values() for record in found]
     rows = [row for record in records for row in record.rows]
     seconds = sum(row.get("train_seconds", 0.0) for row in rows)
+    trained = f", {in_words(seconds)} of training" if seconds else ""  # a task may not record it
     return {
-        "runs": f"{trial.count} finished, {in_words(seconds)} of training",
+        "runs": f"{trial.count} finished{trained}",
         "hardware": "; ".join(sorted({record.hardware for record in records})) or "none",
         "commit": ", ".join(sorted({record.commit[:12] for record in records})) or "none",
     }
@@ -118,6 +120,7 @@ def page(trial: Trial) -> str:
         trial=trial, ruler=forest.ruler(axis), curves=curves, arms=arm_rows(trial),
         cost=cost(trial), fixed=fixed(trial), chips=CHIPS, doses=drawn,
         rule=f"{RULE} {DOSE_RULE}" if trial.plan.doses else RULE, measure=MEASURES[trial.plan.task],
+        place=", ".join(place(trial.plan.base)),
     )  # fmt: skip
 
 
