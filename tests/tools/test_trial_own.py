@@ -165,6 +165,22 @@ def test_every_task_has_its_trial(
     assert "2 arms x 3 seeds of" in said and "not timed beforehand" in said
 
 
+def test_arms_that_cannot_be_told_are_said_together(tmp_path: Path) -> None:
+    words = ["a=", "b=cutout", "c=gridmask", "d=mixup"]
+    plan = planned("classification", "trial", words, lr=0.05)
+    fix_plan(plan, tmp_path)
+    measured = {"a": (70, 72, 70), "b": (71, 70, 72), "c": (70, 71, 70), "d": (90, 91, 92)}
+    for cell, values in measured.items():
+        for seed, value in enumerate(values):
+            store(plan, cell, seed, tmp_path, value / 100)
+    trial = read_trial(plan, tmp_path)
+    assert trial.sentence.startswith("d helps against a (+20.33 ± ")
+    assert "It cannot be told whether b or c differs from a: about " in trial.sentence
+    html = page(trial)
+    shared = html[html.index("settings of all arms") : html.index("settings of a<")]
+    assert "lr=0.05" in shared and "cut" not in shared
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
