@@ -216,13 +216,13 @@ def _more(
 
     Holm's correction is taken at its strictest, for the smallest p of the family.
     """
-    size = abs(difference)
-    for seeds in range(n + 1, MOST_SEEDS):
-        if size > half_width(sd, num_arms, seeds, 1 - ALPHA / family, squares):
-            return seeds - n
-        if size + half_width(sd, num_arms, seeds, 1 - 2 * ALPHA, squares) < margin:
-            return seeds - n
-    return MOST_SEEDS
+    seeds = np.arange(n + 1, MOST_SEEDS)
+    size, se = abs(difference), sd * np.sqrt(squares / seeds)
+    df = (num_arms - 1) * (seeds - 1)
+    differs = size > stats.t.ppf(1 - ALPHA / family / 2, df) * se
+    none = size + stats.t.ppf(1 - ALPHA, df) * se < margin
+    tells = differs | none
+    return int(tells.argmax()) + 1 if tells.any() else MOST_SEEDS
 
 
 def _word(contrast: Contrast, difference: float, p: float, p_within: float, margin: float) -> str:

@@ -339,8 +339,8 @@ def main(argv: list[str] | None = None) -> None:
     except (ValueError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
     if not done:
-        words = "not all runs are finished; the same command goes on"
+        left = "not all runs are finished; the same command goes on"
         if plan.files:
-            words += f"; once a file has changed, with another --out and --take {out}"
-        print(words, file=sys.stderr)
+            left += f"; once a file has changed, with another --out and --take {out}"
+        print(left, file=sys.stderr)
         sys.exit(PREEMPTED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,10 @@ def cost(trial: Trial) -> dict[str, str]:
     }
 
 
+def _as_words(settings: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in settings.items())
+
+
 def fixed(trial: Trial) -> dict[str, str]:
     """What the plan said before the first run."""
     plan = trial.plan
@@ -88,9 +92,10 @@ def fixed(trial: Trial) -> dict[str, str]:
         "contrasts": "; ".join(each.name for each in plan.contrasts),
         "looks": looks,
         "margin": f"±{plan.margin:g} points count as none",
-        "settings of all arms": differences(plan.config(plan.cells[0])),
+        "settings of all arms": differences(plan.shared),
+        **({"method": f"{plan.method} {_as_words(plan.settings)}"} if plan.method else {}),
         **{
-            f"settings of {arm}": " ".join(f"{n}={v}" for n, v in given.items()) or "those of all"
+            f"settings of {arm}": _as_words(given) or "those of all"
             for arm, given in plan.own.items()
         },
     }

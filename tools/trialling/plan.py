@@ -109,11 +109,16 @@ class Plan:
         """The seeds of some of its blocks, which are counted from 0."""
         return range(self.first_seed + begin, self.first_seed + end)
 
+    @cached_property
+    def shared(self) -> Any:
+        """The settings of all arms."""
+        kind = type(self.package.experiments[self.experiment].config)
+        return changed(kind(), self.base)
+
     def config(self, cell: str, seed: int = 0) -> Any:
         """The settings of a run."""
         arm, dose = self._cells[cell]
-        kind = type(self.package.experiments[self.experiment].config)
-        base = changed(kind(), {**self.base, "seed": seed})
+        base = replace(self.shared, seed=seed)
         if self.own:
             return changed(base, self.own[arm])
         method = METHODS[self.method]

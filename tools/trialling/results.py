@@ -100,7 +100,7 @@ def _sentence(plan: Plan, found: Sequence[Finding], values: Accuracies) -> str:
     if main is None:
         return _silence(values)
     if plan.own:
-        return " ".join(f"{_compared(f.contrast.arm, f.contrast.base, f)}." for f in found)
+        return _own_sentence(found)
     arm, base = plan.name(main.contrast.arm), plan.name(main.contrast.base)
     return f"{_compared(arm, base, main)}."
 
@@ -114,6 +114,23 @@ def _compared(arm: str, base: str, found: Finding) -> str:
     if found.verdict.startswith("within"):
         return f"{arm} is {found.verdict} points of {base} ({size})"
     return f"{arm} {found.verdict} against {base} ({size})"
+
+
+def _own_sentence(found: Sequence[Finding]) -> str:
+    """What is found of each arm against the first, those that cannot be told last and together."""
+    base = found[0].contrast.base
+    open_ = [each for each in found if each.verdict == CANNOT]
+    if len(open_) < 2:
+        return " ".join(f"{_compared(f.contrast.arm, base, f)}." for f in found)
+    told = [f"{_compared(f.contrast.arm, base, f)}." for f in found if f not in open_]
+    *names, last = (each.contrast.arm for each in open_)
+    few = min(each.more or 0 for each in open_)
+    soonest = next(each for each in open_ if each.more == few)
+    told.append(
+        f"It cannot be told whether {', '.join(names)} or {last} differs from {base}: about "
+        f"{soonest.wish} tell {soonest.contrast.arm}."
+    )
+    return " ".join(told)
 
 
 def _doses_sentence(plan: Plan, found: Sequence[Finding], values: Accuracies) -> str:
