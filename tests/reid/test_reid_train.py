@@ -243,16 +243,6 @@ def test_a_test_scores_and_says_whether_it_is_comparable(small: Config, data: Da
     assert trainer.model.training
 
 
-def test_what_is_recorded_of_each_query_has_map_for_its_mean(
-    small: Config, data: Data, tmp_path: Path
-) -> None:
-    trainer = Trainer(small, data, CPU)
-    trainer.tester.record(tmp_path, 3)
-    assert len(read_items(tmp_path)) == 8
-    assert mean_of_items(tmp_path) == pytest.approx(trainer.tester.scores()["mAP"], abs=1e-4)
-    assert trainer.model.training
-
-
 def test_features_that_tell_people_apart_score_everything(small: Config, data: Data) -> None:
     trainer = Trainer(small, data, CPU)
     trainer.tester.features = lambda shown: torch.eye(20)[shown.people]  # type: ignore[method-assign]
@@ -336,6 +326,7 @@ def train_frozen(words: str, folder: Path, processes: Processes) -> None:
             module.eval()
             module.train = lambda mode=True, module=module: module
     assert fit(trainer, "a", folder)
+    trainer.finish(folder)
 
 
 @pytest.mark.parametrize(
@@ -362,6 +353,8 @@ def test_the_average_precisions_of_queries_have_the_map_as_mean(
     small: Config, data: Data, tmp_path: Path
 ) -> None:
     tester = Trainer(replace(small, record=True), data, CPU).tester
+    for folder in ("fresh", "tested"):
+        (tmp_path / folder).mkdir()
     tester.record(tmp_path / "fresh", 2)  # as after a run's end: nothing was tested
     row = tester.scores(last=True)
     tester.record(tmp_path / "tested", 2)
