@@ -19,6 +19,17 @@ Words after -- go to each run: python tools/run_table.py 1 -- --data data/cifar1
 """
 
 
+def add_cluster(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of a cluster, for `carry_out`."""
+    parser.add_argument(
+        "--slurm", nargs="*", metavar="KEY=VALUE",
+        help="submit with submitit, with its parameters: slurm_partition=gpu gpus_per_node=1",
+    )  # fmt: skip
+    parser.add_argument(
+        "--cluster", choices=cluster.NAMES, default="slurm", help="where --slurm submits to"
+    )
+
+
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Run what a table or figure of the paper needs; what is finished is skipped.",
@@ -33,13 +44,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--devices", nargs="+", default=["auto"], help="a run at a time on each: cuda:0 cuda:1"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the commands and stop")
-    parser.add_argument(
-        "--slurm", nargs="*", metavar="KEY=VALUE",
-        help="submit with submitit, with its parameters: slurm_partition=gpu gpus_per_node=1",
-    )  # fmt: skip
-    parser.add_argument(
-        "--cluster", choices=cluster.NAMES, default="slurm", help="where --slurm submits to"
-    )
+    add_cluster(parser)
     return parser.parse_args(argv)
 
 
@@ -54,11 +59,14 @@ def summary(outcomes: Sequence[Outcome]) -> list[str]:
     return lines
 
 
-def _carry_out(queue: list[Job], arguments: argparse.Namespace) -> list[Outcome]:
+def carry_out(
+    queue: list[Job], arguments: argparse.Namespace, devices: Sequence[str], root: Path
+) -> list[Outcome]:
+    """Run jobs on some devices of this machine, or on the cluster that is asked for."""
     if arguments.slurm is None:
-        return local.run_all(queue, arguments.devices, arguments.out)
+        return local.run_all(queue, devices, root)
     options = cluster.parameters(arguments.slurm)
-    return cluster.run_all(queue, arguments.cluster, options, arguments.out)
+    return cluster.run_all(queue, arguments.cluster, options, root)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -80,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
             print("\n".join(shlex.join(job.command) for job in queue))
             return
         outcomes = [Outcome(job, "skipped") for job in over]
-        outcomes += _carry_out(queue, arguments) if queue else []
+        outcomes += carry_out(queue, arguments, arguments.devices, arguments.out) if queue else []
     except ValueError as error:
         sys.exit(f"error: {error}")
     print("\n".join(summary(outcomes)))

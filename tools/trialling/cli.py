@@ -25,7 +25,7 @@ from keepbench.progress import say
 from keepbench.settings import Kind, changed, flat, nearest
 from previewing.pages import write
 from queueing import local
-from queueing.cli import summary
+from queueing.cli import add_cluster, carry_out, summary
 from queueing.jobs import given_settings
 from trialling.arms import ARMS, METHODS, STAGES, USUAL, check_arms, check_given, stage_of
 from trialling.doses import Dose, parse_doses
@@ -99,6 +99,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--devices", nargs="+", help="a run at a time on each: cuda:0 cuda:1, cpu cpu"
     )
+    add_cluster(parser)
     parser.add_argument(
         "--take",
         nargs="+",
@@ -279,13 +280,13 @@ def _planned(
     return plan
 
 
-def _carry_out(plan: Plan, devices: list[str], out: Path, sources: Sequence[Path]) -> bool:
+def _carry_out(plan: Plan, arguments: argparse.Namespace, devices: list[str], out: Path) -> bool:
     """Run what is left, look by look; whether all of it is finished."""
     for asked in stages(plan, out):
-        if taken := take(asked, sources):
+        if taken := take(asked, arguments.take):
             print(f"{taken} runs are taken from elsewhere")
         queue = [job for job in asked if not job.finished()]
-        outcomes = local.run_all(queue, devices, out) if queue else []
+        outcomes = carry_out(queue, arguments, devices, out) if queue else []
         if any(each.word in ("failed", "stopped") for each in outcomes):
             print("\n".join(summary(outcomes)))
             return False
@@ -334,7 +335,7 @@ def main(argv: list[str] | None = None) -> None:
             plan = _planned(arguments, extra, devices, out)
             if arguments.dry_run:
                 return
-            done = _carry_out(plan, devices, out, arguments.take)
+            done = _carry_out(plan, arguments, devices, out)
         _show(read_trial(plan, out), out, arguments.json, arguments.picture)
     except (ValueError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
