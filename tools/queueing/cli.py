@@ -60,7 +60,7 @@ def summary(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def carry_out(
-    queue: list[Job], arguments: argparse.Namespace, devices: Sequence[str], root: Path
+    queue: Sequence[Job], arguments: argparse.Namespace, devices: Sequence[str], root: Path
 ) -> list[Outcome]:
     """Run jobs on some devices of this machine, or on the cluster that is asked for."""
     if arguments.slurm is None:
