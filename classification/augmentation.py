@@ -1,6 +1,6 @@
 """The augmentation of a run: from bytes to the network's inputs and targets, a batch at a time.
 
-`make_pipeline` lists the stages: crop and flip, an image-level policy, colours, a region-level cut,
+`Augmentation._stages` lists them: crop, flip, an image-level policy, colours, a region-level cut,
 the paste of what is important, and a mix of labels, each if the settings name it. A baseline and
 its Keep arm differ in the setting `keep` alone.
 """

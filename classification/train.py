@@ -43,7 +43,7 @@ from keepbench.network import (
 )
 from keepbench.order import EpochBatches, mixed_seed, seed_noise
 from keepbench.processes import Processes
-from keepbench.right import joined, write_right
+from keepbench.right import write_shares
 from keepbench.starting import classifiers_of
 from keepbench.training import Row, Training
 
@@ -315,9 +315,7 @@ class Trainer(Training):
         if self.right is None:  # resumed after its end
             self.test(occlusion=False)
         assert self.right is not None
-        parts = self.processes.gathered(self.right.cpu())
-        if self.processes.first:
-            write_right(folder, joined(parts), self.epoch)
+        write_shares(folder, self.right, self.epoch, self.processes)
 
     def state(self) -> dict[str, Any]:
         """Everything that resumes the run: plain tensors, numbers and text."""

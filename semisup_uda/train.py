@@ -20,7 +20,7 @@ from keepbench.maps import Gradient, Scene, scales_of
 from keepbench.network import check_logits, compiled, make_average, make_optimizer
 from keepbench.order import Samples, Stream, mixed_seed, seed_noise
 from keepbench.processes import Processes
-from keepbench.right import joined, write_right
+from keepbench.right import write_shares
 from keepbench.training import Row, Training
 from semisup_uda.config import Config
 from semisup_uda.data import Images, open_images, split_record
@@ -182,16 +182,15 @@ class Trainer(Training):
         """What the tested weights are worth on the test set (see `evaluate`)."""
         right: list[Tensor] = []
         row = evaluate(self.tested, self.images.data, self.processes, self.config, right)
-        self.right = torch.cat(right).cpu()
+        self.right = torch.cat(right)
         return row
 
     def record(self, folder: Path) -> None:
         """Store which test images are right after the last epoch; all processes must call."""
         if self.right is None:  # resumed after its end
             self.after_epoch()
-        parts = self.processes.gathered(self.right)
-        if self.processes.first:
-            write_right(folder, joined(parts), self.epoch)
+        assert self.right is not None
+        write_shares(folder, self.right, self.epoch, self.processes)
 
     @classmethod
     def check(cls, config: Config, *, goes_on: bool) -> None:  # noqa: D102

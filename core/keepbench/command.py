@@ -208,8 +208,8 @@ def _find_brought(config: Any, words: Sequence[str]) -> dict[str, type[Kind]]:
 
 def _parsed(
     description: str, budgets: Sequence[str], shown: Any, argv: Sequence[str] | None
-) -> tuple[argparse.Namespace, dict[str, Any], Brought]:
-    """Arguments, the settings that words give by name, and the kinds that they bring.
+) -> tuple[argparse.Namespace, dict[str, Any], dict[str, Any], Brought]:
+    """Arguments, those without words, the settings that words give, and the kinds that they bring.
 
     Raises:
         ValueError: A word is wrong.
@@ -227,7 +227,7 @@ def _parsed(
         )
     usual = vars(parser.parse_args([]))
     settings = {n: v for n, v in vars(arguments).items() if n not in usual}
-    return arguments, settings, brought
+    return arguments, usual, settings, brought
 
 
 def words_of(config: Any, budgets: Sequence[str], argv: Sequence[str]) -> dict[str, Any]:
@@ -241,8 +241,7 @@ def words_of(config: Any, budgets: Sequence[str], argv: Sequence[str]) -> dict[s
     Raises:
         ValueError: A word is wrong.
     """
-    usual = vars(_parser("", budgets, config).parse_args([]))
-    arguments, settings, _ = _parsed("", budgets, config, argv)
+    arguments, usual, settings, _ = _parsed("", budgets, config, argv)
     return {n: v for n, v in vars(arguments).items() if n in usual and v != usual[n]} | settings
 
 
@@ -289,7 +288,7 @@ def read(
         ValueError: A word is wrong.
     """
     shown = type(next(iter(experiments.values())).config)()
-    arguments, given, brought = _parsed(description, [*budgets], shown, argv)
+    arguments, _, given, brought = _parsed(description, [*budgets], shown, argv)
     name = arguments.experiment
     if arguments.list:
         return "", shown, arguments

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from keepbench.files import write_text
+from keepbench.processes import Processes
 
 NAME = "right.json"
 ITEMS = "items.json"
@@ -69,6 +70,13 @@ def read_items(folder: Path) -> Tensor:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
     return values
+
+
+def write_shares(folder: Path, right: Tensor, epoch: int, processes: Processes) -> None:
+    """Store right of which each process has its share; all of them must call."""
+    parts = processes.gathered(right.cpu())
+    if processes.first:
+        write_right(folder, joined(parts), epoch)
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:

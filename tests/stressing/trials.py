@@ -13,7 +13,7 @@ from typing import Any
 from keepbench.settings import flat
 from stressing.cases import Case, Outcome
 from stressing.kinds import settings_of
-from trialling.arms import METHODS
+from trialling.arms import METHODS, shared_keep
 from trialling.cli import shared_settings
 from trialling.plan import make_plan
 
@@ -51,9 +51,15 @@ def try_settings(method: str, given: dict[str, Any], random: Random, folder: Pat
     about, said = METHODS[method], f"trial {method} {' '.join(arms)} -- {' '.join(words)}"
     try:
         base, own, keep = shared_settings("cifar10", "", about, arms, (), words)
-        kept = {name: value for name, value in flat(keep).items() if name in ("tau", "size")}
         plan = make_plan(
-            base, method, arms, seeds=3, budget="", margin=0.5, settings=flat(own), keep=kept
+            base,
+            method,
+            arms,
+            seeds=3,
+            budget="",
+            margin=0.5,
+            settings=flat(own),
+            keep=shared_keep(keep),
         )
     except ValueError as error:
         lines = str(error).splitlines()

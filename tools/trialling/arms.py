@@ -12,7 +12,7 @@ from classification.methods import Cut, CutMix, Cutout, Keep, KeepCut, KeepMix, 
 from classification.methods import RandomErasing as Erasing
 from keepbench.maps import Centre, Gradient, Inverted, Map, Random
 from keepbench.policies import AutoAugment, Policy, RandAugment, TrivialAugment
-from keepbench.settings import Kind, nearest, with_role
+from keepbench.settings import Kind, flat, nearest, with_role
 
 METHODS: dict[str, Kind] = {
     method.name: method
@@ -114,6 +114,11 @@ def arm_config(
     if isinstance(keep, KeepCut):
         keep = replace(keep, match_area=arm != "paper")
     return replace(plain, keep=keep, early_head=about.early_head)
+
+
+def shared_keep(keep: Keep) -> dict[str, Any]:
+    """The settings of Keep that all Keep arms have: not the map, nor what follows it."""
+    return {name: value for name, value in flat(keep).items() if name in ("tau", "size")}
 
 
 def check_given(method: Kind, arms: Collection[str], given: Mapping[str, Any]) -> None:

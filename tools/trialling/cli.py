@@ -27,7 +27,16 @@ from previewing.pages import write
 from queueing import local
 from queueing.cli import add_cluster, carry_out, summary
 from queueing.jobs import given_settings
-from trialling.arms import ARMS, METHODS, STAGES, USUAL, check_arms, check_given, stage_of
+from trialling.arms import (
+    ARMS,
+    METHODS,
+    STAGES,
+    USUAL,
+    check_arms,
+    check_given,
+    shared_keep,
+    stage_of,
+)
 from trialling.doses import Dose, parse_doses
 from trialling.own import HELP as OWN
 from trialling.own import check_shared, code_in, parse_arms
@@ -230,7 +239,6 @@ def _planned(
         base, tried, keep = shared_settings(
             arguments.data, arguments.network, method, arguments.arms, doses, extra
         )
-        kept = {name: value for name, value in flat(keep).items() if name in ("tau", "size")}
         if "teacher" in arguments.arms and not (arguments.teacher or base.weights):
             raise ValueError("the arm teacher needs --teacher FILE, or -- --weights FILE")
         place = arguments.teacher
@@ -247,7 +255,7 @@ def _planned(
             )
         return make_plan(
             base, arguments.method, tuple(arguments.arms), seeds=seeds, budget=budget,
-            settings=flat(tried), keep=kept, doses=doses, teacher=teacher, **common,
+            settings=flat(tried), keep=shared_keep(keep), doses=doses, teacher=teacher, **common,
         )  # fmt: skip
 
     code = code_in([*arguments.arm, *extra])

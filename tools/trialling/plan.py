@@ -18,7 +18,7 @@ from keepbench.older import modern_plan
 from keepbench.own_network import refuse_code
 from keepbench.settings import changed, flat, task_of
 from trialling.analysis import Accuracies
-from trialling.arms import METHODS, STAGES, arm_config, arm_name, stage_of
+from trialling.arms import METHODS, STAGES, arm_config, arm_name, shared_keep, stage_of
 from trialling.contrasts import STRONGEST, Contrast, cell_name, contrasts, dose_contrasts
 from trialling.doses import Dose, best_dose, dose_name, in_words
 from trialling.own import Own, own_contrasts
@@ -244,8 +244,7 @@ def make_plan(
         looks = (seeds // 2, seeds) if seeds >= 8 else looks
         most = seeds * 3 // 2 if seeds >= 8 else seeds
         asked = contrasts(about, arms)
-    shared = STAGES[stage_of(about)][1]
-    usual = {name: value for name, value in flat(shared).items() if name in ("tau", "size")}
+    usual = shared_keep(STAGES[stage_of(about)][1])
     plan = Plan(
         method, arms, flat(replace(base, seed=0)), tuple(asked), budget, looks, most, margin,
         first_seed, flat(changed(about, settings or {})), {**usual, **(keep or {})}, doses,
