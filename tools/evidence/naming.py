@@ -19,7 +19,7 @@ WORDS = {
     "uda": "RandAugment", "keepcutmix": "KeepCutMix", "dropout": "dropout",
     "droppath": "DropPath", "dropblock": "DropBlock", "fixmatch": "FixMatch",
     "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "digits": "handwritten digits",
-    "images": "ImageNet", "folder": "a folder of images", "market": "Market-1501", "coco": "COCO",
+    "images": "a tree of images", "folder": "a folder of images", "market": "Market-1501", "coco": "COCO",
     "toy": "drawn images", "shake_shake_26_2x96d": "Shake-Shake 26 2x96d",
     "pyramidnet272_a200_shakedrop": "PyramidNet-272 + ShakeDrop",
     "faster_rcnn_fpn": "Faster R-CNN, FPN", "faster_rcnn_c4": "Faster R-CNN, C4",
