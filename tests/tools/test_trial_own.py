@@ -274,7 +274,7 @@ def test_wrong_words_beside_arms_are_refused(
 def test_arms_that_cannot_be_trained_are_named_before_the_first_run(
     data: str, arm: str, message: str, marker: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(timing, "seconds_of_start", lambda plan: 0.0)
+    monkeypatch.setattr(timing, "seconds_of_start", lambda *words: 0.0)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     words = [data, "--arm=a=", f"--arm=b={arm}", "--devices=cpu", "--out=trial", "--"]
     with pytest.raises(SystemExit, match=message):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -23,13 +23,11 @@ from classification.image_trees import TreeData
 from classification.train import OCCLUSIONS
 from classification.train import Trainer as Classification
 from detection.schedule import make_schedule
-from evidence.catalogue import TASKS
 from keepbench.files import digest
 from keepbench.processes import Processes
 from keepbench.run import RunRecord
 from keepbench.small_images import TEST_BATCH, StoredData
 from keepbench.training import Training
-from queueing.jobs import TOOLS
 from trialling.analysis import can_tell
 from trialling.plan import Plan
 from trialling.runs import command_of
@@ -43,7 +41,8 @@ class Timed:
     """How long a run takes.
 
     Attributes:
-        start: seconds before its steps, and more that the first ones take.
+        start: seconds before its steps, and more that the first ones take; in a process that has
+            begun.
         rest: seconds of steps, tests and checkpoints.
         data: their checksum.
     """
@@ -85,20 +84,25 @@ def _seconds_of_save(trainer: Training) -> float:
     return time.perf_counter() - begun
 
 
-def seconds_of_start(plan: Plan) -> float:
-    """Seconds that a process of the task needs before it reads data."""
-    begun = time.perf_counter()
-    script = str(TOOLS / TASKS[plan.task].script)
-    subprocess.run([sys.executable, script, "--help"], stdout=subprocess.DEVNULL, check=True)
-    return time.perf_counter() - begun
+def seconds_of_start(plan: Plan, device: torch.device) -> float:
+    """Seconds that a run takes to read its data and make its network, and to leave."""
+    with TemporaryDirectory() as place:
+        out = Path(place, "run")
+        command = [*command_of(plan, plan.config(plan.cells[0]), out), "--device", str(device)]
+        begun, nothing = time.perf_counter(), subprocess.DEVNULL
+        with subprocess.Popen(command, stdout=nothing, stderr=nothing) as process:
+            while process.poll() is None and not (out / "run.json").exists():
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+        return time.perf_counter() - begun
 
 
 def _by_steps(config: Any, kind: type[Training], processes: Processes) -> Timed:
     """Of a run, by a few of its steps in this process."""
     if hasattr(config, "workers"):
         config = replace(config, workers=0)
-    begun = time.perf_counter()
     trainer = kind.begin(config, processes)
+    begun = time.perf_counter()
     trainer.before_epoch()
     marks = [time.perf_counter()]
     for batch in islice(trainer.batches(), WARM + TIMED):
@@ -144,8 +148,8 @@ def _by_short_run(plan: Plan, config: Any, device: torch.device) -> Timed:
 def seconds_of_runs(plan: Plan, device: torch.device) -> dict[str, float]:
     """Seconds of a run by cell.
 
-    Every run is taken to start as slowly as the slowest: in one process, as here, what it needs is
-    imported and warm from the first one on.
+    Every run is taken to start as slowly as the slowest: in one process, as here, all but the
+    first find everything warm.
 
     Raises:
         ValueError: A run cannot be begun, or its data are not those of the others.
@@ -153,7 +157,7 @@ def seconds_of_runs(plan: Plan, device: torch.device) -> dict[str, float]:
     timed: dict[str, Timed] = {}
     detects = plan.task == "detection"
     kind = None if detects else importlib.import_module(f"{plan.task}.train").Trainer
-    before = 0.0 if detects else seconds_of_start(plan)
+    before = 0.0 if detects else seconds_of_start(plan, device)
     for cell in plan.cells:
         config = plan.config(cell)
         try:
