@@ -78,7 +78,8 @@ def accuracies(plan: Plan, folder: Path) -> Accuracies:
                 mean = mean_of_items(job.out)
                 if abs(mean - row[figure]) > 1e-6:
                     raise ValueError(f"{job.out}: its items say {mean:.4f} %, its metrics another")
-                value = value if task.items else mean
+                if not task.items:
+                    value = mean
             check_digests(job.files, record.files, f"{job.out}")
             found[cell][seed] = value
             data.add(record.data)
