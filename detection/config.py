@@ -87,6 +87,10 @@ class Config:
         range="[0, 1e5]",
         may_change=True,
     )
+    record: bool = setting(
+        False, "store each test image's average precision in the last test, as items.json",
+        role="neutral",
+    )  # fmt: skip
     gpus: int = setting(1, "processes, one GPU each", range="[1, 4096]", may_change=True)
     seed: int = setting(
         0, "seed of weights, order, crops and subset", range="[0, 2e9]", role="neutral"

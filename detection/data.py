@@ -24,6 +24,7 @@ class Split:
 
     Attributes:
         source: the file of boxes that was read.
+        whole: images of that file, of which this may be a part.
         boxes: the copy of it that Detectron2 is to read.
         images: folder of its images.
         content: what the copy holds.
@@ -33,6 +34,7 @@ class Split:
     """
 
     source: Path
+    whole: int
     boxes: Path
     images: Path
     content: Content
@@ -109,6 +111,7 @@ def open_split(
             none to learn from.
     """
     content = read_coco(boxes)
+    whole = len(content["images"])
     content, changes = _mend(boxes, _take(content, subset, seed) if subset else content, bad_boxes)
     if all(box["iscrowd"] for box in content["annotations"]):
         kind = "none that is not of a crowd" if content["annotations"] else "no boxes"
@@ -116,7 +119,7 @@ def open_split(
     check_images(images, content["images"])
     categories = sorted(content["categories"], key=lambda each: each["id"])
     names = tuple(each["name"] for each in categories)
-    return Split(boxes, copy, images, content, changes, names)
+    return Split(boxes, whole, copy, images, content, changes, names)
 
 
 def open_data(config: Config, folder: Path) -> tuple[Split, Split]:

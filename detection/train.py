@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import sys
+import time
 import weakref
 from collections.abc import Mapping
 from functools import partial
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from detection.checkpoints import check_last, last_checkpoint, make_checkpointer
 from detection.config import Config
 from detection.data import TOY, Split, open_data
 from detection.detectron import its_warnings, require
 from detection.erasing import make_mapper
+from detection.evaluation import image_precisions
 from detection.pictures import draw_run
 from detection.settings import Backbone, make_cfg, open_backbone
 from detection.sources import sha256
@@ -30,6 +33,7 @@ from keepbench.identity import Identity
 from keepbench.leaving import PREEMPTED, Stop, resume_command
 from keepbench.machine import find_device
 from keepbench.processes import Processes
+from keepbench.right import write_items
 from keepbench.run import Run, check_folder
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -42,6 +46,7 @@ def metrics_row(results: Mapping[str, float]) -> Row:
     """Detectron2's results for boxes as a row: AP in %, None where there is nothing to find.
 
     Without a single prediction Detectron2 gives NaN and no classes; AP, AP50 and AP75 are 0 then.
+    What a run adds to them, the seconds of the test and the mean of the images' APs, follows.
     """
 
     def number(value: float) -> float | None:
@@ -50,6 +55,7 @@ def metrics_row(results: Mapping[str, float]) -> Row:
     row: Row = {f"test_{name}": number(results.get(name, math.nan)) for name in METRICS}
     for name in METRICS[:3]:
         row[f"test_{name}"] = row[f"test_{name}"] or 0.0
+    row |= {f"test_{name}": results[name] for name in ("image_AP", "seconds") if name in results}
     classes = {k.removeprefix("AP-"): number(v) for k, v in results.items() if k.startswith("AP-")}
     return row | {"test_AP_by_class": classes}
 
@@ -75,7 +81,30 @@ def make_trainer(
     from detectron2.utils import comm
     from detectron2.utils.events import CommonMetricPrinter, JSONWriter
 
+    class Evaluator(COCOEvaluator):
+        def _derive_coco_results(self, coco_eval: Any, *words: Any, **given: Any) -> Any:
+            results = super()._derive_coco_results(coco_eval, *words, **given)
+            if config.record and trainer.iter + 1 >= trainer.max_iter:
+                boxes = self._coco_api.anns.values()
+                trainer.precisions = (
+                    image_precisions(coco_eval)
+                    if coco_eval  # None if nothing was predicted
+                    else torch.zeros(len({b["image_id"] for b in boxes if not b["iscrowd"]}))
+                )
+                results["image_AP"] = 100 * float(trainer.precisions.mean())
+            return results
+
     class Trainer(DefaultTrainer):
+        precisions: Tensor | None = None  # of each test image with objects, in the last test
+
+        @classmethod
+        def test(cls, *words: Any, **given: Any) -> Any:
+            begun = time.perf_counter()
+            results = super().test(*words, **given)
+            if results:  # in the first process
+                results["bbox"]["seconds"] = time.perf_counter() - begun
+            return results
+
         @classmethod
         def build_train_loader(cls, cfg: Any) -> Any:
             return build_detection_train_loader(cfg, mapper=make_mapper(config, cfg))
@@ -83,7 +112,7 @@ def make_trainer(
         @classmethod
         def build_evaluator(cls, cfg: Any, dataset_name: str) -> Any:
             folder = str(Path(cfg.OUTPUT_DIR, "inference"))
-            return COCOEvaluator(dataset_name, ("bbox",), True, folder, use_fast_impl=False)
+            return Evaluator(dataset_name, ("bbox",), True, folder, use_fast_impl=False)
 
         def build_writers(self) -> list[Any]:
             losses = JSONWriter(str(Path(self.cfg.OUTPUT_DIR, "losses.jsonl")))
@@ -132,13 +161,18 @@ def make_trainer(
 
 
 def log_test(run: Run, trainer: Any, results: Mapping[str, float], images: int) -> None:
-    """Add a test's row to the metrics, unless a run that was over is gone over again."""
+    """Add a test's row to the metrics, unless a run that was over is gone over again.
+
+    What each image got in the last test is stored before.
+    """
     done = min(trainer.iter + 1, trainer.max_iter)
+    epoch = done * trainer.cfg.SOLVER.IMS_PER_BATCH / images
+    if trainer.precisions is not None:
+        write_items(run.folder, trainer.precisions, round(epoch))
     rows = run.rows()
     if rows and rows[-1]["iteration"] >= done:
         return
-    row: Row = {"iteration": done, "iterations": trainer.max_iter}
-    row["epoch"] = done * trainer.cfg.SOLVER.IMS_PER_BATCH / images
+    row: Row = {"iteration": done, "iterations": trainer.max_iter, "epoch": epoch}
     histories = trainer.storage.histories()
     for name, ours in (("lr", "lr"), ("total_loss", "train_loss"), ("time", "step_seconds")):
         if name in histories:  # not if no step was made since the start
@@ -172,6 +206,7 @@ def _write_setup(folder: Path, cfg: Any, backbone: Backbone, splits: tuple[Split
     for name, split in zip(("train", "test"), splits, strict=True):
         about[name] = {
             "images": len(split.content["images"]),
+            "of": split.whole,
             "with_boxes": split.with_boxes,
             "boxes": len(split.content["annotations"]),
             **split.changes,

@@ -23,6 +23,7 @@ from detection.settings import make_cfg, open_backbone
 from detection.sources import open_source
 from detection.verify import STAGES, check_loaded, compare_detectors, load_detector
 from keepbench.leaving import PREEMPTED
+from keepbench.right import is_recorded, mean_of_items, read_items
 
 from .conftest import save_resnet
 
@@ -191,7 +192,7 @@ FAST = (
 
 def run_toy(folder: Path, *words: str, backbone: str = "none") -> list[dict[str, Any]]:
     main(
-        ["toy-faster_rcnn_fpn-r18-random", "--budget", "smoke", "--backbone", backbone,
+        ["toy-faster_rcnn_fpn-r18-random", "--budget", "smoke", "--backbone", backbone, "--record",
          "--extra", FAST, "--device", "cpu", "--out", str(folder), *words]
     )  # fmt: skip
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -208,7 +209,10 @@ def test_fine_tuning_from_an_export_runs_stops_and_goes_on(
     assert "box AP" in capsys.readouterr().out
     setup = json.loads((folder / "setup.json").read_text())
     assert setup["backbone"]["checked"] == "names and shapes"
-    assert setup["test"]["images"] == 2
+    assert (setup["test"]["images"], setup["test"]["of"]) == (2, 8)
+    assert len(read_items(folder)) == 2
+    assert rows[-1]["test_image_AP"] == pytest.approx(mean_of_items(folder), abs=1e-9)
+    assert "test_image_AP" not in rows[0] and all(row["test_seconds"] > 0 for row in rows)
     assert len(list((folder / "pictures").iterdir())) == 2
     trained = torch.load(folder / "model_final.pth", weights_only=True)["model"]
     weights, moved = read_pickle(exported), {}
@@ -222,11 +226,22 @@ def test_fine_tuning_from_an_export_runs_stops_and_goes_on(
         run_toy(folder, "--resume", backbone=str(exported))
     (folder / "last_checkpoint").write_text("model_0000001.pth")  # as if it had stopped there
     (folder / "metrics.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    (folder / "items.json").unlink()
     again = run_toy(folder, "--resume", backbone=str(exported))
     assert [row["iteration"] for row in again] == [2, 4]
+    assert is_recorded(folder)
     assert run_toy(folder, "--resume", backbone=str(exported)) == again  # a run that is over
     with pytest.raises(SystemExit, match="already holds a run"):
         run_toy(folder, backbone=str(exported))
+
+
+def test_images_of_a_run_that_predicts_nothing_get_0(tmp_path: Path) -> None:
+    nothing = FAST.replace("SCORE_THRESH_TEST 0.0", "SCORE_THRESH_TEST 1.0")
+    (row,) = run_toy(
+        tmp_path, "--iterations", "1", "--tests", "1", "--pictures", "0", "--extra", nothing
+    )
+    assert row["test_AP"] == row["test_image_AP"] == 0.0 and not row["test_AP_by_class"]
+    assert read_items(tmp_path).tolist() == [0.0, 0.0]
 
 
 def test_ctrl_c_saves_after_the_step_and_says_how_to_go_on(

@@ -409,7 +409,7 @@ def test_a_trial_runs_and_resumes(
         return [Outcome(job, "done") for job in queue]
 
     monkeypatch.setattr(local, "run_all", run_all)
-    monkeypatch.setattr(timing, "seconds_of_start", lambda plan: 0.0)
+    monkeypatch.setattr(timing, "seconds_of_start", lambda *words: 0.0)
     out = tmp_path / "trial"
     words = ["digits", "--arms", "plain", "random", "--seeds", "3", "--first-seed", "5"]
     few = ["--subset=40", "--test-subset=30", "--no-test-rest", "--epochs=1", "--flip-test"]

@@ -26,6 +26,7 @@ class Task:
         script: under tools/ that runs it.
         metric: its headline figure in `metrics.jsonl`, in points of 100.
         label: of that figure.
+        items: the figure that is the mean of what its test items got, if that is another.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Task:
     script: str
     metric: str
     label: str
+    items: str = ""
 
 
 TASKS = {
@@ -47,7 +49,10 @@ TASKS = {
             "test_accuracy", "test accuracy, %",
         ),
         Task("reid", "Person re-identification", "run_reid.py", "mAP", "mAP, %"),
-        Task("detection", "Object detection", "run_detection.py", "test_AP", "box AP, %"),
+        Task(
+            "detection", "Object detection", "run_detection.py", "test_AP", "box AP, %",
+            items="test_image_AP",
+        ),
     )
 }  # fmt: skip
 

@@ -268,8 +268,6 @@ def _planned(
         print(f"going on by the plan in {out}")
         return plan
     seconds = seconds_of_runs(plan, torch.device(devices[0]))
-    if arguments.minutes and not seconds:
-        raise ValueError(f"{plan.task} is not timed beforehand; give --seeds")
     if arguments.minutes:
         fewest = _fewest(arguments)
         whole = whole_seconds(made(fewest), seconds) / len(devices)
@@ -309,6 +307,8 @@ def _show(trial: Trial, out: Path, file: Path | None, picture: Path | None) -> N
             f"  {each.contrast.name}: {each.difference:+.2f} ± {each.half:.2f} points, "
             f"n = {each.n}, {p_equals(each.p_holm)}: {each.verdict}{more}"
         )
+    for each in trial.by_image:
+        print(f"  by image, {each.contrast.name}: {each.difference:+.2f} ± {each.half:.2f} points")
     print(trial.told)
     if file:
         file.write_text(json.dumps(as_json(trial), indent=1) + "\n")

@@ -141,6 +141,7 @@ def as_json(trial: Trial) -> dict[str, Any]:
         "remark": trial.remark,
         "finished": trial.finished,
         "contrasts": [asdict(each) for each in trial.findings],
+        "by_image": [asdict(each) for each in trial.by_image],
         "chosen": trial.chosen,
         "accuracies": {
             arm: {str(seed): value for seed, value in found.items()}

@@ -25,7 +25,7 @@ from trialling.arms import METHODS, arm_name, keep_title
 from trialling.contrasts import cell_name
 from trialling.doses import choice_contrasts, dose_name, in_words
 from trialling.plan import Plan
-from trialling.runs import accuracies, run_job, stages
+from trialling.runs import accuracies, item_means, run_job, stages
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class Trial:
         accuracies: of these, in %.
         model: cell and seed, fitted; None before two cells have two seeds.
         findings: of the contrasts, those of chosen doses last.
+        by_image: of the same, by the mean of what test images got where that is not the task's
+            figure; [] else. No verdict rests on them.
         chosen: the best cells of Keep and of the plain method; None without doses or before.
         sentence: the verdict.
         remark: what weakens it; "" if nothing does.
@@ -49,6 +51,7 @@ class Trial:
     accuracies: Accuracies
     model: Fit | None
     findings: list[Finding]
+    by_image: list[Finding]
     chosen: tuple[str, str] | None
     sentence: str
     remark: str
@@ -219,6 +222,9 @@ def read_trial(plan: Plan, folder: Path) -> Trial:
     asked = within(values, plan.numbers(0, plan.seeds)) if plan.doses else values
     found = findings(plan.contrasts, asked, plan.margin)
     model = fit(asked) if found else None
+    by_image = []
+    if plan.package.task.items:
+        by_image = findings(plan.contrasts, item_means(plan, values, folder), plan.margin)
     chosen = plan.chosen(values)
     if chosen:
         names = {cell: plan.name(cell) for cell in plan.cells}
@@ -228,6 +234,6 @@ def read_trial(plan: Plan, folder: Path) -> Trial:
     sentence = (_doses_sentence if plan.doses else _sentence)(plan, found, values)
     everything = [record for several in records.values() for record in several]
     return Trial(
-        plan, records, values, model, found, chosen, sentence,
+        plan, records, values, model, found, by_image, chosen, sentence,
         _remark(plan, found, everything), not left,
     )  # fmt: skip

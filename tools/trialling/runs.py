@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from evidence.catalogue import TASKS
 from keepbench.command import flags
@@ -34,15 +35,20 @@ class RunJob(Job):
         return recorded and super().finished()
 
 
+def command_of(plan: Plan, config: Any, out: Path) -> tuple[str, ...]:
+    """What runs a config of a plan into a folder."""
+    usual = plan.package.experiments[plan.experiment].config
+    script = str(TOOLS / TASKS[plan.task].script)
+    return (sys.executable, script, plan.experiment, *flags(config, usual), "--out", str(out))
+
+
 def run_job(plan: Plan, cell: str, seed: int, folder: Path) -> RunJob:
     """A run of a cell, as a command of the queue."""
     config, out = plan.config(cell, seed), folder / cell / f"seed-{seed}"
     if flat(config).get("keep.map.folder") == "":  # a teacher's maps serve all seeds
         config = changed(config, {"keep.map.folder": str(folder / "maps")})
-    usual = plan.package.experiments[plan.experiment].config
-    command = [sys.executable, str(TOOLS / TASKS[plan.task].script), plan.experiment]
-    command += [*flags(config, usual), "--out", str(out), "--resume"]
-    return RunJob(f"{cell} seed {seed}", tuple(command), out, config, files=plan.files_of(cell))
+    command = (*command_of(plan, config, out), "--resume")
+    return RunJob(f"{cell} seed {seed}", command, out, config, files=plan.files_of(cell))
 
 
 def block(plan: Plan, cells: Sequence[str], seed: int, folder: Path) -> list[RunJob]:
@@ -52,7 +58,7 @@ def block(plan: Plan, cells: Sequence[str], seed: int, folder: Path) -> list[Run
 
 
 def accuracies(plan: Plan, folder: Path) -> Accuracies:
-    """What all finished runs measure, in %, from what each item got where it is stored.
+    """What all finished runs measure, in %, from what each item got if that is its mean.
 
     Raises:
         ValueError: A run's items are not those of its metrics, or arms of a seed differ in data.
@@ -65,17 +71,33 @@ def accuracies(plan: Plan, folder: Path) -> Accuracies:
             if not job.finished():
                 continue
             record = RunRecord.read(job.out)
-            value = float(record.rows[-1][plan.package.task.metric])
-            if is_recorded(job.out):
-                told, value = value, mean_of_items(job.out)
-                if abs(value - told) > 1e-6:
-                    raise ValueError(f"{job.out}: its items say {value:.4f} %, its metrics another")
+            row, task = record.rows[-1], plan.package.task
+            value = float(row[task.metric])
+            figure = task.items or task.metric
+            if is_recorded(job.out) and figure in row:  # not if it was asked for afterwards
+                mean = mean_of_items(job.out)
+                if abs(mean - row[figure]) > 1e-6:
+                    raise ValueError(f"{job.out}: its items say {mean:.4f} %, its metrics another")
+                if not task.items:
+                    value = mean
             check_digests(job.files, record.files, f"{job.out}")
             found[cell][seed] = value
             data.add(record.data)
         if len(data) > 1:
             raise ValueError(f"{folder}: the arms of seed {seed} were not run on the same data")
     return found
+
+
+def item_means(plan: Plan, found: Accuracies, folder: Path) -> Accuracies:
+    """The mean over what each item got, in %, of runs that are finished and have it stored."""
+    places = {
+        cell: {seed: run_job(plan, cell, seed, folder).out for seed in seeds}
+        for cell, seeds in found.items()
+    }
+    return {
+        cell: {seed: mean_of_items(out) for seed, out in outs.items() if is_recorded(out)}
+        for cell, outs in places.items()
+    }
 
 
 def stages(plan: Plan, folder: Path) -> Iterator[list[RunJob]]:
