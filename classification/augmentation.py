@@ -7,8 +7,8 @@ its Keep arm differ in the setting `keep` alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from classification.colour import ColorJitter, Lighting
 from classification.comparisons import GridMask
 from classification.config import Config
 from classification.data import Data
-from classification.methods import Blend, Mixing
+from classification.methods import Blend, KeepCut, KeepMix, Mixing
 from keepaugment import (
     CutMix,
     Saliency,
@@ -118,10 +118,12 @@ class Augmentation:
         self.mixings: list[Mixing] = []
         if config.mix:
             blend = Blend(
-                len(data.classes), model, draws, device, data.mean, data.std, config.download
-            )
+                len(data.classes), model, draws, device, data.mean, data.std, config.download,
+                config.keep.labels if isinstance(config.keep, KeepMix) else "area",
+            )  # fmt: skip
             self.mixings = config.mix.build(self._keep("mix"), blend)
-        self.cutmix = compiled(_cutmix) if config.compile else _cutmix
+        self.ramps = isinstance(config.keep, KeepCut) and config.keep.last_tau >= 0
+        self.cutmix = compiled(_cutmix) if config.compile and not self.ramps else _cutmix
         self.pipeline: Pipeline[Augmented] = Pipeline(self._stages(), clock, compile=config.compile)
 
     def _keep(self, stage: str) -> Any:
@@ -150,19 +152,35 @@ class Augmentation:
             yield Stage("views", self._find_views, takes, compiles=False)
         if config.cut:
             cut = config.cut.build(self._keep("cut"), draws, bool(config.image_size))
-            ramps = isinstance(cut, GridMask)  # which would compile anew in each epoch
-            if ramps:  # for 300 epochs
+            grows = isinstance(cut, GridMask)
+            if grows:  # for 300 epochs
                 share = 300 / config.epochs
                 yield Stage("ramp", lambda epoch: cut.set_epoch(share * epoch), ("epoch",))
+            yield from self._tau([cut])
             gives = ("inputs", "changed", "mask")
-            yield Stage("cut", cutting(cut), ("inputs", "labels"), gives, compiles=not ramps)
+            yield Stage(
+                "cut", cutting(cut), ("inputs", "labels"), gives, compiles=not (grows or self.ramps)
+            )
         if paste:
             yield Stage("paste", paste, ("clean", "inputs", "labels"), ("inputs",))
         if self.mixings:
+            yield from self._tau(self.mixings)
             yield Stage(
                 "mix", self._mix, ("epoch", "step", "inputs", "labels", "changed"),
                 ("inputs", "targets", "changed", "mask"), compiles=False,
             )  # fmt: skip
+
+    def _tau(self, methods: Sequence[Any]) -> Iterator[Stage]:
+        """A stage that sets the tau of Keep methods by the epoch, if it changes."""
+        keep, epochs = self.config.keep, self.config.epochs
+        keeping = [each for each in methods if getattr(each, "keep", None)]
+
+        def run(epoch: int) -> None:
+            for each in keeping:
+                each.keep = replace(each.keep, tau=keep.tau_in(epoch, epochs))
+
+        if keeping and self.ramps:
+            yield Stage("tau", run, ("epoch",), compiles=False)
 
     def _find_views(
         self, numbers: Tensor, view: View | ScaledView | None, epoch: int, images: Tensor
@@ -233,5 +251,7 @@ def _cutmix(
     mixing: CutMix, inputs: Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Mixed images and labels, the mean share that was replaced, and the mask."""
-    mask = mixing.mask(inputs, labels)
-    return *mixing(inputs, labels, mask=mask), mask.float().mean(), mask
+    saliency = mixing.importance(inputs, labels)
+    mask = mixing.mask(inputs, labels, saliency=saliency)
+    targets = mixing(inputs, labels, mask=mask, saliency=saliency)
+    return *targets, mask.float().mean(), mask

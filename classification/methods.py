@@ -15,6 +15,7 @@ from classification import comparisons
 from classification.importance import MAPS, check_frame
 from classification.models import create_model
 from keepaugment import Saliency
+from keepaugment.cutmix import Labels
 from keepaugment.draws import Source
 from keepbench import maps
 from keepbench.files import file_at
@@ -117,6 +118,7 @@ class Blend(NamedTuple):
         mean: of each channel, by which they are normalised.
         std: likewise.
         download: weights may be fetched.
+        labels: what CutMix weights them by.
     """
 
     classes: int
@@ -126,6 +128,7 @@ class Blend(NamedTuple):
     mean: Sequence[float]
     std: Sequence[float]
     download: bool
+    labels: Labels = "area"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,9 +168,10 @@ class CutMix(Mix):
     def build(self, keep: keepaugment.Keep | None, blend: Blend) -> list[Mixing]:  # noqa: D102
         return [
             keepaugment.CutMix(
-                blend.classes, self.alpha, p=self.p, generator=blend.generator, keep=keep
+                blend.classes, self.alpha, p=self.p, generator=blend.generator, keep=keep,
+                labels=blend.labels,
             )
-        ]
+        ]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,9 +298,20 @@ class KeepCut(Keep, maps.KeepCut):
     """Selective-Cut of the cut (section 3)."""
 
     match_area: bool = setting(False, "keep the plain method's cut-area distribution")
+    p: float = setting(1.0, "probability that an image's region obeys the map", range="[0, 1]")
+    last_tau: float = setting(
+        -1.0, "tau of the last epoch, on a line from keep.tau in the first; -1 = keep.tau",
+        range="[-1, 1]",
+    )  # fmt: skip
 
     def build(self, saliency: Saliency, generator: Source) -> keepaugment.Keep:  # noqa: D102
-        return keepaugment.Keep(saliency, self.tau, self.match_area)
+        return keepaugment.Keep(saliency, self.tau, self.match_area, self.p)
+
+    def tau_in(self, epoch: int, epochs: int) -> float:
+        """Tau in an epoch, from 0, of so many."""
+        if self.last_tau < 0 or epochs == 1:
+            return self.tau
+        return self.tau + (self.last_tau - self.tau) * epoch / (epochs - 1)
 
     def boxes(self, config: Any, length: int) -> dict[str, Any]:  # noqa: D102
         size = getattr(config.cut, "size", length // 2)
@@ -309,6 +324,10 @@ class KeepMix(KeepCut):
 
     name = "mix"
     stage = "mix"
+    labels: str = setting(
+        "area", "what labels are weighted by: pixels, or the importance that can be seen",
+        choices=["area", "importance"],
+    )  # fmt: skip
 
     def boxes(self, config: Any, length: int) -> dict[str, Any]:  # noqa: D102
         return Keep.boxes(self, config, length)

@@ -36,6 +36,11 @@ def per_channel(values: Sequence[float], images: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def _check_p(p: float) -> None:
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"p must be a probability in [0, 1], found {p}")
+
+
 @dataclass(frozen=True)
 class Keep:
     """The one difference between a Keep arm and its plain method: a map, and a limit by it.
@@ -47,17 +52,20 @@ class Keep:
         tau: a region is cut only if its importance is at most this quantile of all candidates'.
         match_area: keep the plain method's law of the cut area. Without it sums favour the small
             boxes that the border clips, and at tau 0.6 a sixth less is cut even for a random map.
+        p: probability that an image's region obeys the map; else it is the plain method's.
 
     Raises:
-        ValueError: The map cannot be called, or tau is not in [0, 1].
+        ValueError: The map cannot be called, or tau or p is not in [0, 1].
     """
 
     saliency: Saliency
     tau: float = 0.6
     match_area: bool = False
+    p: float = 1.0
 
     def __post_init__(self) -> None:
         check_tau(self.tau)
+        _check_p(self.p)
         if not callable(self.saliency):
             raise ValueError(
                 f"saliency must be a function of (images, targets), found {self.saliency!r}"
@@ -100,8 +108,7 @@ class Cut:
     def __init__(
         self, p: float, border: Border, fill: Fill, generator: Source, keep: Keep | None
     ) -> None:
-        if not 0.0 <= p <= 1.0:
-            raise ValueError(f"p must be a probability in [0, 1], found {p}")
+        _check_p(p)
         self.p = p
         self.border = border
         self.fill = fill_numbers(fill)
@@ -113,11 +120,15 @@ class Cut:
         """Draw the regions' size, and a number (B or 1, 1) by image: one below p is cut."""
         raise NotImplementedError
 
-    def _choice(self, images: Tensor, targets: Any, spare: Spare | None) -> dict[str, Any]:
+    def _choice(
+        self, images: Tensor, targets: Any, spare: Spare | None, saliency: Tensor | None = None
+    ) -> dict[str, Any]:
         """Arguments of `allowed_regions` and `choose_region`, but for the size."""
         keep = self.keep
+        if keep is not None and saliency is None:
+            saliency = keep.map(images, targets)
         return {
-            "saliency": None if keep is None else keep.map(images, targets),
+            "saliency": None if keep is None else saliency,
             "side": "low",
             "tau": 1.0 if keep is None else keep.tau,
             "border": self.border,
@@ -125,7 +136,14 @@ class Cut:
             "spare": spare,
         }
 
-    def mask(self, images: Tensor, targets: Any = None, *, spare: Spare | None = None) -> Tensor:
+    def mask(
+        self,
+        images: Tensor,
+        targets: Any = None,
+        *,
+        spare: Spare | None = None,
+        saliency: Tensor | None = None,
+    ) -> Tensor:
         """Draw the regions to cut out of images (B, C, H, W): a (B, 1, H, W) bool mask.
 
         Args:
@@ -133,11 +151,17 @@ class Cut:
             targets: labels (B,) or whatever else the map is taken for.
             spare: objects of which no region may hide too much; an image all of whose regions
                 would is not cut.
+            saliency: the map of a Keep arm (B, H, W), if it was taken before.
         """
         check_images(images)
         size, u = self.draw(images)
-        choice = self._choice(images, targets, spare)
+        choice = self._choice(images, targets, spare, saliency)
         chosen = choose_region(images=images, size=size, generator=self.generator, **choice)
+        if self.keep is not None and self.keep.p < 1.0:
+            obeys = uniform(self.generator, (len(images), 1), images.device) < self.keep.p
+            plain = choice | {"saliency": None, "match_area": False}
+            free = choose_region(images=images, size=size, generator=self.generator, **plain)
+            chosen = torch.where(obeys[:, :, None, None], chosen, free)
         return chosen if self.p == 1.0 else chosen & (u < self.p)[:, :, None, None]
 
     def allowed(self, images: Tensor, targets: Any = None, *, spare: Spare | None = None) -> Tensor:

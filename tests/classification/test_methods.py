@@ -110,7 +110,7 @@ def test_attention_is_a_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_keep_is_what_it_says() -> None:
     centre = KEEP.saliency
     assert KeepCut(tau=0.3, match_area=True).build(centre, NOISE) == KEEP
-    assert KeepMix(tau=0.3).build(centre, NOISE) == replace(KEEP, match_area=False)
+    assert KeepMix(tau=0.3, p=0.4).build(centre, NOISE) == replace(KEEP, match_area=False, p=0.4)
     paste = KeepPaste(tau=0.2, size=9).build(centre, NOISE)
     assert has(paste, keepaugment.KeepPaste, size=9, generator=NOISE)
     assert paste.keep == keepaugment.Keep(centre, 0.2)

@@ -55,6 +55,7 @@ CUTOUT = replace(SMALL, cut=Cutout(), keep=KeepCut())
         {"cut": RandomErasing(), "keep": KeepCut(map=LOW, cache=4)},
         {"policy": RandAugment(), "keep": KeepPaste(size=4)},
         {"mix": CutMix(), "keep": KeepMix()},
+        {"mix": CutMix(), "keep": KeepMix(labels="importance", p=0.5)},
     ],
 )
 def test_a_compiled_run_equals_one_that_is_not(
@@ -134,6 +135,22 @@ def test_an_augmented_image_does_not_depend_on_its_batch() -> None:
     alone = trainer.augment(3, 5, Batch(*(part[7:8] for part in batch[:3]))).inputs
     assert torch.equal(alone[0], whole[7])
     assert not torch.equal(trainer.augment(4, 0, batch).inputs, whole)
+
+
+@pytest.mark.parametrize("stage", [{"cut": Cutout()}, {"mix": CutMix()}])
+def test_tau_goes_on_a_line_from_the_first_epoch_to_the_last(stage: dict) -> None:
+    kind = KeepMix if "mix" in stage else KeepCut
+    base = replace(SMALL, **stage, epochs=3)
+    data = open_data(base, CPU.device)
+    batch = next(iter(data.train_batches(Trainer(base, data, CPU)._order(), CPU.device, 0)))
+
+    def inputs(epoch: int, **keep: float) -> torch.Tensor:
+        config = replace(base, keep=kind(map=Centre(), **keep))
+        return Trainer(config, data, CPU).augment(epoch, 0, batch).inputs
+
+    for epoch, tau in enumerate((0.2, 0.5, 0.8)):
+        assert inputs(epoch, tau=0.2, last_tau=0.8).equal(inputs(epoch, tau=tau))
+    assert not inputs(2, tau=0.2).equal(inputs(2, tau=0.8))
 
 
 def test_every_setting_changes_the_run(tmp_path: Path) -> None:

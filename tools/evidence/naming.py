@@ -27,6 +27,8 @@ WORDS = {
 }  # fmt: skip
 MAP_WORDS = {kind.name: kind.title for kind in MAPS[1:]}
 CONTROLS = {kind.name for kind in MAPS[1:] if kind.control}
+OF_THE_LAW = ("keep.tau", "keep.match_area", "keep.p", "keep.labels")
+"""Settings of Keep that change what a map does, not the map."""
 STAGES = {"cut": "cut", "paste": "policy", "mix": "mix"}
 """Which setting names the method that a Keep stage belongs to."""
 
@@ -98,8 +100,14 @@ def details(settings: Settings) -> dict[str, str]:
 def _kind_of_map(settings: Settings) -> dict[str, str]:
     kind, scale = settings["keep.map"], settings.get("keep.map.scale", 1)
     found = {}
-    if settings["keep.tau"] != 0.6:
+    if (last := settings.get("keep.last_tau", -1)) >= 0:
+        found["keep.tau"] = f"tau {settings['keep.tau']:g} to {last:g}"
+    elif settings["keep.tau"] != 0.6:
         found["keep.tau"] = f"tau {settings['keep.tau']:g}"
+    if settings.get("keep.p", 1) < 1:
+        found["keep.p"] = f"in {settings['keep.p']:.0%} of the images"
+    if settings.get("keep.labels", "area") != "area":
+        found["keep.labels"] = f"labels by {settings['keep.labels']}"
     if settings.get("keep.match_area"):
         found["keep.match_area"] = "at equal area"
     if kind != "gradient":
@@ -145,7 +153,7 @@ def compared(first: Settings, second: Settings) -> Named:
     names = [method(first), method(second)]
     found = [details(first), details(second)]
     controls = [each.get("keep.map") in CONTROLS for each in (first, second)]
-    told = {"keep.map"} if any(controls) else {"keep.tau", "keep.match_area", "epochs"}
+    told = {"keep.map"} if any(controls) else {*OF_THE_LAW, "epochs"}
     if names[0] == names[1] and not any(controls):
         told = {*found[0], *found[1]}
     told = {key for key in told if found[0].get(key) != found[1].get(key)}
