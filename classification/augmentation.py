@@ -122,8 +122,9 @@ class Augmentation:
                 config.keep.labels if isinstance(config.keep, KeepMix) else "area",
             )  # fmt: skip
             self.mixings = config.mix.build(self._keep("mix"), blend)
-        self.ramps = isinstance(config.keep, KeepCut) and config.keep.last_tau >= 0
-        self.cutmix = compiled(_cutmix) if config.compile and not self.ramps else _cutmix
+        keep = config.keep
+        self.ramp = keep if isinstance(keep, KeepCut) and keep.last_tau >= 0 else None
+        self.cutmix = compiled(_cutmix) if config.compile and not self.ramp else _cutmix
         self.pipeline: Pipeline[Augmented] = Pipeline(self._stages(), clock, compile=config.compile)
 
     def _keep(self, stage: str) -> Any:
@@ -159,7 +160,7 @@ class Augmentation:
             yield from self._tau([cut])
             gives = ("inputs", "changed", "mask")
             yield Stage(
-                "cut", cutting(cut), ("inputs", "labels"), gives, compiles=not (grows or self.ramps)
+                "cut", cutting(cut), ("inputs", "labels"), gives, compiles=not (grows or self.ramp)
             )
         if paste:
             yield Stage("paste", paste, ("clean", "inputs", "labels"), ("inputs",))
@@ -172,15 +173,16 @@ class Augmentation:
 
     def _tau(self, methods: Sequence[Any]) -> Iterator[Stage]:
         """A stage that sets the tau of Keep methods by the epoch, if it changes."""
-        keep, epochs = self.config.keep, self.config.epochs
+        ramp, epochs = self.ramp, self.config.epochs
         keeping = [each for each in methods if getattr(each, "keep", None)]
+        if not ramp or not keeping:
+            return
 
         def run(epoch: int) -> None:
             for each in keeping:
-                each.keep = replace(each.keep, tau=keep.tau_in(epoch, epochs))
+                each.keep = replace(each.keep, tau=ramp.tau_in(epoch, epochs))
 
-        if keeping and self.ramps:
-            yield Stage("tau", run, ("epoch",), compiles=False)
+        yield Stage("tau", run, ("epoch",), compiles=False)
 
     def _find_views(
         self, numbers: Tensor, view: View | ScaledView | None, epoch: int, images: Tensor

@@ -324,7 +324,7 @@ class KeepMix(KeepCut):
 
     name = "mix"
     stage = "mix"
-    labels: str = setting(
+    labels: Labels = setting(
         "area", "what labels are weighted by: pixels, or the importance that can be seen",
         choices=["area", "importance"],
     )  # fmt: skip

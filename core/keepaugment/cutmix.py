@@ -127,11 +127,11 @@ class CutMix(Cut):
         saliency = self.importance(images, labels) if saliency is None else saliency
         mask = self.mask(images, labels, saliency=saliency) if mask is None else mask
         partner = uniform(self.generator, (len(images), 1), images.device)[:, 0].argsort()
-        if self.labels == "importance":
+        if saliency is None or self.labels == "area":
+            lam = 1.0 - mask.sum((2, 3), dtype=torch.int32) / images.shape[2:].numel()
+        else:
             check_saliency(saliency, images)
             lam = importance_shares(saliency, mask, partner)[:, None]
-        else:
-            lam = 1.0 - mask.sum((2, 3), dtype=torch.int32) / images.shape[2:].numel()
         labels = labels.long()[:, None]
         targets = lam.new_zeros(len(images), self.num_classes).scatter_(1, labels, lam)
         targets.scatter_add_(1, labels[partner], 1.0 - lam)
