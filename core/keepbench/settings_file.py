@@ -63,7 +63,7 @@ def read_settings(path: Path, config: Config) -> Config:
                     f"{name} must be a plain value, found a {type(value).__name__}; settings are "
                     "flat, such as keep.map.scale, and '' is none"
                 )
-        return changed(config, modern(task, found) if is_run else found, code=False)
+        return changed(config, modern(task, found) if is_run else found, code="refuse")
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"--config {path}: {reason}") from None

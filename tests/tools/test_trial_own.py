@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from keepbench.settings import changed, flat
 from trialling import timing
 from trialling.analysis import CANNOT, HELPS, can_tell, findings, half_width
 from trialling.cli import main
-from trialling.own import check_shared, code_in, own_contrasts, parse_arms
+from trialling.own import check_shared, own_contrasts, parse_arms
 from trialling.page import page
 from trialling.plan import Plan, fix_plan, make_own_plan, make_plan, read_plan, used_seeds
 from trialling.results import Trial, read_trial
@@ -35,13 +36,20 @@ CODE = """
 from dataclasses import dataclass
 from pathlib import Path
 from torchvision.transforms import v2
-from classification.methods import Cutout
+from classification.methods import Cutout, KeepCut
+from keepbench.maps import Gradient
+from keepbench.settings import setting
 Path({marker!r}).touch()
 number = 3
 transform = v2.RandomRotation(10)
 class Flip(v2.RandomHorizontalFlip): pass
 @dataclass(frozen=True, kw_only=True)
 class Small(Cutout): pass
+@dataclass(frozen=True, kw_only=True)
+class Spare(KeepCut): pass
+@dataclass(frozen=True, kw_only=True)
+class Depth(Gradient):
+    power: float = setting(1.0, "")
 def invert(images): return 255 - images
 def fails(image): raise KeyError("my own trouble")
 """
@@ -194,7 +202,7 @@ def test_arms_that_cannot_be_told_are_said_together(tmp_path: Path) -> None:
         ("my.py:transform", {"policy": "own", "policy.transform": "my.py:transform"}),
         ("my.py:invert", {"policy": "own", "policy.transform": "my.py:invert"}),
         ("my.py:Flip", {"policy": "own", "policy.transform": "my.py:Flip"}),
-        ("my.py:Small", {"cut": "my.py:Small"}),
+        ("my.py:Small", {"cut": "my.py:Small", "cut.size": 16, "cut.p": 1.0}),
     ],
 )
 def test_an_arm_is_settings_a_file_a_method_code_or_timms_words(
@@ -292,14 +300,22 @@ def test_a_plan_comes_back_and_runs_no_code_of_its_own(marker: Path, tmp_path: P
     assert again.config("mine").policy == Own(transform="my.py:transform")
     assert again.config("theirs", 7) == replace(BASE, policy=Timm(config="rand-m9-mstd0.5"), seed=7)
 
-    fix_plan(planned("classification", "trial", ["a=", "b=my.py:Small"]), tmp_path / "class")
+
+def test_a_trial_of_own_classes_is_read_without_their_code(marker: Path, tmp_path: Path) -> None:
+    words = ["a=--cut my.py:Small --cut.size 8", "b=--cut gridmask", "c=--keep my.py:Spare"]
+    words[2] += " --keep.map my.py:Depth --keep.map.power 2 --keep.tau 0.4 --keep.cache 3"
+    plan = planned("classification", "trial", words, cut="my.py:Small")
+    trial = drawn(plan, tmp_path / "trial")
+    assert flat(plan.config("c", 2)) == flat(plan.config("c", 2, code="leave"))
+    assert plan.config("c").keep.map.power == 2
     marker.unlink()
-    with pytest.raises(ValueError, match=r"my.py:Small is code.*give it on the command line"):
-        read_plan(tmp_path / "class")
-    assert not marker.exists()
-    code = code_in(["b=--cut=my.py:Small", "--epochs", "3"])
-    assert code == {"my.py:Small"}
-    assert read_plan(tmp_path / "class", code).config("b").cut.name == "my.py:Small"
+    (tmp_path / "my.py").unlink()
+    again = read_trial(read_plan(tmp_path / "trial"), tmp_path / "trial")
+    assert again.finished and again.findings == trial.findings and not marker.exists()
+    assert "keep.map=my.py:Depth" in page(again)
+    path = run_job(plan, "c", 0, tmp_path / "trial").out / "run.json"
+    path.write_text(path.read_text().replace('"keep.map.power": 2', '"keep.map.power": 3'))
+    assert not read_trial(read_plan(tmp_path / "trial"), tmp_path / "trial").finished
 
 
 @pytest.mark.parametrize("part", ["keep", "base", "own"])
@@ -311,8 +327,8 @@ def test_no_part_of_a_stored_plan_brings_code(part: str, marker: Path, tmp_path:
     strange = {"keep": {"map": "my.py:Small"}, "base": {"cut": "my.py:Small"},
                "own": {"plain": {"keep.map": "my.py:Small"}}}[part]  # fmt: skip
     path.write_text(json.dumps({**found, part: {**found[part], **strange}}))
-    with pytest.raises(ValueError, match="is code"):
-        read_plan(tmp_path / "trial")
+    with suppress(ValueError):
+        read_trial(read_plan(tmp_path / "trial"), tmp_path / "trial")
     assert not marker.exists()
 
 

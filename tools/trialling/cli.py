@@ -39,7 +39,7 @@ from trialling.arms import (
 )
 from trialling.doses import Dose, parse_doses
 from trialling.own import HELP as OWN
-from trialling.own import check_shared, code_in, parse_arms
+from trialling.own import check_shared, parse_arms
 from trialling.page import as_json, page
 from trialling.plan import (
     PLAN,
@@ -258,13 +258,12 @@ def _planned(
             settings=flat(tried), keep=shared_keep(keep), doses=doses, teacher=teacher, **common,
         )  # fmt: skip
 
-    code = code_in([*arguments.arm, *extra])
     if (out / PLAN).exists() and arguments.minutes:  # how long a step takes differs from day to day
-        plan = made(read_plan(out, code).seeds)
+        plan = made(read_plan(out).seeds)
     else:
         plan = made(arguments.seeds)
     if (out / PLAN).exists():
-        fix_plan(plan, out, code)
+        fix_plan(plan, out)
         print(f"going on by the plan in {out}")
         return plan
     seconds = seconds_of_runs(plan, torch.device(devices[0]))
@@ -330,7 +329,7 @@ def main(argv: list[str] | None = None) -> None:
     done = True
     try:
         if arguments.read:
-            plan = read_plan(out, code_in([*arguments.arm, *extra]))
+            plan = read_plan(out)
         else:
             if not arguments.arm:
                 check_arms(arguments.method, arguments.arms)

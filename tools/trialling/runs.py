@@ -36,9 +36,9 @@ class RunJob(Job):
 
 def run_job(plan: Plan, cell: str, seed: int, folder: Path) -> RunJob:
     """A run of a cell, as a command of the queue."""
-    config, out = plan.config(cell, seed), folder / cell / f"seed-{seed}"
+    config, out = plan.config(cell, seed, code="leave"), folder / cell / f"seed-{seed}"
     if flat(config).get("keep.map.folder") == "":  # a teacher's maps serve all seeds
-        config = changed(config, {"keep.map.folder": str(folder / "maps")})
+        config = changed(config, {"keep.map.folder": str(folder / "maps")}, code="leave")
     usual = plan.package.experiments[plan.experiment].config
     command = [sys.executable, str(TOOLS / TASKS[plan.task].script), plan.experiment]
     command += [*flags(config, usual), "--out", str(out), "--resume"]
