@@ -215,8 +215,8 @@ def changed(
         config: of any values.
         given: the settings.
         prefix: of their names, in messages.
-        code: what becomes of classes of the user's own. Where they are left, each setting is checked
-            alone, for how they suit each other may be theirs to say.
+        code: what becomes of classes of the user's own. Where they are left, each setting is
+            checked alone, for how they suit each other may be theirs to say.
 
     Raises:
         ValueError: A setting is unknown, or cannot be what it is set to.

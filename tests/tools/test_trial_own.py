@@ -18,6 +18,8 @@ from keepbench.own_policy import Own, Timm
 from keepbench.right import write_items, write_right
 from keepbench.run import Run
 from keepbench.settings import changed, flat
+from reporting import page as report_page
+from reporting.content import build
 from trialling import timing
 from trialling.analysis import CANNOT, HELPS, can_tell, findings, half_width
 from trialling.cli import main
@@ -28,7 +30,8 @@ from trialling.results import Trial, read_trial
 from trialling.runs import run_job, stages
 from trialling.taking import take
 
-PACKAGES = load().packages
+CATALOGUE = load()
+PACKAGES = CATALOGUE.packages
 CLASSIFICATION = PACKAGES["classification"]
 BASE = changed(CLASSIFICATION.experiments["trial"].config, {"dataset": "digits", "record": True})
 TRIALS, SEEDS = 200, 6
@@ -157,7 +160,8 @@ def test_every_task_has_its_trial(
 ) -> None:
     if task not in PACKAGES:
         pytest.skip(f"{task} is not installed")
-    trial = drawn(planned(task, experiment, words), tmp_path / "trial")
+    given = {"dataset": "digits"} if experiment == "trial" else {}
+    trial = drawn(planned(task, experiment, words, **given), tmp_path / "a trial")
     assert trial.finished and trial.count == 6
     assert trial.sentence.startswith("b helps against a (+5.") and trial.sentence.endswith(
         "seeds)."
@@ -165,8 +169,17 @@ def test_every_task_has_its_trial(
     assert "% of the" in trial.told and "missing to 100" in trial.told
     html = page(trial)
     assert label in html and items in html and "Which arm is better?" in html
+    report = build([tmp_path], CATALOGUE)
+    html = report_page.html(report, tmp_path)
+    section = html[html.index("<h2>Which arm is better?") : html.index("<h2>Does keeping help?")]
+    measure = label.removesuffix(", %")
+    assert f"{measure} on " in section and "<th>b − a" in section
+    assert report.headline.endswith(trial.sentence) and not report.skipped
+    (view,) = report.trials
+    data = "digits" if experiment == "trial" else experiment
+    assert view.command == f"python tools/run_trial.py {data} --out '{tmp_path}/a trial' --read"
     (asked,) = stages(trial.plan, tmp_path / "again")
-    assert take(asked, [tmp_path / "trial"]) == 6
+    assert take(asked, [tmp_path / "a trial"]) == 6
     again = read_trial(trial.plan, tmp_path / "again")
     assert again.finished and again.accuracies == trial.accuracies
     said = "\n".join(timing.announcement(trial.plan, {}, 1))
@@ -313,9 +326,19 @@ def test_a_trial_of_own_classes_is_read_without_their_code(marker: Path, tmp_pat
     again = read_trial(read_plan(tmp_path / "trial"), tmp_path / "trial")
     assert again.finished and again.findings == trial.findings and not marker.exists()
     assert "keep.map=my.py:Depth" in page(again)
+    report = build([tmp_path], CATALOGUE)
+    assert report.trials[0].findings == tuple(trial.findings) and not marker.exists()
     path = run_job(plan, "c", 0, tmp_path / "trial").out / "run.json"
     path.write_text(path.read_text().replace('"keep.map.power": 2', '"keep.map.power": 3'))
     assert not read_trial(read_plan(tmp_path / "trial"), tmp_path / "trial").finished
+
+
+def test_a_stored_plan_has_no_arm_in_another_folder(tmp_path: Path) -> None:
+    fix_plan(planned("classification", "trial", ["a=", "b=cutout"]), tmp_path)
+    path = tmp_path / "plan.json"
+    path.write_text(path.read_text().replace('"b"', '"../b"'))
+    with pytest.raises(ValueError, match="'../b' is no name of an arm"):
+        read_plan(tmp_path)
 
 
 @pytest.mark.parametrize("part", ["keep", "base", "own"])

@@ -118,6 +118,11 @@ def _whole(given: Mapping[str, Any], base: Any, config: Any) -> dict[str, Any]:
     return {n: found[n] for n in found if n in given or n.startswith(below)}
 
 
+def is_name(name: str) -> bool:
+    """Whether an arm, and its folder, may be called so."""
+    return bool(_NAME.fullmatch(name)) and name.lower() not in _TAKEN
+
+
 def parse_arms(words: Sequence[str], package: Package, base: Any) -> dict[str, dict[str, Any]]:
     """The arms that NAME=SETTINGS give.
 

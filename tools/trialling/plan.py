@@ -20,7 +20,7 @@ from trialling.analysis import Accuracies
 from trialling.arms import METHODS, STAGES, arm_config, arm_name, shared_keep, stage_of
 from trialling.contrasts import STRONGEST, Contrast, cell_name, contrasts, dose_contrasts
 from trialling.doses import Dose, best_dose, dose_name, in_words
-from trialling.own import Own, own_contrasts
+from trialling.own import Own, is_name, own_contrasts
 
 LIMIT_SD = 0.40
 """Residual standard deviation, in points, above which a trial of 8 seeds or more goes on."""
@@ -273,6 +273,8 @@ def read_plan(folder: Path) -> Plan:
         listed = {name: tuple(found[name]) for name in ("arms", "looks", "doses")}
         asked = tuple(map(Contrast.read, found["contrasts"]))
         plan = Plan(**{**found, **listed, "contrasts": asked})
+        if strange := [arm for arm in plan.own if not is_name(arm)]:
+            raise ValueError(f"{strange[0]!r} is no name of an arm")
         for each in plan.cells:
             plan.config(each, code="leave")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
