@@ -121,6 +121,8 @@ class Augmentation:
                 len(data.classes), model, draws, device, data.mean, data.std, config.download
             )
             self.mixings = config.mix.build(self._keep("mix"), blend)
+            if not (self.mixings and isinstance(self.mixings, list)):
+                raise ValueError(f"a mix is built as a list of functions, found {self.mixings!r}")
         self.cutmix = compiled(_cutmix) if config.compile else _cutmix
         self.pipeline: Pipeline[Augmented] = Pipeline(self._stages(), clock, compile=config.compile)
 
@@ -140,7 +142,7 @@ class Augmentation:
             policy = config.policy.build(self.data.mean, draws, interpolation)
             # compiled, an operation on bytes rounds a few of them to the next one
             changed = "augmented"
-            yield Stage("policy", policy, ("pixels",), ("augmented",), compiles=False)
+            yield Stage("policy", policy, ("pixels",), ("augmented",), compiles=False, like=True)
         yield Stage("colour", self._coloured, (changed,), ("inputs",))
         if paste:
             yield Stage("clean", self._coloured, ("pixels",), ("clean",))
@@ -155,13 +157,15 @@ class Augmentation:
                 share = 300 / config.epochs
                 yield Stage("ramp", lambda epoch: cut.set_epoch(share * epoch), ("epoch",))
             gives = ("inputs", "changed", "mask")
-            yield Stage("cut", cutting(cut), ("inputs", "labels"), gives, compiles=not ramps)
+            yield Stage(
+                "cut", cutting(cut), ("inputs", "labels"), gives, compiles=not ramps, like=True
+            )
         if paste:
             yield Stage("paste", paste, ("clean", "inputs", "labels"), ("inputs",))
         if self.mixings:
             yield Stage(
                 "mix", self._mix, ("epoch", "step", "inputs", "labels", "changed"),
-                ("inputs", "targets", "changed", "mask"), compiles=False,
+                ("inputs", "targets", "changed", "mask"), compiles=False, like=True,
             )  # fmt: skip
 
     def _find_views(
@@ -226,7 +230,16 @@ class Augmentation:
         mixing = self.mixings[coin % len(self.mixings)]
         if isinstance(mixing, CutMix):
             return self.cutmix(mixing, inputs, labels)
-        return *mixing(inputs, labels), changed, None
+        mixed = mixing(inputs, labels)
+        if not isinstance(mixed, tuple) or len(mixed) != 2:
+            raise ValueError(f"a mix must give images and targets, found {type(mixed).__name__}")
+        shapes = labels.shape, (len(labels), len(self.data.classes))
+        if mixed[1].shape not in shapes:
+            raise ValueError(
+                f"a mix must give targets of shape {tuple(shapes[0])} or {shapes[1]}, found "
+                f"{tuple(mixed[1].shape)}"
+            )
+        return *mixed, changed, None
 
 
 def _cutmix(

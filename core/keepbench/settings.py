@@ -16,7 +16,7 @@ from dataclasses import Field, dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
-from keepbench.own_network import find_function, is_function, refuse_code, source_files
+from keepbench.own_network import find_function, in_words, is_function, refuse_code, source_files
 
 Config = TypeVar("Config")
 Code = Literal["run", "refuse", "leave"]
@@ -162,6 +162,11 @@ def find_kind(name: str, kinds: Sequence[type[Kind]]) -> type[Kind]:
     bare = [each.name for each in fields(found) if "kinds" not in each.metadata]
     if bare:
         raise ValueError(f"{name} has {bare[0]}, which must be a keepbench.settings.setting")
+    plain = [each for each in fields(found) if not each.metadata["kinds"]]
+    if odd := [each.name for each in plain if type(each.default) not in _TYPES]:
+        raise ValueError(f"{name} has {odd[0]}, whose default must be {', '.join(_TYPES.values())}")
+    if strange := {*getattr(found, "needs", ())} - {each.name for each in plain}:
+        raise ValueError(f"{name} has needs={found.needs}, but no setting {strange.pop()}")
     found.name = name
     return found
 
@@ -194,7 +199,13 @@ def _switched(
         refuse_code(name)
     if code == "leave" and is_function(name):
         return _left(name, kinds[0], given)
-    new = find_kind(name, kinds)()
+    kind = find_kind(name, kinds)
+    try:
+        new = kind()
+    except ValueError:
+        raise
+    except Exception as error:  # the user's code may raise anything
+        raise ValueError(f"{name} cannot be made: {in_words(error)}") from error
     own = {each.name for each in fields(new)}
     for each in fields(value) if value is not None else ():
         was = getattr(value, each.name)
@@ -278,7 +289,7 @@ def task_of(config: Any) -> str:
     return type(config).__module__.partition(".")[0]
 
 
-def _within(value: float, interval: str) -> bool:
+def is_within(value: float, interval: str) -> bool:
     """Whether a number lies in an interval such as "[0, 1)"; NaN lies in none."""
     low, high = map(float, interval[1:-1].split(","))
     above = value >= low if interval[0] == "[" else value > low
@@ -306,7 +317,7 @@ def check(config: Any) -> None:
             possible = _TYPES[kind]
         elif choices and value not in choices:
             possible = f"one of {', '.join(map(repr, choices))}"
-        elif interval and not _within(value, interval):
+        elif interval and not is_within(value, interval):
             possible = f"in {interval}"
         else:
             continue

@@ -258,6 +258,13 @@ def test_arms_that_cannot_be_are_refused(words: str, message: str, marker: Path)
         parse_arms(["plain=", words], CLASSIFICATION, BASE)
 
 
+def test_arms_of_the_same_class_are_the_same(marker: Path) -> None:
+    words = ["a=my.py:Small", "b=--cut my.py:Small --cut.size 16"]
+    with pytest.raises(ValueError, match="--arm b and a are the same settings"):
+        parse_arms(words, CLASSIFICATION, BASE)
+    assert "b" in parse_arms([*words[:1], f"{words[1]} --cut.p 0.5"], CLASSIFICATION, BASE)
+
+
 def test_one_arm_is_no_trial_and_what_arms_own_is_not_for_all() -> None:
     with pytest.raises(ValueError, match="give --arm twice"):
         parse_arms(["plain="], CLASSIFICATION, BASE)
@@ -269,6 +276,16 @@ def test_one_arm_is_no_trial_and_what_arms_own_is_not_for_all() -> None:
     ("words", "message"),
     [
         (["digits", "--dose", "size=4,5,6"], "give each dose as an --arm"),
+        (["digits", "--minutes=0"], r"--minutes must be in \(0, 1e7\], found 0.0"),
+        (["digits", "--minutes=nan"], "--minutes must be in .*found nan"),
+        (["digits", "--seeds=1001"], r"--seeds must be in \[3, 1000\], found 1001"),
+        (["digits", "--margin=inf"], r"--margin must be in \(0, 100\], found inf"),
+        (["digits", "--first-seed=2000000000"], "--first-seed must be in .*found 2000000000"),
+        (["digits", "--devices=dpu"], "no device is called 'dpu'"),
+        (["digits", "--take=gone"], "--take: there is no folder gone"),
+        (["digits", "--method=mixup"], "^2$"),
+        (["digits", "--picture=a.png"], "^2$"),
+        (["digits", "--out=/dev/null"], "--out: /dev/null is no folder"),
         (["digits", "--teacher", "x.pt"], "--keep.map teacher --keep.map.weights FILE"),
         (["digits", "--", "--no-record"], "record is set for each run"),
         (["digits", "--", "--dataset=cifar10"], "dataset=digits is what the trial is of"),
@@ -288,7 +305,11 @@ def test_wrong_words_beside_arms_are_refused(
 @pytest.mark.parametrize(
     ("data", "arm", "message"),
     [
-        ("digits", "my.py:fails", "b: my.py:fails failed: KeyError: 'my own trouble'"),
+        (
+            "digits",
+            "my.py:fails",
+            "b: my.py:fails failed: .*my.py, line .*: KeyError: 'my own trouble'",
+        ),
         ("digits-supervised-20", "--labels 30", "b is of other data than a: what sets the data"),
     ],
 )

@@ -10,8 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from classification.config import Config
 from classification.experiments import EXPERIMENTS
 from classification.methods import Keep
@@ -19,14 +17,17 @@ from classification.models import check_side
 from evidence.catalogue import Package, load
 from evidence.plots import save_doses
 from evidence.statistics import p_equals
+from keepbench.command import check_place
 from keepbench.files import file_at
-from keepbench.leaving import PREEMPTED
+from keepbench.leaving import PREEMPTED, exit_with_message
+from keepbench.machine import find_device
 from keepbench.progress import say
-from keepbench.settings import Kind, changed, flat, nearest
+from keepbench.settings import Kind, changed, flat, is_within, nearest
 from previewing.pages import write
 from queueing import local
 from queueing.cli import add_cluster, carry_out, summary
 from queueing.jobs import given_settings
+from trialling.analysis import MOST_SEEDS
 from trialling.arms import (
     ARMS,
     METHODS,
@@ -124,6 +125,12 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--picture", type=Path, help="draw accuracy over the doses into this file: PNG, SVG or PDF"
     )
     arguments = parser.parse_args(argv)
+    for name in ("method", "arms", "teacher_network"):
+        if arguments.arm and getattr(arguments, name) != parser.get_default(name):
+            flag = "--" + name.replace("_", "-")
+            parser.error(f"{flag} is of a trial of a method; leave it out beside --arm")
+    if arguments.picture and not arguments.dose and not arguments.read:
+        parser.error("--picture draws doses; give --dose")
     if arguments.teacher and "teacher" not in arguments.arms:
         arguments.arms = [*arguments.arms, "teacher"]
     return arguments
@@ -187,6 +194,23 @@ def shared_settings(
 def _fewest(arguments: argparse.Namespace) -> int:
     """Seeds that a trial must have."""
     return FEWEST_DOSED if arguments.dose else FEWEST
+
+
+def _check(arguments: argparse.Namespace, out: Path) -> None:
+    """Raise ValueError for what cannot be asked for, before anything is read or timed."""
+    if not arguments.arm:
+        check_arms(arguments.method, arguments.arms)
+    for name, interval in (
+        ("seeds", f"[{_fewest(arguments)}, {MOST_SEEDS}]"), ("minutes", "(0, 1e7]"),
+        ("margin", "(0, 100]"), ("first_seed", "[0, 1.9e9]"),
+    ):  # fmt: skip
+        value = getattr(arguments, name)
+        if value is not None and not is_within(value, interval):
+            raise ValueError(f"--{name.replace('_', '-')} must be in {interval}, found {value}")
+    for source in arguments.take:
+        if not source.is_dir():
+            raise ValueError(f"--take: there is no folder {source}")
+    check_place(out)
 
 
 def _own_base(
@@ -266,13 +290,13 @@ def _planned(
         fix_plan(plan, out)
         print(f"going on by the plan in {out}")
         return plan
-    seconds = seconds_of_runs(plan, torch.device(devices[0]))
+    seconds = seconds_of_runs(plan, find_device(devices[0]))
     if arguments.minutes and not seconds:
         raise ValueError(f"{plan.task} is not timed beforehand; give --seeds")
     if arguments.minutes:
         fewest = _fewest(arguments)
         whole = whole_seconds(made(fewest), seconds) / len(devices)
-        seeds = int(arguments.minutes * 60 / whole * fewest)
+        seeds = min(MOST_SEEDS, int(arguments.minutes * 60 / whole * fewest))
         if seeds < fewest:
             raise ValueError(
                 f"{fewest} seeds of these arms take {in_words(whole)}; give more "
@@ -311,13 +335,14 @@ def _show(trial: Trial, out: Path, file: Path | None, picture: Path | None) -> N
     print(trial.told)
     if file:
         file.write_text(json.dumps(as_json(trial), indent=1) + "\n")
+    write(out / "trial.html", page(trial), "the page")
     if picture:
         if (found := dose_curves(trial)) is None:
             raise ValueError("--picture draws doses, of which this trial has none to draw yet")
         save_doses(picture, found)
-    write(out / "trial.html", page(trial), "the page")
 
 
+@exit_with_message()
 def main(argv: list[str] | None = None) -> None:
     """Run a trial, or what is left of it, and say what it found."""
     words = sys.argv[1:] if argv is None else argv
@@ -327,25 +352,16 @@ def main(argv: list[str] | None = None) -> None:
     tried = "own" if arguments.arm else arguments.method
     out = arguments.out or Path("runs", "trial", f"{name}-{tried}")
     done = True
-    try:
-        if arguments.read:
-            plan = read_plan(out)
-        else:
-            if not arguments.arm:
-                check_arms(arguments.method, arguments.arms)
-            fewest = _fewest(arguments)
-            if arguments.seeds < fewest or not arguments.margin > 0 or arguments.first_seed < 0:
-                raise ValueError(
-                    f"this trial needs {fewest} seeds or more from 0 on, and a --margin above 0"
-                )
-            devices = local.find_devices(arguments.devices)
-            plan = _planned(arguments, extra, devices, out)
-            if arguments.dry_run:
-                return
-            done = _carry_out(plan, arguments, devices, out)
-        _show(read_trial(plan, out), out, arguments.json, arguments.picture)
-    except (ValueError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
+    if arguments.read:
+        plan = read_plan(out)
+    else:
+        _check(arguments, out)
+        devices = local.find_devices(arguments.devices)
+        plan = _planned(arguments, extra, devices, out)
+        if arguments.dry_run:
+            return
+        done = _carry_out(plan, arguments, devices, out)
+    _show(read_trial(plan, out), out, arguments.json, arguments.picture)
     if not done:
         left = "not all runs are finished; the same command goes on"
         if plan.files:

@@ -16,7 +16,7 @@ from keepbench.files import write_text
 from keepbench.identity import check_digests, digests
 from keepbench.older import modern_plan
 from keepbench.settings import Code, changed, flat, task_of
-from trialling.analysis import Accuracies
+from trialling.analysis import MOST_SEEDS, Accuracies
 from trialling.arms import METHODS, STAGES, arm_config, arm_name, shared_keep, stage_of
 from trialling.contrasts import STRONGEST, Contrast, cell_name, contrasts, dose_contrasts
 from trialling.doses import Dose, best_dose, dose_name, in_words
@@ -275,6 +275,8 @@ def read_plan(folder: Path) -> Plan:
         plan = Plan(**{**found, **listed, "contrasts": asked})
         if strange := [arm for arm in plan.own if not is_name(arm)]:
             raise ValueError(f"{strange[0]!r} is no name of an arm")
+        if not plan.most <= 2 * MOST_SEEDS:
+            raise ValueError(f"{plan.most} seeds are more than a trial can have")
         for each in plan.cells:
             plan.config(each, code="leave")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -325,7 +327,7 @@ def used_seeds(plan: Plan, folder: Path) -> Iterator[str]:
         plan: that has no run yet.
         folder: its trial's.
     """
-    mine, found = {*plan.numbers(0, plan.most)}, {}
+    mine, found = plan.numbers(0, plan.most), {}
     for path in folder.parent.glob(f"*/{PLAN}"):
         with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):  # none of ours
             other = json.loads(path.read_text())
@@ -334,9 +336,15 @@ def used_seeds(plan: Plan, folder: Path) -> Iterator[str]:
             if path.parent.resolve() != folder.resolve() and data == (
                 plan.task, plan.base["dataset"], plan.base["data"]
             ):  # fmt: skip
-                found[path.parent] = {*range(first, first + other.get("most", other["looks"][-1]))}
-    if both := sorted(str(place) for place, seeds in found.items() if seeds & mine):
+                found[path.parent] = range(first, first + other.get("most", other["looks"][-1]))
+    both = sorted(
+        str(place)
+        for place, seeds in found.items()
+        if max(seeds.start, mine.start) < min(seeds.stop, mine.stop)
+    )
+    if both:
+        unused = max(seeds.stop for seeds in found.values())
         yield (
             f"remark: seeds from {plan.first_seed} on also served {', '.join(both)}; if what is "
-            f"tried here was chosen there, give --first-seed {max(set.union(*found.values())) + 1}"
+            f"tried here was chosen there, give --first-seed {unused}"
         )
