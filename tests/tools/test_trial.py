@@ -320,6 +320,8 @@ def test_arms_differ_from_the_plain_one_in_keeping_only(method: str) -> None:
         (["digits", "--seeds", "2"], r"--seeds must be in \[3, 1000\], found 2"),
         (["digits", "--first-seed", "-1"], r"--first-seed must be in \[0"),
         (["digits", "--arms", "plain", "oracle"], "keep.map=oracle needs --objects"),
+        (["digits-resnet8-none"], "no folder digits-resnet8-none; experiments are tried by --arm"),
+        (["digits", "--teacher-network=resnet8"], "^2$"),
         (["digits", "--", "--cut", "cutout"], "the method is given by --method"),
         (["digits", "--", "--seed", "3"], "seed, resume, budget and device are set"),
         (["digits", "--", "--seed=3"], "seed, resume, budget and device are set"),

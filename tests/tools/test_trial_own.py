@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from evidence.catalogue import load
+from keepbench.files import FolderLock
 from keepbench.own_policy import Own, Timm
 from keepbench.right import write_items, write_right
 from keepbench.run import Run
@@ -26,7 +27,7 @@ from trialling.cli import main
 from trialling.own import check_shared, own_contrasts, parse_arms
 from trialling.page import page
 from trialling.plan import Plan, fix_plan, make_own_plan, make_plan, read_plan, used_seeds
-from trialling.results import Trial, read_trial
+from trialling.results import UNFINISHED, Trial, read_trial
 from trialling.runs import run_job, stages
 from trialling.taking import take
 
@@ -305,6 +306,8 @@ def test_wrong_words_beside_arms_are_refused(
 @pytest.mark.parametrize(
     ("data", "arm", "message"),
     [
+        ("digits", "--weights gone.pt", "b: there is no file gone.pt"),
+        ("digits", "--weights my.py", "b: checkpoint my.py cannot be read"),
         (
             "digits",
             "my.py:fails",
@@ -352,6 +355,23 @@ def test_a_trial_of_own_classes_is_read_without_their_code(marker: Path, tmp_pat
     path = run_job(plan, "c", 0, tmp_path / "trial").out / "run.json"
     path.write_text(path.read_text().replace('"keep.map.power": 2', '"keep.map.power": 3'))
     assert not read_trial(read_plan(tmp_path / "trial"), tmp_path / "trial").finished
+
+
+def test_a_trial_that_is_not_finished_says_so_and_has_one_process_at_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "trial"
+    given = {"dataset": "digits", "flip": False, "flip_test": False}
+    plan = planned("classification", "trial", ["a=", "b=cutout"], **given)
+    drawn(plan, out)
+    words = ["digits", "--arm=a=", "--arm=b=cutout", "--seeds=3", "--margin=1", f"--out={out}"]
+    main([*words, "--devices=cpu"])
+    assert UNFINISHED not in capsys.readouterr().out
+    (run_job(plan, "b", 2, out).out / "right.json").unlink()
+    main(["any", "--read", f"--out={out}"])
+    assert UNFINISHED in capsys.readouterr().out
+    with closing(FolderLock(out)), pytest.raises(SystemExit, match="another process is at work"):
+        main([*words, "--devices=cpu"])
 
 
 def test_a_stored_plan_has_no_arm_in_another_folder(tmp_path: Path) -> None:

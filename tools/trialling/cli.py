@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from evidence.catalogue import Package, load
 from evidence.plots import save_doses
 from evidence.statistics import p_equals
 from keepbench.command import check_place
-from keepbench.files import file_at
+from keepbench.files import FolderLock
 from keepbench.leaving import PREEMPTED, exit_with_message
 from keepbench.machine import find_device
 from keepbench.progress import say
@@ -45,6 +46,7 @@ from trialling.page import as_json, page
 from trialling.plan import (
     PLAN,
     Plan,
+    check_begin,
     fix_plan,
     make_own_plan,
     make_plan,
@@ -52,7 +54,7 @@ from trialling.plan import (
     read_plan,
     used_seeds,
 )
-from trialling.results import Trial, dose_curves, read_trial
+from trialling.results import UNFINISHED, Trial, dose_curves, read_trial
 from trialling.runs import stages
 from trialling.taking import take
 from trialling.timing import announcement, in_words, seconds_of_runs, whole_seconds
@@ -129,6 +131,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         if arguments.arm and getattr(arguments, name) != parser.get_default(name):
             flag = "--" + name.replace("_", "-")
             parser.error(f"{flag} is of a trial of a method; leave it out beside --arm")
+    if arguments.teacher_network and not (arguments.teacher or "teacher" in arguments.arms):
+        parser.error("--teacher-network is of the arm teacher; give --teacher")
     if arguments.picture and not arguments.dose and not arguments.read:
         parser.error("--picture draws doses; give --dose")
     if arguments.teacher and "teacher" not in arguments.arms:
@@ -263,12 +267,12 @@ def _planned(
         base, tried, keep = shared_settings(
             arguments.data, arguments.network, method, arguments.arms, doses, extra
         )
+        data = arguments.data
+        if data not in KNOWN and not Path(data).expanduser().is_dir():
+            raise ValueError(f"there is no folder {data}; experiments are tried by --arm")
         if "teacher" in arguments.arms and not (arguments.teacher or base.weights):
             raise ValueError("the arm teacher needs --teacher FILE, or -- --weights FILE")
-        place = arguments.teacher
-        if place and place != "random" and not place.startswith("timm") and not file_at(place):
-            raise ValueError(f"--teacher: there is no file {place}")
-        asked = {"weights": place, "network": arguments.teacher_network}
+        asked = {"weights": arguments.teacher, "network": arguments.teacher_network}
         teacher = {name: value for name, value in asked.items() if value}
 
     def made(seeds: int) -> Plan:
@@ -290,6 +294,7 @@ def _planned(
         fix_plan(plan, out)
         print(f"going on by the plan in {out}")
         return plan
+    check_begin(plan)
     seconds = seconds_of_runs(plan, find_device(devices[0]))
     if arguments.minutes and not seconds:
         raise ValueError(f"{plan.task} is not timed beforehand; give --seeds")
@@ -312,7 +317,16 @@ def _planned(
 
 
 def _carry_out(plan: Plan, arguments: argparse.Namespace, devices: list[str], out: Path) -> bool:
-    """Run what is left, look by look; whether all of it is finished."""
+    """Run what is left, look by look; whether all of it is finished.
+
+    Raises:
+        ValueError: Another process does so, or a look's runs cannot be read.
+    """
+    with closing(FolderLock(out)):
+        return _carried(plan, arguments, devices, out)
+
+
+def _carried(plan: Plan, arguments: argparse.Namespace, devices: list[str], out: Path) -> bool:
     for asked in stages(plan, out):
         if taken := take(asked, arguments.take):
             print(f"{taken} runs are taken from elsewhere")
@@ -333,7 +347,10 @@ def _show(trial: Trial, out: Path, file: Path | None, picture: Path | None) -> N
             f"n = {each.n}, {p_equals(each.p_holm)}: {each.verdict}{more}"
         )
     print(trial.told)
+    if not trial.finished:
+        print(UNFINISHED)
     if file:
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(as_json(trial), indent=1) + "\n")
     write(out / "trial.html", page(trial), "the page")
     if picture:

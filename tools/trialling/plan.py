@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -16,6 +17,7 @@ from keepbench.files import write_text
 from keepbench.identity import check_digests, digests
 from keepbench.older import modern_plan
 from keepbench.settings import Code, changed, flat, task_of
+from keepbench.training import Training
 from trialling.analysis import MOST_SEEDS, Accuracies
 from trialling.arms import METHODS, STAGES, arm_config, arm_name, shared_keep, stage_of
 from trialling.contrasts import STRONGEST, Contrast, cell_name, contrasts, dose_contrasts
@@ -168,6 +170,21 @@ def package_of(task: str) -> Package:
     if task not in catalogue.packages:
         raise ValueError(f"{task} cannot be run here: {catalogue.absent[task]}")
     return catalogue.packages[task]
+
+
+def check_begin(plan: Plan) -> None:
+    """Raise ValueError for an arm that cannot begin, as its weights are not there.
+
+    Detection begins by its framework, which is not asked.
+    """
+    if plan.task == "detection":
+        return
+    trainer: type[Training] = importlib.import_module(f"{plan.task}.train").Trainer
+    for cell in plan.cells:
+        try:
+            trainer.check(plan.config(cell), goes_on=False)
+        except ValueError as error:
+            raise ValueError(f"{plan.name(cell)}: {error}") from None
 
 
 def make_own_plan(
