@@ -122,6 +122,8 @@ class Augmentation:
                 config.keep.labels if isinstance(config.keep, KeepMix) else "area",
             )  # fmt: skip
             self.mixings = config.mix.build(self._keep("mix"), blend)
+            if not (self.mixings and isinstance(self.mixings, list)):
+                raise ValueError(f"a mix is built as a list of functions, found {self.mixings!r}")
         keep = config.keep
         self.ramp = keep if isinstance(keep, KeepCut) and keep.last_tau >= 0 else None
         self.cutmix = compiled(_cutmix) if config.compile and not self.ramp else _cutmix
@@ -143,7 +145,7 @@ class Augmentation:
             policy = config.policy.build(self.data.mean, draws, interpolation)
             # compiled, an operation on bytes rounds a few of them to the next one
             changed = "augmented"
-            yield Stage("policy", policy, ("pixels",), ("augmented",), compiles=False)
+            yield Stage("policy", policy, ("pixels",), ("augmented",), compiles=False, like=True)
         yield Stage("colour", self._coloured, (changed,), ("inputs",))
         if paste:
             yield Stage("clean", self._coloured, ("pixels",), ("clean",))
@@ -160,15 +162,16 @@ class Augmentation:
             yield from self._tau([cut])
             gives = ("inputs", "changed", "mask")
             yield Stage(
-                "cut", cutting(cut), ("inputs", "labels"), gives, compiles=not (grows or self.ramp)
-            )
+                "cut", cutting(cut), ("inputs", "labels"), gives,
+                compiles=not (grows or self.ramp), like=True,
+            )  # fmt: skip
         if paste:
             yield Stage("paste", paste, ("clean", "inputs", "labels"), ("inputs",))
         if self.mixings:
             yield from self._tau(self.mixings)
             yield Stage(
                 "mix", self._mix, ("epoch", "step", "inputs", "labels", "changed"),
-                ("inputs", "targets", "changed", "mask"), compiles=False,
+                ("inputs", "targets", "changed", "mask"), compiles=False, like=True,
             )  # fmt: skip
 
     def _tau(self, methods: Sequence[Any]) -> Iterator[Stage]:
@@ -246,7 +249,16 @@ class Augmentation:
         mixing = self.mixings[coin % len(self.mixings)]
         if isinstance(mixing, CutMix):
             return self.cutmix(mixing, inputs, labels)
-        return *mixing(inputs, labels), changed, None
+        mixed = mixing(inputs, labels)
+        if not isinstance(mixed, tuple) or len(mixed) != 2:
+            raise ValueError(f"a mix must give images and targets, found {type(mixed).__name__}")
+        shapes = labels.shape, (len(labels), len(self.data.classes))
+        if mixed[1].shape not in shapes:
+            raise ValueError(
+                f"a mix must give targets of shape {tuple(shapes[0])} or {shapes[1]}, found "
+                f"{tuple(mixed[1].shape)}"
+            )
+        return *mixed, changed, None
 
 
 def _cutmix(

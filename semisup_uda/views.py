@@ -81,7 +81,7 @@ class Views:
         config, draws = self.config, self.draws
         if config.policy:
             policy = config.policy.build(mean, draws)
-            yield Stage("policy", policy, ("weak",), ("augmented",))
+            yield Stage("policy", policy, ("weak",), ("augmented",), like=True)
             yield Stage("colour", self.inputs, ("augmented",), ("strong",))
         else:
             yield Stage("colour", lambda clean: clean, ("clean",), ("strong",))

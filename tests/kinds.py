@@ -110,5 +110,20 @@ class Undecorated(Cut):
 @dataclass(frozen=True, kw_only=True)
 class Bare(Cut):
     width: int = 2
+
+@dataclass(frozen=True, kw_only=True)
+class Pair(Cut):
+    sides: tuple = setting((2, 3), "of a box")
+
+@dataclass(frozen=True, kw_only=True)
+class Idle(Cut):
+    needs = ("width",)
+
+class Begun(Cut):
+    def __init__(self, width): pass
+
+@dataclass(frozen=True, kw_only=True)
+class Lost(Cut):
+    def __post_init__(self): raise KeyError("lost")
 """
 """A file of a user's own classes."""

@@ -145,7 +145,7 @@ def box_sums(saliency: Tensor, boxes: Boxes) -> tuple[Tensor, Tensor]:
     """
     (height, width), size, clip = boxes.image_size, boxes.size, boxes.border == "clip"
     bits = min(_BITS, 62 - (height * width).bit_length())  # no sum reaches 2**62
-    values, zeros = saliency.float(), (1, 0, 1, 0)
+    values, zeros = saliency.detach().float(), (1, 0, 1, 0)
     largest = values.abs().amax((1, 2), keepdim=True).double()
     unit = ((largest.view(torch.int64) & _EXPONENT) - ((bits - 1) << 52)).view(torch.float64)
     starts: Any = (0, 0)  # of windows that follow each other

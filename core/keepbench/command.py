@@ -259,7 +259,7 @@ def flags(config: Any, base: Any) -> Iterator[str]:
             yield f"{_flag(name)}={value}"
 
 
-def _check_place(folder: Path) -> None:
+def check_place(folder: Path) -> None:
     """Raise ValueError if no run can be written into a folder: before data are read."""
     if not is_a(str(folder), str):
         raise ValueError(f"--out must be printable text, found {str(folder)!r}")
@@ -307,7 +307,7 @@ def read(
     config = changed(config, given)
     parts = [name] if arguments.budget == "paper" else [name, arguments.budget]
     arguments.out = arguments.out or Path("runs", *parts, f"seed-{config.seed}")
-    _check_place(arguments.out)
+    check_place(arguments.out)
     return name, config, arguments
 
 

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from keepbench.own_network import in_words, is_own
 from keepbench.processes import Processes
 from keepbench.progress import printable
 from keepbench.run import Run
@@ -121,7 +122,7 @@ def exit_with_message() -> Iterator[None]:
         sys.exit(printable(f"error: {error}"))
     except OSError as error:
         sys.exit(printable(f"error: {error}{_saved()}"))
-    except RuntimeError as error:
+    except Exception as error:
         text = str(error)
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
             sys.exit(
@@ -133,6 +134,8 @@ def exit_with_message() -> Iterator[None]:
             sys.exit(f"error: another process of the run is gone ({reason}){_saved()}")
         if "DataLoader worker" in text:
             sys.exit(f"error: {text.splitlines()[0]}; try fewer --workers{_saved()}")
+        if is_own(error):
+            sys.exit(printable(f"error: {in_words(error)}{_saved()}"))
         raise
     finally:
         if signal.getsignal(signal.SIGINT) is _leave:

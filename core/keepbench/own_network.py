@@ -21,6 +21,8 @@ from torch import nn
 
 from keepbench.files import file_at, files_at
 
+_files: set[str] = set()
+"""Those of the user's own code that were run."""
 _FETCHED = ("hf-hub:", "hf_hub:", "local-dir:")  # timm's names with a colon
 
 
@@ -106,21 +108,42 @@ def source_files(name: str) -> list[Path]:
 def _module(place: str) -> ModuleType:
     """A Python file, under a name that no other module has, or a module by its dotted name.
 
-    Either may import what lies beside it.
+    Either may import what lies beside it. A file is run once, unless it has changed.
     """
     path = Path(place).resolve()
     beside = str(path.parent if place.endswith(".py") else Path.cwd())
     if beside not in sys.path:
         sys.path.append(beside)
     if not place.endswith(".py"):
-        return importlib.import_module(place)
-    name = f"{path.stem}_{zlib.crc32(str(path).encode()):08x}"
+        module = importlib.import_module(place)
+        _files.add(str(module.__file__))
+        return module
+    name = f"{path.stem}_{zlib.crc32(str(path).encode() + path.read_bytes()):08x}"
+    if name in sys.modules:
+        return sys.modules[name]
+    _files.add(str(path))
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # where its dataclasses and torch.compile look for it
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
+
+
+def is_own(error: BaseException) -> bool:
+    """Whether an error came out of the user's own code."""
+    return any(frame.filename in _files for frame in traceback.extract_tb(error.__traceback__))
+
+
+def in_words(error: BaseException) -> str:
+    """An error, and the line of the user's own code that it came out of, if it did."""
+    found = traceback.extract_tb(error.__traceback__)
+    lines = [f"{each.filename}, line {each.lineno}: " for each in found if each.filename in _files]
+    return f"{''.join(lines[-1:])}{type(error).__name__}: {error}"
 
 
 def find_function(name: str) -> Callable[..., Any]:
@@ -134,12 +157,8 @@ def find_function(name: str) -> Callable[..., Any]:
         return getattr(_module(place), function)
     except (ImportError, AttributeError, TypeError, OSError, SyntaxError) as error:
         raise ValueError(f"{name} cannot be called: {error}") from error
-    except Exception as error:  # the user's code may raise anything
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        raise ValueError(
-            f"{name} cannot be called: {last.filename}, line {last.lineno}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
+        raise ValueError(f"{name} cannot be called: {in_words(error)}") from error
 
 
 def make_network(name: str, **offered: Any) -> nn.Module:

@@ -18,11 +18,13 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from keepaugment.draws import Source, uniform
 from keepbench.order import seed_noise
-from keepbench.own_network import find_function, is_function, source_files
+from keepbench.own_network import find_function, in_words, is_function, source_files
 from keepbench.policies import Policy
+from keepbench.progress import say
 from keepbench.settings import setting
 
 Transform = Callable[[Tensor], Any]
+_TRIED = 8  # images
 
 
 @contextmanager
@@ -75,6 +77,7 @@ class Applied:
     def __init__(self, transform: Transform, name: str, whole: bool, generator: Source) -> None:
         self.transform, self.name, self.whole = transform, name, whole
         self.generator = generator
+        self.tried = False
 
     def __call__(self, images: Tensor) -> Tensor:
         """Augment images (B, C, H, W), uint8: new images of the same shape.
@@ -83,10 +86,22 @@ class Applied:
         """
         draws = uniform(self.generator, (len(images), 1), images.device)[:, 0]
         seeds = (draws * 2**31).long().tolist()
+        if not self.tried:
+            self.tried = True
+            self._try(images[:_TRIED], seeds[0])
         if self.whole:
             return self._called(images, seeds[0])
         found = [self._called(each, seed) for each, seed in zip(images.cpu(), seeds, strict=True)]
         return torch.stack(found).to(images.device)
+
+    def _try(self, images: Tensor, seed: int) -> None:
+        """Say it if a transform gives another result for the same random numbers."""
+        some = [images] if self.whole else images.cpu()
+        if any(not self._called(each, seed).equal(self._called(each, seed)) for each in some):
+            say(
+                f"{self.name} draws from a generator of its own, or keeps count: a run of it "
+                "cannot be repeated, nor resumed to the bit"
+            )
 
     def _called(self, images: Tensor, seed: int) -> Tensor:
         """What the transform gives for an image or a batch.
@@ -94,11 +109,12 @@ class Applied:
         Raises:
             ValueError: It fails, or gives no bytes of the same shape.
         """
-        with _seeded(seed, images.device), torch.autocast(images.device.type, enabled=False):
+        exact = torch.autocast(images.device.type, enabled=False)
+        with _seeded(seed, images.device), torch.no_grad(), exact:
             try:
                 found = self.transform(images.clone())  # it may write into what it is given
-            except Exception as error:  # the user's code may raise anything
-                raise ValueError(f"{self.name} failed: {type(error).__name__}: {error}") from error
+            except (Exception, SystemExit) as error:  # the user's code may raise anything
+                raise ValueError(f"{self.name} failed: {in_words(error)}") from error
         return _checked(found, images, self.name)
 
 
@@ -154,7 +170,7 @@ class Own(Policy):
             try:
                 transform = transform()
             except Exception as error:  # the user's code may raise anything
-                raise ValueError(f"{self.transform} cannot be made: {error}") from error
+                raise ValueError(f"{self.transform} cannot be made: {in_words(error)}") from error
         if not callable(transform):
             raise ValueError(f"{self.transform} is no transform: it cannot be called")
         bases = {each.__module__.partition(".")[0] for each in type(transform).__mro__}

@@ -31,6 +31,7 @@ class Stage(NamedTuple):
         takes: names of the fields that it takes.
         gives: names of the fields that it sets.
         compiles: whether `--compile` may compile it.
+        like: whether its first value has shape and type of the first tensor that it takes.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Stage(NamedTuple):
     takes: tuple[str, ...]
     gives: tuple[str, ...] = ()
     compiles: bool = True
+    like: bool = False
 
 
 class Pipeline(Generic[OnItsWay]):
@@ -47,15 +49,18 @@ class Pipeline(Generic[OnItsWay]):
         stages: in their order; their names differ.
         clock: counts each stage's time by its name, and a map's as "map".
         compile: compile the stages that may be.
+
+    Raises:
+        ValueError: A stage cannot be called.
     """
 
     def __init__(self, stages: Iterable[Stage], clock: Clock, *, compile: bool = False) -> None:
-        self.stages = {
-            stage.name: stage._replace(run=compiled(stage.run))
-            if compile and stage.compiles
-            else stage
-            for stage in stages
-        }
+        self.stages = {}
+        for stage in stages:
+            if not callable(stage.run):
+                raise ValueError(f"{stage.name} must be a function, found {stage.run!r}")
+            run = compiled(stage.run) if compile and stage.compiles else stage.run
+            self.stages[stage.name] = stage._replace(run=run)
         self.clock = clock
 
     def __call__(self, batch: OnItsWay, listen: Listener[OnItsWay] | None = None) -> OnItsWay:
@@ -67,16 +72,34 @@ class Pipeline(Generic[OnItsWay]):
 
         Returns:
             What is known of the batch at the end.
+
+        Raises:
+            ValueError: A stage gives other values than it says.
         """
         for stage in self.stages.values():
+            taken = [getattr(batch, name) for name in stage.takes]
             with self.clock(stage.name):
-                given = stage.run(*(getattr(batch, name) for name in stage.takes))
+                given = stage.run(*taken)
             given = (given,) if len(stage.gives) == 1 else given or ()
+            if stage.like:
+                _check_like(
+                    stage.name, next(iter(given)), next(t for t in taken if isinstance(t, Tensor))
+                )
             known = dict(zip(stage.gives, given, strict=True))
             batch = replace(batch, **known)  # type: ignore[type-var]
             if listen:
                 listen(stage.name, batch)
         return batch
+
+
+def _check_like(name: str, given: Any, taken: Tensor) -> None:
+    """Raise ValueError unless what a stage gives has shape and type of what it takes."""
+    found, like = (
+        f"{tuple(each.shape)} {each.dtype}" if isinstance(each, Tensor) else type(each).__name__
+        for each in (given, taken)
+    )
+    if found != like:
+        raise ValueError(f"{name} must give images as it takes them, {like}, found {found}")
 
 
 class TimedMap:
@@ -86,11 +109,16 @@ class TimedMap:
         saliency: the map.
         clock: that counts.
 
+    Raises:
+        ValueError: The map cannot be called.
+
     Attributes:
         last: the last map (B, H, W), or None.
     """
 
     def __init__(self, saliency: Saliency, clock: Clock) -> None:
+        if not callable(saliency):
+            raise ValueError(f"a map must be a function of images and labels, found {saliency!r}")
         self.saliency = saliency
         self.clock = clock
         self.last: Tensor | None = None
@@ -98,13 +126,25 @@ class TimedMap:
     @torch.compiler.disable  # code cannot read clocks; what is called within runs compiled if it is
     def __call__(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Map images (B, C, H, W) and labels to saliency (B, H, W)."""
+        version = images._version
         with self.clock("map"):
             self.last = self.saliency(images, labels)
+        if images._version != version:
+            raise ValueError("the map has written into the images that it was given")
         return self.last
 
 
 def cutting(cut: Any) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
-    """A stage's function that cuts: images and labels to images, mean share cut, and mask."""
+    """A stage's function that cuts: images and labels to images, mean share cut, and mask.
+
+    Raises:
+        ValueError: It is no cut.
+    """
+    if not callable(cut) or not callable(getattr(cut, "mask", None)):
+        raise ValueError(
+            "a cut must be called with images, labels and mask, and have mask(images, labels), as "
+            f"keepaugment.Cutout; found {cut!r}"
+        )
 
     def run(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mask = cut.mask(images, labels)

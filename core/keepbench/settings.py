@@ -11,13 +11,17 @@ import difflib
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import Field, dataclass, field, fields, replace
+from copy import copy
+from dataclasses import Field, dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
-from keepbench.own_network import find_function, is_function, refuse_code, source_files
+from keepbench.own_network import find_function, in_words, is_function, refuse_code, source_files
 
 Config = TypeVar("Config")
+Code = Literal["run", "refuse", "leave"]
+"""What becomes of a class of the user's own: its file is run to find it, or it is refused, as a
+stranger may have named it, or it is left alone and has the settings that are given, no others."""
 
 ROLES = {
     "": "settings",
@@ -158,12 +162,32 @@ def find_kind(name: str, kinds: Sequence[type[Kind]]) -> type[Kind]:
     bare = [each.name for each in fields(found) if "kinds" not in each.metadata]
     if bare:
         raise ValueError(f"{name} has {bare[0]}, which must be a keepbench.settings.setting")
+    plain = [each for each in fields(found) if not each.metadata["kinds"]]
+    if odd := [each.name for each in plain if type(each.default) not in _TYPES]:
+        raise ValueError(f"{name} has {odd[0]}, whose default must be {', '.join(_TYPES.values())}")
+    needs = getattr(found, "needs", ())
+    if strange := {*needs} - {each.name for each in plain}:
+        raise ValueError(f"{name} has needs={needs}, but no setting {strange.pop()}")
     found.name = name
     return found
 
 
+def _left(name: str, base: type[Kind], given: Mapping[str, Any]) -> Kind:
+    """A class of the user's own by its path and settings, whose file is not run."""
+    own, known = [], {each.name for each in fields(base)}
+    for key in (each for each in given if each not in known):
+        inner = {k.removeprefix(f"{key}."): v for k, v in given.items() if k.startswith(f"{key}.")}
+        if inner:
+            own.append((key, Kind, one_of((Kind,), "", default=_left(given[key], Kind, inner))))
+        elif "." not in key:
+            own.append((key, type(given[key]), setting(given[key], "")))
+    kind: Any = make_dataclass("Left", own, bases=(base,), frozen=True, kw_only=True)
+    kind.name = name
+    return kind()
+
+
 def _switched(
-    value: Kind | None, name: Any, kinds: Sequence[type[Kind]], code: bool
+    value: Kind | None, name: Any, kinds: Sequence[type[Kind]], given: Mapping[str, Any], code: Code
 ) -> Kind | None:
     """Another kind with its own defaults, but for what was set of the one before, if it suits."""
     if not isinstance(name, str):
@@ -172,9 +196,17 @@ def _switched(
         return value
     if not name:
         return None
-    if not code:
+    if code == "refuse":
         refuse_code(name)
-    new = find_kind(name, kinds)()
+    if code == "leave" and is_function(name):
+        return _left(name, kinds[0], given)
+    kind = find_kind(name, kinds)
+    try:
+        new = kind()
+    except ValueError:
+        raise
+    except Exception as error:  # the user's code may raise anything
+        raise ValueError(f"{name} cannot be made: {in_words(error)}") from error
     own = {each.name for each in fields(new)}
     for each in fields(value) if value is not None else ():
         was = getattr(value, each.name)
@@ -185,7 +217,7 @@ def _switched(
 
 
 def changed(
-    config: Config, given: Mapping[str, Any], *, prefix: str = "", code: bool = True
+    config: Config, given: Mapping[str, Any], *, prefix: str = "", code: Code = "run"
 ) -> Config:
     """A config with some settings changed, which are given by name.
 
@@ -195,7 +227,8 @@ def changed(
         config: of any values.
         given: the settings.
         prefix: of their names, in messages.
-        code: a setting may name the user's own; not if a stranger may have named it.
+        code: what becomes of classes of the user's own. Where they are left, each setting is
+            checked alone, for how they suit each other may be theirs to say.
 
     Raises:
         ValueError: A setting is unknown, or cannot be what it is set to.
@@ -208,13 +241,13 @@ def changed(
             unknown |= {inner + k: v for k, v in own.items()}
             if name in unknown:
                 values[name] = unknown.pop(name)
-                if not code and each.metadata["files"] is source_files:
+                if code == "refuse" and each.metadata["files"] is source_files:
                     refuse_code(values[name])
             continue
         value = getattr(config, name)
         if name in unknown:
             try:
-                value = _switched(value, unknown.pop(name), each.metadata["kinds"], code)
+                value = _switched(value, unknown.pop(name), each.metadata["kinds"], own, code)
             except ValueError as error:
                 raise ValueError(f"{prefix}{name} {error}") from None
         if own and value is None:
@@ -233,6 +266,11 @@ def changed(
             + (f" (it has {', '.join(known) or 'none'})" if kind else "")
         )
     try:
+        if code == "leave":
+            new = copy(config)
+            vars(new).update(values)  # which no frozen dataclass forbids
+            check(new)
+            return new
         return replace(config, **values)  # type: ignore[type-var]
     except ValueError as error:
         raise ValueError(f"{prefix}{error}") from None
@@ -244,7 +282,7 @@ def from_flat(kind: type[Config], settings: Mapping[str, Any]) -> Config:
     Raises:
         ValueError: A setting is unknown, cannot be what it is, or names code.
     """
-    return changed(kind(), settings, code=False)
+    return changed(kind(), settings, code="refuse")
 
 
 def task_of(config: Any) -> str:
@@ -252,7 +290,7 @@ def task_of(config: Any) -> str:
     return type(config).__module__.partition(".")[0]
 
 
-def _within(value: float, interval: str) -> bool:
+def is_within(value: float, interval: str) -> bool:
     """Whether a number lies in an interval such as "[0, 1)"; NaN lies in none."""
     low, high = map(float, interval[1:-1].split(","))
     above = value >= low if interval[0] == "[" else value > low
@@ -280,7 +318,7 @@ def check(config: Any) -> None:
             possible = _TYPES[kind]
         elif choices and value not in choices:
             possible = f"one of {', '.join(map(repr, choices))}"
-        elif interval and not _within(value, interval):
+        elif interval and not is_within(value, interval):
             possible = f"in {interval}"
         else:
             continue

@@ -22,7 +22,9 @@ class _Yaml(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         found = super().construct_mapping(node, deep)
         if len(found) < len(node.value):
-            raise ValueError("a name comes twice")
+            names = [key.value for key, _ in node.value]
+            twice = next((name for name in names if names.count(name) > 1), "")
+            raise ValueError(f"a name comes twice: {twice}")
         return found
 
 
@@ -34,10 +36,12 @@ _Yaml.add_implicit_resolver(
 
 
 def _load(path: Path) -> Any:
-    if (size := path.stat().st_size) > _LARGEST:
-        raise ValueError(f"it has {size:,} bytes, which no file of settings has")
+    with open(path, "rb") as file:
+        text = file.read(_LARGEST + 1)  # of a pipe or a device no size is known
+    if len(text) > _LARGEST:
+        raise ValueError(f"it has more than {_LARGEST:,} bytes, which no file of settings has")
     try:
-        return yaml.load(path.read_bytes(), _Yaml)
+        return yaml.load(text, _Yaml)
     except (AttributeError, LookupError, TypeError) as error:  # values that are not as their tags
         raise ValueError(f"it is no YAML: {error!r}") from None
 
@@ -63,7 +67,7 @@ def read_settings(path: Path, config: Config) -> Config:
                     f"{name} must be a plain value, found a {type(value).__name__}; settings are "
                     "flat, such as keep.map.scale, and '' is none"
                 )
-        return changed(config, modern(task, found) if is_run else found, code=False)
+        return changed(config, modern(task, found) if is_run else found, code="refuse")
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"--config {path}: {reason}") from None

@@ -52,13 +52,20 @@ def find_weights(source: str, arch: str, *, download: bool) -> Weights:
     Raises:
         ValueError: They cannot be had.
     """
+    if not (name := timm_name(source, arch)):
+        return _file_weights(source)
     check_source(source, arch, download=download)
-    name = timm_name(source, arch)
-    return _timm_weights(name) if name else read_weights(Path(source).expanduser())
+    return _timm_weights(name)
+
+
+def _file_weights(source: str) -> Weights:
+    if not file_at(source):
+        raise ValueError(f"there is no file {source}; give --weights FILE, or timm with --download")
+    return read_weights(Path(source).expanduser())
 
 
 def check_source(source: str, arch: str, *, download: bool) -> None:
-    """Raise ValueError for weights that cannot be had, before data are read; "" are none.
+    """Raise ValueError for weights that cannot be had or read, before data are read; "" are none.
 
     Without `download` timm's are refused: its cache does not tell what it holds.
     """
@@ -72,8 +79,8 @@ def check_source(source: str, arch: str, *, download: bool) -> None:
             raise ValueError(
                 f"timm's {name}, in its cache or beyond, needs --download; or give --weights FILE"
             )
-    elif source and not file_at(source):
-        raise ValueError(f"there is no file {source}; give --weights FILE, or timm with --download")
+    elif source:
+        _file_weights(source)
 
 
 def pretrained_config(name: str) -> Mapping[str, Any]:

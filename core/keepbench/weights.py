@@ -9,6 +9,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -68,6 +69,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         _check_sums(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:  # whose words say how to run the code
+        raise ValueError(
+            f"checkpoint {path} cannot be read: it is no file of torch.save, is damaged, or holds "
+            "more than tensors, numbers and text, such as a whole model; give a state dict"
+        ) from error
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"checkpoint {path} cannot be read: {reason}") from error

@@ -117,6 +117,15 @@ def test_cut_takes_the_only_candidate() -> None:
     assert cut_boxes(ramp, size=(4, 5)) == pasted_boxes(ramp, size=(4, 5)) == [Box(0, 4, 0, 5)]
 
 
+def test_a_map_that_could_be_learned_is_a_map() -> None:
+    saliency = torch.rand(2, 6, 6)
+    drawn = [
+        selective_cut(ones(2, 6, 6), each, size=2, generator=torch.Generator().manual_seed(0))
+        for each in (saliency, saliency.clone().requires_grad_())
+    ]
+    assert drawn[0].equal(drawn[1]) and not drawn[1].requires_grad
+
+
 def test_cut_keeps_the_peak_and_paste_restores_it() -> None:
     """Of 36 boxes of 2 x 2 four have the one bright pixel of 7 x 7."""
     saliency = torch.zeros(320, 7, 7)

@@ -23,6 +23,7 @@ from keepbench.leaving import INTERRUPTED, exit_with_message
 from keepbench.loop import LossWatch, check_start, fit, train_epoch, train_steps
 from keepbench.network import make_average
 from keepbench.order import EpochBatches
+from keepbench.own_network import find_function
 from keepbench.processes import Processes, join_processes
 from keepbench.run import Run
 from keepbench.settings import setting
@@ -400,6 +401,14 @@ def test_rows_are_written_for_tensorboard_too(tmp_path: Path) -> None:
 def test_what_goes_wrong_is_said(error: Exception, message: str) -> None:
     with pytest.raises(SystemExit, match=message), exit_with_message():
         raise error
+
+
+def test_an_error_of_the_users_own_code_is_said_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("def lose():\n    raise KeyError('lost')")
+    lose = find_function(f"{tmp_path}/own.py:lose")
+    message = r"error: .*own.py, line 2: KeyError: 'lost'"
+    with pytest.raises(SystemExit, match=message), exit_with_message():
+        lose()
 
 
 def test_another_error_is_not_hidden() -> None:

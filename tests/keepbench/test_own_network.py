@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from keepbench.own_network import is_function, make_network, refuse_code, source_files
+from keepbench.own_network import (
+    find_function,
+    is_function,
+    make_network,
+    refuse_code,
+    source_files,
+)
 
 SOURCE = """
 from dataclasses import dataclass
@@ -74,6 +80,18 @@ def test_a_function_that_makes_no_network_is_refused(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=message):
         make_network(name)
+
+
+def test_a_file_is_run_once_unless_it_changes(tmp_path: Path) -> None:
+    path = tmp_path / "own.py"
+    path.write_text("class Net: pass\nimport sys\nsys.exit(3)")
+    with pytest.raises(ValueError, match="own.py, line 3: SystemExit: 3"):
+        find_function(f"{path}:Net")
+    path.write_text("class Net: pass")
+    first = find_function(f"{path}:Net")
+    assert find_function(f"{path}:Net") is first
+    path.write_text("class Net: width = 3")
+    assert find_function(f"{path}:Net").width == 3  # type: ignore[attr-defined]
 
 
 def test_code_is_its_file_and_what_that_imports(

@@ -55,6 +55,15 @@ def breaks(image):
 def floats(image): return image / 255
 def smaller(image): return image[:, 1:]
 def nothing(image): return None
+def leaves(image): raise SystemExit(3)
+
+def blind(image):
+    torch.set_grad_enabled(False)
+    return image
+
+generator = torch.Generator()
+def other(image): return torch.randint(256, image.shape, dtype=torch.uint8, generator=generator)
+def others(images): return other(images)
 number = 3
 """
 IMAGES = torch.randint(256, (6, 3, 12, 9), generator=torch.Generator().manual_seed(0)).byte()
@@ -132,10 +141,11 @@ def test_grey_images_stay_grey(name: str, file: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("breaks", "breaks failed: KeyError: 'lost'"),
+        ("breaks", r"breaks failed: .*own.py, line \d+: KeyError: 'lost'"),
         ("floats", r"bytes of the shape .* \(3, 12, 9\) uint8, found \(3, 12, 9\) float32"),
         ("smaller", r"found \(3, 11, 9\) uint8"),
         ("nothing", "found NoneType"),
+        ("leaves", "leaves failed: .*SystemExit: 3"),
         ("number", "is no transform"),
         ("lost", "no attribute 'lost'"),
     ],
@@ -147,6 +157,21 @@ def test_a_wrong_transform_is_told_of_and_leaves_random_numbers(
     with pytest.raises(ValueError, match=message):
         built(own(file, name), 0, [0, 1, 2, 3, 4, 5])(IMAGES)
     assert states() == before
+
+
+@pytest.mark.parametrize("name", ["other", "others", "policy", "sources", "single", "whole"])
+def test_a_generator_of_its_own_is_told_of(
+    name: str, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    transform = built(own(file, name), 0, [0, 1, 2, 3, 4, 5])
+    transform(IMAGES), transform(IMAGES)
+    said = capsys.readouterr().err
+    assert said.count("draws from a generator of its own") == name.startswith("other")
+
+
+def test_a_transform_cannot_switch_gradients_off(file: Path) -> None:
+    built(own(file, "blind"), 0, [0, 1, 2, 3, 4, 5])(IMAGES)
+    assert torch.is_grad_enabled()
 
 
 @pytest.mark.parametrize("words", ["", "foo", "rand-x5", "rand-mfoo", "augmix-n3", "original-q1"])

@@ -57,6 +57,33 @@ def test_a_stage_gives_as_many_values_as_it_says(result: Any, clock: Clock) -> N
         Pipeline([stage], clock)(Numbers(1))
 
 
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (lambda a: a[:1], r"\(2, 3\) torch.float32, found \(1, 3\) torch.float32"),
+        (lambda a: a.double(), r"found \(2, 3\) torch.float64"),
+        (lambda a: None, "found NoneType"),
+        (None, "cut must be a function, found None"),
+    ],
+)
+def test_images_stay_as_they_are_taken(run: Any, message: str, clock: Clock) -> None:
+    given = Numbers(torch.zeros(2, 3))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=message):
+        Pipeline([Stage("cut", run, ("a",), ("a",), like=True)], clock)(given)
+
+
+def test_a_map_is_a_function_that_leaves_the_images(clock: Clock) -> None:
+    with pytest.raises(ValueError, match="must be a function of images and labels, found None"):
+        TimedMap(None, clock)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="has written into the images"):
+        TimedMap(lambda images, labels: images.zero_().mean(1), clock)(torch.ones(1, 3, 4, 4))
+
+
+def test_what_has_no_mask_is_no_cut() -> None:
+    with pytest.raises(ValueError, match=r"have mask\(images, labels\).*found <function"):
+        cutting(lambda images, labels: images)
+
+
 @pytest.mark.parametrize("compile", [True, False])
 def test_only_stages_that_may_be_are_compiled(
     compile: bool, clock: Clock, monkeypatch: pytest.MonkeyPatch

@@ -186,6 +186,10 @@ def test_an_own_class_is_a_kind(own: str) -> None:
         ("gone.py:Gone", "cut gone.py:Gone cannot be called"),
         ("OWN:Undecorated", "Undecorated has width, so it needs @dataclass"),
         ("OWN:Bare", "Bare has width, which must be a keepbench.settings.setting"),
+        ("OWN:Pair", "Pair has sides, whose default must be true or false, a whole number"),
+        ("OWN:Idle", r"Idle has needs=\('width',\), but no setting width"),
+        ("OWN:Begun", "Begun cannot be made: TypeError: .*missing 1 required .*'width'"),
+        ("OWN:Lost", r"Lost cannot be made: .*own.py, line \d+: KeyError: 'lost'"),
         ("kinds:Cut", "cut must be a subclass of kinds.Cut, found kinds:Cut"),
     ],
 )
@@ -197,6 +201,21 @@ def test_a_class_that_is_no_kind_is_refused(name: str, message: str, own: str) -
 def test_one_of_ours_by_its_path_is_itself() -> None:
     assert changed(Config(), {"cut": "kinds:Cutout"}) == Config(cut=Cutout())
     assert Cutout.name == "cutout"
+
+
+def test_a_class_that_is_left_has_the_settings_that_are_given(own: str) -> None:
+    settings = {
+        "cut": f"{own}:Stripe", "cut.width": 4, "cut.size": 0.5, "cut.law": "any",
+        "keep": "paste", "keep.map": f"{own}:Depth", "keep.map.power": 2.0, "seed": 3,
+    }  # fmt: skip
+    run = changed(Config(), settings)
+    Path(own).unlink()
+    left = changed(Config(), settings, code="leave")
+    assert flat(left) == flat(run)
+    assert changed(left, {"cut.width": 5}, code="leave").cut.width == 5
+    assert changed(left, {"cut": "cutout", "cut.size": 8}, code="leave").cut == Cutout(size=8)
+    with pytest.raises(ValueError, match=r"keep.size must be in \[1, 64\], found 65"):
+        changed(left, {"keep.size": 65}, code="leave")
 
 
 @pytest.mark.parametrize(

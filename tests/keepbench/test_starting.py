@@ -160,6 +160,12 @@ def test_weights_that_cannot_be_had_are_refused_early(source: str, arch: str, me
         check_source(source, arch, download=False)
 
 
+def test_weights_that_cannot_be_read_are_refused_early(tmp_path: Path) -> None:
+    (tmp_path / "w.pt").write_bytes(b"rubbish")
+    with pytest.raises(ValueError, match="w.pt cannot be read"):
+        check_source(str(tmp_path / "w.pt"), "any", download=False)
+
+
 def test_a_networks_own_colours_and_size_are_timms() -> None:
     known = pretrained_config("vit_base_patch16_384.augreg_in21k_ft_in1k")
     assert known["input_size"] == (3, 384, 384) and known["mean"] == (0.5, 0.5, 0.5)

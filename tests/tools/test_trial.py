@@ -104,7 +104,7 @@ def test_the_report_leads_with_trials_that_keep(tmp_path: Path) -> None:
     html = page_of_report(report, tmp_path)
     assert html.count('<svg class="row yes"') == 3 and html.count('<svg class="row open"') == 1
     (row,) = (line for line in markdown(report).splitlines() if line.startswith("| KeepCutout − C"))
-    found = report.findings[1].estimate
+    found = report.trials[0].findings[1].estimate
     assert f"| {found.mean:+.2f} | {found.low:+.2f} to {found.high:+.2f} | 4 |" in row
 
 
@@ -317,9 +317,11 @@ def test_arms_differ_from_the_plain_one_in_keeping_only(method: str) -> None:
         (["digits", "--method", "cutot"], "no method 'cutot'; did you mean cutout"),
         (["digits", "--arms", "keep", "plan"], "no arm 'plan'; did you mean plain"),
         (["digits", "--arms", "keep", "none"], "arms without a contrast: keep, none"),
-        (["digits", "--seeds", "2"], "this trial needs 3 seeds or more"),
-        (["digits", "--first-seed", "-1"], "from 0 on"),
+        (["digits", "--seeds", "2"], r"--seeds must be in \[3, 1000\], found 2"),
+        (["digits", "--first-seed", "-1"], r"--first-seed must be in \[0"),
         (["digits", "--arms", "plain", "oracle"], "keep.map=oracle needs --objects"),
+        (["digits-resnet8-none"], "no folder digits-resnet8-none; experiments are tried by --arm"),
+        (["digits", "--teacher-network=resnet8"], "^2$"),
         (["digits", "--", "--cut", "cutout"], "the method is given by --method"),
         (["digits", "--", "--seed", "3"], "seed, resume, budget and device are set"),
         (["digits", "--", "--seed=3"], "seed, resume, budget and device are set"),
@@ -344,13 +346,20 @@ def test_arms_differ_from_the_plain_one_in_keeping_only(method: str) -> None:
             ["digits", "--method=random_erasing", "--dose", "size=8,16,24"],
             "'size' is no number that RandomErasing has",
         ),
+        (
+            ["digits", "--method=trivialaugment", "--dose", "size=8,16,24"],
+            "TrivialAugment has no number that could be its dose",
+        ),
         (["digits", "--dose", "size=8,16"], "give 3 different doses or more"),
         (["digits", "--dose", "size=8,16,16"], "give 3 different doses or more"),
         (["digits", "--dose", "size=4,5,6", "p=1,1"], "as many values of each"),
         (["digits", "--dose", "sise=4,5,6"], "'sise' is no number that Cutout has; did you mean"),
         (["digits", "--dose", "size=4,5,6x"], "'4,5,6x' are not all numbers of size"),
         (["digits", "--dose", "size=4,5,6", "--", "--cut.size=7"], "by --dose and for all arms"),
-        (["digits", "--dose", "size=4,5,6", "--seeds=3"], "this trial needs 4 seeds"),
+        (
+            ["digits", "--dose", "size=4,5,6", "--seeds=3"],
+            r"--seeds must be in \[4, 1000\], found 3",
+        ),
         (["digits", "--dose", "size=4,5,6", "--arms", "plain"], "arms plain and keep"),
         (["digits", "--dose", "size=4,5,6000"], "size must be in"),
         (["digits", "--", "--epochs", "3x"], "does not take"),

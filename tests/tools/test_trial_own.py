@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,21 +14,25 @@ import pytest
 import torch
 
 from evidence.catalogue import load
+from keepbench.files import FolderLock
 from keepbench.own_policy import Own, Timm
 from keepbench.right import write_items, write_right
 from keepbench.run import Run
 from keepbench.settings import changed, flat
+from reporting import page as report_page
+from reporting.content import build
 from trialling import timing
 from trialling.analysis import CANNOT, HELPS, can_tell, findings, half_width
 from trialling.cli import main
-from trialling.own import check_shared, code_in, own_contrasts, parse_arms
+from trialling.own import check_shared, own_contrasts, parse_arms
 from trialling.page import page
 from trialling.plan import Plan, fix_plan, make_own_plan, make_plan, read_plan, used_seeds
-from trialling.results import Trial, read_trial
+from trialling.results import UNFINISHED, Trial, read_trial
 from trialling.runs import run_job, stages
 from trialling.taking import take
 
-PACKAGES = load().packages
+CATALOGUE = load()
+PACKAGES = CATALOGUE.packages
 CLASSIFICATION = PACKAGES["classification"]
 BASE = changed(CLASSIFICATION.experiments["trial"].config, {"dataset": "digits", "record": True})
 TRIALS, SEEDS = 200, 6
@@ -35,13 +40,20 @@ CODE = """
 from dataclasses import dataclass
 from pathlib import Path
 from torchvision.transforms import v2
-from classification.methods import Cutout
+from classification.methods import Cutout, KeepCut
+from keepbench.maps import Gradient
+from keepbench.settings import setting
 Path({marker!r}).touch()
 number = 3
 transform = v2.RandomRotation(10)
 class Flip(v2.RandomHorizontalFlip): pass
 @dataclass(frozen=True, kw_only=True)
 class Small(Cutout): pass
+@dataclass(frozen=True, kw_only=True)
+class Spare(KeepCut): pass
+@dataclass(frozen=True, kw_only=True)
+class Depth(Gradient):
+    power: float = setting(1.0, "")
 def invert(images): return 255 - images
 def fails(image): raise KeyError("my own trouble")
 """
@@ -152,7 +164,8 @@ def test_every_task_has_its_trial(
 ) -> None:
     if task not in PACKAGES:
         pytest.skip(f"{task} is not installed")
-    trial = drawn(planned(task, experiment, words), tmp_path / "trial")
+    given = {"dataset": "digits"} if experiment == "trial" else {}
+    trial = drawn(planned(task, experiment, words, **given), tmp_path / "a trial")
     assert trial.finished and trial.count == 6
     assert trial.sentence.startswith("b helps against a (+5.") and trial.sentence.endswith(
         "seeds)."
@@ -160,8 +173,17 @@ def test_every_task_has_its_trial(
     assert "% of the" in trial.told and "missing to 100" in trial.told
     html = page(trial)
     assert label in html and items in html and "Which arm is better?" in html
+    report = build([tmp_path], CATALOGUE)
+    html = report_page.html(report, tmp_path)
+    section = html[html.index("<h2>Which arm is better?") : html.index("<h2>Does keeping help?")]
+    measure = label.removesuffix(", %")
+    assert f"{measure} on " in section and "<th>b − a" in section
+    assert report.headline.endswith(trial.sentence) and not report.skipped
+    (view,) = report.trials
+    data = "digits" if experiment == "trial" else experiment
+    assert view.command == f"python tools/run_trial.py {data} --out '{tmp_path}/a trial' --read"
     (asked,) = stages(trial.plan, tmp_path / "again")
-    assert take(asked, [tmp_path / "trial"]) == 6
+    assert take(asked, [tmp_path / "a trial"]) == 6
     again = read_trial(trial.plan, tmp_path / "again")
     assert again.finished and again.accuracies == trial.accuracies
     assert [each.difference for each in trial.by_image] == (
@@ -199,7 +221,7 @@ def test_arms_that_cannot_be_told_are_said_together(tmp_path: Path) -> None:
         ("my.py:transform", {"policy": "own", "policy.transform": "my.py:transform"}),
         ("my.py:invert", {"policy": "own", "policy.transform": "my.py:invert"}),
         ("my.py:Flip", {"policy": "own", "policy.transform": "my.py:Flip"}),
-        ("my.py:Small", {"cut": "my.py:Small"}),
+        ("my.py:Small", {"cut": "my.py:Small", "cut.size": 16, "cut.p": 1.0}),
     ],
 )
 def test_an_arm_is_settings_a_file_a_method_code_or_timms_words(
@@ -242,6 +264,13 @@ def test_arms_that_cannot_be_are_refused(words: str, message: str, marker: Path)
         parse_arms(["plain=", words], CLASSIFICATION, BASE)
 
 
+def test_arms_of_the_same_class_are_the_same(marker: Path) -> None:
+    words = ["a=my.py:Small", "b=--cut my.py:Small --cut.size 16"]
+    with pytest.raises(ValueError, match="--arm b and a are the same settings"):
+        parse_arms(words, CLASSIFICATION, BASE)
+    assert "b" in parse_arms([*words[:1], f"{words[1]} --cut.p 0.5"], CLASSIFICATION, BASE)
+
+
 def test_one_arm_is_no_trial_and_what_arms_own_is_not_for_all() -> None:
     with pytest.raises(ValueError, match="give --arm twice"):
         parse_arms(["plain="], CLASSIFICATION, BASE)
@@ -253,6 +282,16 @@ def test_one_arm_is_no_trial_and_what_arms_own_is_not_for_all() -> None:
     ("words", "message"),
     [
         (["digits", "--dose", "size=4,5,6"], "give each dose as an --arm"),
+        (["digits", "--minutes=0"], r"--minutes must be in \(0, 1e7\], found 0.0"),
+        (["digits", "--minutes=nan"], "--minutes must be in .*found nan"),
+        (["digits", "--seeds=1001"], r"--seeds must be in \[3, 1000\], found 1001"),
+        (["digits", "--margin=inf"], r"--margin must be in \(0, 100\], found inf"),
+        (["digits", "--first-seed=2000000000"], "--first-seed must be in .*found 2000000000"),
+        (["digits", "--devices=dpu"], "no device is called 'dpu'"),
+        (["digits", "--take=gone"], "--take: there is no folder gone"),
+        (["digits", "--method=mixup"], "^2$"),
+        (["digits", "--picture=a.png"], "^2$"),
+        (["digits", "--out=/dev/null"], "--out: /dev/null is no folder"),
         (["digits", "--teacher", "x.pt"], "--keep.map teacher --keep.map.weights FILE"),
         (["digits", "--", "--no-record"], "record is set for each run"),
         (["digits", "--", "--dataset=cifar10"], "dataset=digits is what the trial is of"),
@@ -272,7 +311,13 @@ def test_wrong_words_beside_arms_are_refused(
 @pytest.mark.parametrize(
     ("data", "arm", "message"),
     [
-        ("digits", "my.py:fails", "b: my.py:fails failed: KeyError: 'my own trouble'"),
+        ("digits", "--weights gone.pt", "b: there is no file gone.pt"),
+        ("digits", "--weights my.py", "b: checkpoint my.py cannot be read"),
+        (
+            "digits",
+            "my.py:fails",
+            "b: my.py:fails failed: .*my.py, line .*: KeyError: 'my own trouble'",
+        ),
         ("digits-supervised-20", "--labels 30", "b is of other data than a: what sets the data"),
     ],
 )
@@ -297,14 +342,49 @@ def test_a_plan_comes_back_and_runs_no_code_of_its_own(marker: Path, tmp_path: P
     assert again.config("mine").policy == Own(transform="my.py:transform")
     assert again.config("theirs", 7) == replace(BASE, policy=Timm(config="rand-m9-mstd0.5"), seed=7)
 
-    fix_plan(planned("classification", "trial", ["a=", "b=my.py:Small"]), tmp_path / "class")
+
+def test_a_trial_of_own_classes_is_read_without_their_code(marker: Path, tmp_path: Path) -> None:
+    words = ["a=--cut my.py:Small --cut.size 8", "b=--cut gridmask", "c=--keep my.py:Spare"]
+    words[2] += " --keep.map my.py:Depth --keep.map.power 2 --keep.tau 0.4 --keep.cache 3"
+    plan = planned("classification", "trial", words, cut="my.py:Small")
+    trial = drawn(plan, tmp_path / "trial")
+    assert flat(plan.config("c", 2)) == flat(plan.config("c", 2, code="leave"))
+    assert plan.config("c").keep.map.power == 2
     marker.unlink()
-    with pytest.raises(ValueError, match=r"my.py:Small is code.*give it on the command line"):
-        read_plan(tmp_path / "class")
-    assert not marker.exists()
-    code = code_in(["b=--cut=my.py:Small", "--epochs", "3"])
-    assert code == {"my.py:Small"}
-    assert read_plan(tmp_path / "class", code).config("b").cut.name == "my.py:Small"
+    (tmp_path / "my.py").unlink()
+    again = read_trial(read_plan(tmp_path / "trial"), tmp_path / "trial")
+    assert again.finished and again.findings == trial.findings and not marker.exists()
+    assert "keep.map=my.py:Depth" in page(again)
+    report = build([tmp_path], CATALOGUE)
+    assert report.trials[0].findings == tuple(trial.findings) and not marker.exists()
+    path = run_job(plan, "c", 0, tmp_path / "trial").out / "run.json"
+    path.write_text(path.read_text().replace('"keep.map.power": 2', '"keep.map.power": 3'))
+    assert not read_trial(read_plan(tmp_path / "trial"), tmp_path / "trial").finished
+
+
+def test_a_trial_that_is_not_finished_says_so_and_has_one_process_at_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "trial"
+    given = {"dataset": "digits", "flip": False, "flip_test": False}
+    plan = planned("classification", "trial", ["a=", "b=cutout"], **given)
+    drawn(plan, out)
+    words = ["digits", "--arm=a=", "--arm=b=cutout", "--seeds=3", "--margin=1", f"--out={out}"]
+    main([*words, "--devices=cpu"])
+    assert UNFINISHED not in capsys.readouterr().out
+    (run_job(plan, "b", 2, out).out / "right.json").unlink()
+    main(["any", "--read", f"--out={out}"])
+    assert UNFINISHED in capsys.readouterr().out
+    with closing(FolderLock(out)), pytest.raises(SystemExit, match="another process is at work"):
+        main([*words, "--devices=cpu"])
+
+
+def test_a_stored_plan_has_no_arm_in_another_folder(tmp_path: Path) -> None:
+    fix_plan(planned("classification", "trial", ["a=", "b=cutout"]), tmp_path)
+    path = tmp_path / "plan.json"
+    path.write_text(path.read_text().replace('"b"', '"../b"'))
+    with pytest.raises(ValueError, match="'../b' is no name of an arm"):
+        read_plan(tmp_path)
 
 
 @pytest.mark.parametrize("part", ["keep", "base", "own"])
@@ -316,8 +396,8 @@ def test_no_part_of_a_stored_plan_brings_code(part: str, marker: Path, tmp_path:
     strange = {"keep": {"map": "my.py:Small"}, "base": {"cut": "my.py:Small"},
                "own": {"plain": {"keep.map": "my.py:Small"}}}[part]  # fmt: skip
     path.write_text(json.dumps({**found, part: {**found[part], **strange}}))
-    with pytest.raises(ValueError, match="is code"):
-        read_plan(tmp_path / "trial")
+    with suppress(ValueError):
+        read_trial(read_plan(tmp_path / "trial"), tmp_path / "trial")
     assert not marker.exists()
 
 

@@ -51,10 +51,18 @@ def find_devices(given: Sequence[str] | None) -> list[str]:
 
     Runs on a CPU share the cores that nothing else keeps busy, for threads without one of their own
     spin at each other's barriers. A user's OMP_NUM_THREADS stands.
+
+    Raises:
+        ValueError: A name is no device's.
     """
     found = [f"cuda:{n}" for n in range(torch.cuda.device_count())]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     devices = list(given or found or ["cpu"] * min(8, cores or 1))
+    for name in devices:
+        try:
+            torch.device("cpu" if name == "auto" else name)
+        except RuntimeError:
+            raise ValueError(f"--devices: no device is called {name!r}") from None
     if (on_cpu := devices.count("cpu")) and "OMP_NUM_THREADS" not in os.environ:
         busy = round(os.getloadavg()[0]) if hasattr(os, "getloadavg") else 0
         threads = max(1, ((cores or 1) - busy) // on_cpu)

@@ -17,7 +17,6 @@ from reporting.errata import Erratum
 from reporting.results import CellView, ClaimView, Measured, Results
 from reporting.summary import Comparison, headline, summarise
 from reporting.trials import TrialView, read_trials
-from trialling.analysis import Finding
 
 Rows = tuple[tuple[str, tuple[CellView | None, ...]], ...]
 
@@ -132,19 +131,26 @@ class Report:
     errata: tuple[Erratum, ...]
 
     @property
-    def findings(self) -> list[Finding]:
-        """The contrasts of all trials."""
-        return [each for trial in self.trials for each in trial.findings]
+    def asked(self) -> dict[str, list[TrialView]]:
+        """Trials by what they ask: a section each."""
+        found = {"Does keeping help?": False, "Which arm is better?": True}
+        asked = {title: [t for t in self.trials if t.own == own] for title, own in found.items()}
+        return {title: trials for title, trials in asked.items() if trials}
 
     @property
     def headline(self) -> str:
-        """The answer in a sentence and numbers: that of trials with Keep, if there are any."""
+        """The answer in a sentence and numbers: that of trials, if there are any."""
         return " ".join(self.answers) or self.counts
 
     @property
     def answers(self) -> list[str]:
-        """Verdicts of trials with Keep."""
-        return [each.sentence for each in self.trials if each.keeps]
+        """Verdicts of trials with Keep, or else of the user's own arms."""
+        kept = [each.sentence for each in self.trials if each.keeps]
+        return kept or [
+            f"On {each.place}: {each.sentence}"
+            for each in self.trials
+            if each.own and each.findings
+        ]
 
     @property
     def counts(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,6 +21,7 @@ from reporting.content import Report
 from reporting.results import CellView, decided
 from reporting.samples import strips
 from reporting.summary import Comparison
+from reporting.trials import TrialView
 from trialling.analysis import Finding
 
 
@@ -47,10 +49,12 @@ def html(report: Report, folder: Path) -> str:
     """The page, whose links to trials start in `folder`."""
     results, made = report.results, _templates()
     axis = forest.axis_of(each.difference for each in report.comparisons)
-    trial_axis = forest.axis_of(each.estimate for each in report.findings)
 
-    def trial_row(each: Finding) -> Markup:
-        return forest.row(each.estimate, trial_axis, claimed=None, said=each.said)
+    def trials_axis(trials: Iterable[TrialView]) -> forest.Axis:
+        return forest.axis_of(each.estimate for trial in trials for each in trial.findings)
+
+    def trial_row(each: Finding, axis: forest.Axis) -> Markup:
+        return forest.row(each.estimate, axis, claimed=None, said=each.said)
 
     def forest_row(each: Comparison) -> Markup:
         said = f"{each.name.arms}: {difference(each.verdict)}"
@@ -60,10 +64,12 @@ def html(report: Report, folder: Path) -> str:
     def link(path: Path) -> str:
         return quote(Path(os.path.relpath(path, folder.resolve())).as_posix())
 
-    made.filters |= {"forest_row": forest_row, "trial_row": trial_row, "link": link}
+    made.filters |= {
+        "forest_row": forest_row, "trial_row": trial_row, "axis": trials_axis,
+        "ruler": forest.ruler, "link": link,
+    }  # fmt: skip
     drawn = {
         "ruler": forest.ruler(axis),
-        "trial_ruler": forest.ruler(trial_axis),
         "tables": {v.section.name: pictures.table_plots(v, results) for v in report.tables},
         "figures": {v.section.name: pictures.figure_plots(v) for v in report.figures},
         "doses": [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from evidence.folders import Skipped, find_trials
 from evidence.naming import place
 from evidence.plots import Doses
 from trialling.analysis import Finding
-from trialling.plan import read_plan
+from trialling.plan import Plan, read_plan
 from trialling.results import dose_curves, read_trial
 
 BASES = ("none", "plain")
@@ -23,8 +24,10 @@ class TrialView:
 
     Attributes:
         folder: of the trial.
-        data: as `run_trial.py` is told it.
+        data: as `run_trial.py` is told it: data, or an experiment.
         place: data and network, in words.
+        measure: whose points it has.
+        own: whether its arms are the user's, each against the first.
         sentence: the verdict.
         remark: what weakens it.
         findings: of its contrasts.
@@ -36,6 +39,8 @@ class TrialView:
     folder: Path
     data: str
     place: str
+    measure: str
+    own: bool
     sentence: str
     remark: str
     findings: tuple[Finding, ...]
@@ -45,8 +50,8 @@ class TrialView:
 
     @property
     def keeps(self) -> bool:
-        """Whether it has an arm of Keep."""
-        return any(each.contrast.arm not in BASES for each in self.findings)
+        """Whether it asks what Keep does."""
+        return not self.own and any(each.contrast.arm not in BASES for each in self.findings)
 
     @property
     def page(self) -> Path | None:
@@ -57,7 +62,16 @@ class TrialView:
     @property
     def command(self) -> str:
         """That writes it."""
-        return f"python tools/run_trial.py {self.data} --out {self.folder} --read"
+        words = ["python", "tools/run_trial.py", self.data, "--out", str(self.folder), "--read"]
+        return shlex.join(words)
+
+
+def _data(plan: Plan) -> str:
+    """What `run_trial.py` tells a trial's data or experiment by."""
+    if plan.experiment != "trial":
+        return plan.experiment
+    base = plan.base
+    return str(base["data" if base["dataset"] in ("folder", "images") else "dataset"])
 
 
 def read_trials(roots: Iterable[Path]) -> tuple[list[TrialView], list[Skipped]]:
@@ -65,15 +79,15 @@ def read_trials(roots: Iterable[Path]) -> tuple[list[TrialView], list[Skipped]]:
     found, skipped = [], []
     for folder in sorted(find_trials(roots)):
         try:
-            trial = read_trial(read_plan(folder), folder)
+            trial = read_trial(plan := read_plan(folder), folder)
         except ValueError as error:
             skipped.append(Skipped(folder, str(error)))
             continue
-        base = trial.plan.base
-        data = base["data"] if base["dataset"] in ("folder", "images") else base["dataset"]
+        measure = plan.package.task.label.removesuffix(", %")
         found.append(
             TrialView(
-                folder, data, ", ".join(place(base)), trial.sentence, trial.remark,
+                folder, _data(plan), ", ".join(place(plan.base)), measure, bool(plan.own),
+                trial.sentence, trial.remark,
                 tuple(trial.findings), trial.count, trial.finished, dose_curves(trial),
             )
         )  # fmt: skip

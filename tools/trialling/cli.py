@@ -6,11 +6,10 @@ import argparse
 import json
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from classification.config import Config
 from classification.experiments import EXPERIMENTS
@@ -19,14 +18,17 @@ from classification.models import check_side
 from evidence.catalogue import Package, load
 from evidence.plots import save_doses
 from evidence.statistics import p_equals
-from keepbench.files import file_at
-from keepbench.leaving import PREEMPTED
+from keepbench.command import check_place
+from keepbench.files import FolderLock
+from keepbench.leaving import PREEMPTED, exit_with_message
+from keepbench.machine import find_device
 from keepbench.progress import say
-from keepbench.settings import Kind, changed, flat, nearest
+from keepbench.settings import Kind, changed, flat, is_within, nearest
 from previewing.pages import write
 from queueing import local
 from queueing.cli import add_cluster, carry_out, summary
 from queueing.jobs import given_settings
+from trialling.analysis import MOST_SEEDS
 from trialling.arms import (
     ARMS,
     METHODS,
@@ -39,11 +41,12 @@ from trialling.arms import (
 )
 from trialling.doses import Dose, parse_doses
 from trialling.own import HELP as OWN
-from trialling.own import check_shared, code_in, parse_arms
+from trialling.own import check_shared, parse_arms
 from trialling.page import as_json, page
 from trialling.plan import (
     PLAN,
     Plan,
+    check_begin,
     fix_plan,
     make_own_plan,
     make_plan,
@@ -51,7 +54,7 @@ from trialling.plan import (
     read_plan,
     used_seeds,
 )
-from trialling.results import Trial, dose_curves, read_trial
+from trialling.results import UNFINISHED, Trial, dose_curves, read_trial
 from trialling.runs import stages
 from trialling.taking import take
 from trialling.timing import announcement, in_words, seconds_of_runs, whole_seconds
@@ -124,6 +127,14 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--picture", type=Path, help="draw accuracy over the doses into this file: PNG, SVG or PDF"
     )
     arguments = parser.parse_args(argv)
+    for name in ("method", "arms", "teacher_network"):
+        if arguments.arm and getattr(arguments, name) != parser.get_default(name):
+            flag = "--" + name.replace("_", "-")
+            parser.error(f"{flag} is of a trial of a method; leave it out beside --arm")
+    if arguments.teacher_network and not (arguments.teacher or "teacher" in arguments.arms):
+        parser.error("--teacher-network is of the arm teacher; give --teacher")
+    if arguments.picture and not arguments.dose and not arguments.read:
+        parser.error("--picture draws doses; give --dose")
     if arguments.teacher and "teacher" not in arguments.arms:
         arguments.arms = [*arguments.arms, "teacher"]
     return arguments
@@ -189,6 +200,23 @@ def _fewest(arguments: argparse.Namespace) -> int:
     return FEWEST_DOSED if arguments.dose else FEWEST
 
 
+def _check(arguments: argparse.Namespace, out: Path) -> None:
+    """Raise ValueError for what cannot be asked for, before anything is read or timed."""
+    if not arguments.arm:
+        check_arms(arguments.method, arguments.arms)
+    for name, interval in (
+        ("seeds", f"[{_fewest(arguments)}, {MOST_SEEDS}]"), ("minutes", "(0, 1e7]"),
+        ("margin", "(0, 100]"), ("first_seed", "[0, 1.9e9]"),
+    ):  # fmt: skip
+        value = getattr(arguments, name)
+        if value is not None and not is_within(value, interval):
+            raise ValueError(f"--{name.replace('_', '-')} must be in {interval}, found {value}")
+    for source in arguments.take:
+        if not source.is_dir():
+            raise ValueError(f"--take: there is no folder {source}")
+    check_place(out)
+
+
 def _own_base(
     arguments: argparse.Namespace, extra: Sequence[str]
 ) -> tuple[Any, dict[str, dict[str, Any]], str]:
@@ -239,12 +267,12 @@ def _planned(
         base, tried, keep = shared_settings(
             arguments.data, arguments.network, method, arguments.arms, doses, extra
         )
+        data = arguments.data
+        if data not in KNOWN and not Path(data).expanduser().is_dir():
+            raise ValueError(f"there is no folder {data}; experiments are tried by --arm")
         if "teacher" in arguments.arms and not (arguments.teacher or base.weights):
             raise ValueError("the arm teacher needs --teacher FILE, or -- --weights FILE")
-        place = arguments.teacher
-        if place and place != "random" and not place.startswith("timm") and not file_at(place):
-            raise ValueError(f"--teacher: there is no file {place}")
-        asked = {"weights": place, "network": arguments.teacher_network}
+        asked = {"weights": arguments.teacher, "network": arguments.teacher_network}
         teacher = {name: value for name, value in asked.items() if value}
 
     def made(seeds: int) -> Plan:
@@ -258,20 +286,20 @@ def _planned(
             settings=flat(tried), keep=shared_keep(keep), doses=doses, teacher=teacher, **common,
         )  # fmt: skip
 
-    code = code_in([*arguments.arm, *extra])
     if (out / PLAN).exists() and arguments.minutes:  # how long a step takes differs from day to day
-        plan = made(read_plan(out, code).seeds)
+        plan = made(read_plan(out).seeds)
     else:
         plan = made(arguments.seeds)
     if (out / PLAN).exists():
-        fix_plan(plan, out, code)
+        fix_plan(plan, out)
         print(f"going on by the plan in {out}")
         return plan
-    seconds = seconds_of_runs(plan, torch.device(devices[0]))
+    check_begin(plan)
+    seconds = seconds_of_runs(plan, find_device(devices[0]))
     if arguments.minutes:
         fewest = _fewest(arguments)
         whole = whole_seconds(made(fewest), seconds) / len(devices)
-        seeds = int(arguments.minutes * 60 / whole * fewest)
+        seeds = min(MOST_SEEDS, int(arguments.minutes * 60 / whole * fewest))
         if seeds < fewest:
             raise ValueError(
                 f"{fewest} seeds of these arms take {in_words(whole)}; give more "
@@ -287,7 +315,16 @@ def _planned(
 
 
 def _carry_out(plan: Plan, arguments: argparse.Namespace, devices: list[str], out: Path) -> bool:
-    """Run what is left, look by look; whether all of it is finished."""
+    """Run what is left, look by look; whether all of it is finished.
+
+    Raises:
+        ValueError: Another process does so, or a look's runs cannot be read.
+    """
+    with closing(FolderLock(out)):
+        return _carried(plan, arguments, devices, out)
+
+
+def _carried(plan: Plan, arguments: argparse.Namespace, devices: list[str], out: Path) -> bool:
     for asked in stages(plan, out):
         if taken := take(asked, arguments.take):
             print(f"{taken} runs are taken from elsewhere")
@@ -310,15 +347,19 @@ def _show(trial: Trial, out: Path, file: Path | None, picture: Path | None) -> N
     for each in trial.by_image:
         print(f"  by image, {each.contrast.name}: {each.difference:+.2f} ± {each.half:.2f} points")
     print(trial.told)
+    if not trial.finished:
+        print(UNFINISHED)
     if file:
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(as_json(trial), indent=1) + "\n")
+    write(out / "trial.html", page(trial), "the page")
     if picture:
         if (found := dose_curves(trial)) is None:
             raise ValueError("--picture draws doses, of which this trial has none to draw yet")
         save_doses(picture, found)
-    write(out / "trial.html", page(trial), "the page")
 
 
+@exit_with_message()
 def main(argv: list[str] | None = None) -> None:
     """Run a trial, or what is left of it, and say what it found."""
     words = sys.argv[1:] if argv is None else argv
@@ -328,25 +369,16 @@ def main(argv: list[str] | None = None) -> None:
     tried = "own" if arguments.arm else arguments.method
     out = arguments.out or Path("runs", "trial", f"{name}-{tried}")
     done = True
-    try:
-        if arguments.read:
-            plan = read_plan(out, code_in([*arguments.arm, *extra]))
-        else:
-            if not arguments.arm:
-                check_arms(arguments.method, arguments.arms)
-            fewest = _fewest(arguments)
-            if arguments.seeds < fewest or not arguments.margin > 0 or arguments.first_seed < 0:
-                raise ValueError(
-                    f"this trial needs {fewest} seeds or more from 0 on, and a --margin above 0"
-                )
-            devices = local.find_devices(arguments.devices)
-            plan = _planned(arguments, extra, devices, out)
-            if arguments.dry_run:
-                return
-            done = _carry_out(plan, arguments, devices, out)
-        _show(read_trial(plan, out), out, arguments.json, arguments.picture)
-    except (ValueError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
+    if arguments.read:
+        plan = read_plan(out)
+    else:
+        _check(arguments, out)
+        devices = local.find_devices(arguments.devices)
+        plan = _planned(arguments, extra, devices, out)
+        if arguments.dry_run:
+            return
+        done = _carry_out(plan, arguments, devices, out)
+    _show(read_trial(plan, out), out, arguments.json, arguments.picture)
     if not done:
         left = "not all runs are finished; the same command goes on"
         if plan.files:

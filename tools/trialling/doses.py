@@ -33,6 +33,8 @@ def parse_doses(method: Kind, words: Sequence[str]) -> tuple[dict[str, Any], ...
     """
     kinds: dict[str, type] = {each.name: type(each.default) for each in fields(method)}
     known = sorted(name for name, kind in kinds.items() if kind in (int, float))
+    if not known:
+        raise ValueError(f"--dose: {method.title} has no number that could be its dose")
     found: dict[str, list[Any]] = {}
     for word in words:
         name, _, values = word.partition("=")

@@ -102,6 +102,27 @@ def _settings(words: str, package: Package, base: Any) -> dict[str, Any]:
     )
 
 
+def _whole(given: Mapping[str, Any], base: Any, config: Any) -> dict[str, Any]:
+    """What an arm sets, with all settings of its classes of the user's own.
+
+    So its plan can be read without their code.
+
+    Args:
+        given: what its words set.
+        base: settings of all arms.
+        config: of the arm.
+    """
+    usual, found = flat(base), flat(config)
+    own = [n for n in given if any(is_function(str(each.get(n, ""))) for each in (usual, found))]
+    below = tuple(f"{name}." for name in own)
+    return {n: found[n] for n in found if n in given or n.startswith(below)}
+
+
+def is_name(name: str) -> bool:
+    """Whether an arm, and its folder, may be called so."""
+    return bool(_NAME.fullmatch(name)) and name.lower() not in _TAKEN
+
+
 def parse_arms(words: Sequence[str], package: Package, base: Any) -> dict[str, dict[str, Any]]:
     """The arms that NAME=SETTINGS give.
 
@@ -120,8 +141,9 @@ def parse_arms(words: Sequence[str], package: Package, base: Any) -> dict[str, d
         if name.lower() in (*_TAKEN, *map(str.lower, found)):  # some file systems fold case
             raise ValueError(f"--arm {name}: the name is taken; give another")
         try:
-            found[name] = _settings(settings.strip(), package, base)
-            configs[name] = changed(base, found[name])
+            own = _settings(settings.strip(), package, base)
+            configs[name] = changed(base, own)
+            found[name] = _whole(own, base, configs[name])
         except ValueError as error:
             reason = str(error).removeprefix("--config ")
             raise ValueError(f"--arm {name}: {reason}") from None
@@ -136,11 +158,6 @@ def parse_arms(words: Sequence[str], package: Package, base: Any) -> dict[str, d
     if len(found) < 2:
         raise ValueError("give --arm twice or more: the first is the reference")
     return found
-
-
-def code_in(words: Sequence[str]) -> set[str]:
-    """What words name of the user's own code: it may be run, even where a stored plan names it."""
-    return {part for word in words for part in re.split(r"[\s='\"]+", word) if is_function(part)}
 
 
 def own_contrasts(arms: Sequence[str]) -> list[Contrast]:

@@ -20,7 +20,7 @@ from keepbench.settings import differences
 from trialling.analysis import DOSE_RULE, FALLS, GROWS, HELPS, HURTS, RULE, Finding
 from trialling.doses import in_words as dose_in_words
 from trialling.plan import LIMIT_SD
-from trialling.results import Trial, dose_curves
+from trialling.results import UNFINISHED, Trial, dose_curves
 from trialling.timing import in_words
 
 MEASURES = {name: task.label for name, task in TASKS.items()}
@@ -123,7 +123,7 @@ def page(trial: Trial) -> str:
     drawn = found and doses("doses", "Accuracy over the dose", found)
     return made.get_template("trial.html").render(
         trial=trial, ruler=forest.ruler(axis), curves=curves, arms=arm_rows(trial),
-        cost=cost(trial), fixed=fixed(trial), chips=CHIPS, doses=drawn,
+        unfinished=UNFINISHED, cost=cost(trial), fixed=fixed(trial), chips=CHIPS, doses=drawn,
         rule=f"{RULE} {DOSE_RULE}" if trial.plan.doses else RULE, measure=MEASURES[trial.plan.task],
         place=", ".join(place(trial.plan.base)),
     )  # fmt: skip

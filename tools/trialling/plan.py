@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -15,13 +16,13 @@ from evidence.catalogue import TASKS, Package, load
 from keepbench.files import write_text
 from keepbench.identity import check_digests, digests
 from keepbench.older import modern_plan
-from keepbench.own_network import refuse_code
-from keepbench.settings import changed, flat, task_of
-from trialling.analysis import Accuracies
+from keepbench.settings import Code, changed, flat, task_of
+from keepbench.training import Training
+from trialling.analysis import MOST_SEEDS, Accuracies
 from trialling.arms import METHODS, STAGES, arm_config, arm_name, shared_keep, stage_of
 from trialling.contrasts import STRONGEST, Contrast, cell_name, contrasts, dose_contrasts
 from trialling.doses import Dose, best_dose, dose_name, in_words
-from trialling.own import Own, own_contrasts
+from trialling.own import Own, is_name, own_contrasts
 
 LIMIT_SD = 0.40
 """Residual standard deviation, in points, above which a trial of 8 seeds or more goes on."""
@@ -110,20 +111,24 @@ class Plan:
         return range(self.first_seed + begin, self.first_seed + end)
 
     @cached_property
-    def shared(self) -> Any:
-        """The settings of all arms."""
-        kind = type(self.package.experiments[self.experiment].config)
-        return changed(kind(), self.base)
+    def usual(self) -> Any:
+        """The defaults of the task's settings."""
+        return type(self.package.experiments[self.experiment].config)()
 
-    def config(self, cell: str, seed: int = 0) -> Any:
-        """The settings of a run."""
+    @property
+    def shared(self) -> Any:
+        """The settings of all arms, to be read: of the user's own classes, no code is run."""
+        return changed(self.usual, self.base, code="leave")
+
+    def config(self, cell: str, seed: int = 0, *, code: Code = "run") -> Any:
+        """The settings of a run; with `code="leave"` those of a run that another process does."""
         arm, dose = self._cells[cell]
-        base = replace(self.shared, seed=seed)
+        base = changed(self.usual, {**self.base, "seed": seed}, code=code)
         if self.own:
-            return changed(base, self.own[arm])
+            return changed(base, self.own[arm], code=code)
         method = METHODS[self.method]
-        keep = changed(STAGES[stage_of(method)][1], self.keep)
-        method = changed(method, {**self.settings, **dose})
+        keep = changed(STAGES[stage_of(method)][1], self.keep, code=code)
+        method = changed(method, {**self.settings, **dose}, code=code)
         return arm_config(base, method, keep, arm, self.teacher)
 
     def files_of(self, cell: str) -> dict[str, str]:
@@ -165,6 +170,21 @@ def package_of(task: str) -> Package:
     if task not in catalogue.packages:
         raise ValueError(f"{task} cannot be run here: {catalogue.absent[task]}")
     return catalogue.packages[task]
+
+
+def check_begin(plan: Plan) -> None:
+    """Raise ValueError for an arm that cannot begin, as its weights are not there.
+
+    Detection begins by its framework, which is not asked.
+    """
+    if plan.task == "detection":
+        return
+    trainer: type[Training] = importlib.import_module(f"{plan.task}.train").Trainer
+    for cell in plan.cells:
+        try:
+            trainer.check(plan.config(cell), goes_on=False)
+        except ValueError as error:
+            raise ValueError(f"{plan.name(cell)}: {error}") from None
 
 
 def make_own_plan(
@@ -256,27 +276,8 @@ def make_plan(
     return replace(plan, files=files)
 
 
-def _check_code(found: Mapping[str, Any], known: Collection[str]) -> None:
-    """Raise ValueError if an arm of a stored plan is a class of somebody's, which would be run.
-
-    Args:
-        found: the plan.
-        known: what the user's own words name may be run.
-    """
-    own = found.get("own", {}).values()
-    for given in (found["base"], found["settings"], found["keep"], *own):
-        for name, value in given.items():
-            if name.rpartition(".")[2] in ("policy", "cut", "mix", "keep", "map"):
-                if value not in known:
-                    refuse_code(value)
-
-
-def read_plan(folder: Path, code: Collection[str] = ()) -> Plan:
-    """The plan in a trial's folder.
-
-    Args:
-        folder: of the trial.
-        code: classes of the user's own, as words of the command line name them.
+def read_plan(folder: Path) -> Plan:
+    """The plan in a trial's folder, which may be a stranger's: no code that it names is run.
 
     Raises:
         ValueError: There is none, or it cannot be used.
@@ -286,22 +287,22 @@ def read_plan(folder: Path, code: Collection[str] = ()) -> Plan:
         if not found.get("own"):
             method = METHODS[found["method"]]
             found = modern_plan(found, stage_of(method), flat(method))
-        _check_code(found, code)
         listed = {name: tuple(found[name]) for name in ("arms", "looks", "doses")}
         asked = tuple(map(Contrast.read, found["contrasts"]))
         plan = Plan(**{**found, **listed, "contrasts": asked})
+        if strange := [arm for arm in plan.own if not is_name(arm)]:
+            raise ValueError(f"{strange[0]!r} is no name of an arm")
+        if not plan.most <= 2 * MOST_SEEDS:
+            raise ValueError(f"{plan.most} seeds are more than a trial can have")
         for each in plan.cells:
-            plan.config(each)
+            plan.config(each, code="leave")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder / PLAN} cannot be used: {error}") from None
     return plan
 
 
-def fix_plan(plan: Plan, folder: Path, code: Collection[str] = ()) -> None:
-    """Write a plan before the first run, or raise ValueError unless it is the one that is there.
-
-    Arguments as of `read_plan`.
-    """
+def fix_plan(plan: Plan, folder: Path) -> None:
+    """Write a plan before the first run, or raise ValueError unless it is the one that is there."""
     path = folder / PLAN
     if not path.exists():
         if any(folder.glob("*/seed-*")):
@@ -309,12 +310,12 @@ def fix_plan(plan: Plan, folder: Path, code: Collection[str] = ()) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(asdict(plan), indent=1) + "\n")
         return
-    then, now = asdict(read_plan(folder, code)), asdict(plan)
+    then, now = asdict(read_plan(folder)), asdict(plan)
     try:
         check_digests(then.pop("files"), now.pop("files"), f"the plan in {folder}")
     except ValueError as error:
         raise ValueError(f"{error} and --take {folder} for the runs of arms that stay") from None
-    usual = flat(type(plan.package.experiments[plan.experiment].config)())
+    usual = flat(plan.usual)
     # a setting that is newer than the plan had its default's effect
     then["base"] = {n: usual[n] for n in now["base"] if n in usual} | then["base"]
     for each in (then, now):
@@ -343,7 +344,7 @@ def used_seeds(plan: Plan, folder: Path) -> Iterator[str]:
         plan: that has no run yet.
         folder: its trial's.
     """
-    mine, found = {*plan.numbers(0, plan.most)}, {}
+    mine, found = plan.numbers(0, plan.most), {}
     for path in folder.parent.glob(f"*/{PLAN}"):
         with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):  # none of ours
             other = json.loads(path.read_text())
@@ -352,9 +353,15 @@ def used_seeds(plan: Plan, folder: Path) -> Iterator[str]:
             if path.parent.resolve() != folder.resolve() and data == (
                 plan.task, plan.base["dataset"], plan.base["data"]
             ):  # fmt: skip
-                found[path.parent] = {*range(first, first + other.get("most", other["looks"][-1]))}
-    if both := sorted(str(place) for place, seeds in found.items() if seeds & mine):
+                found[path.parent] = range(first, first + other.get("most", other["looks"][-1]))
+    both = sorted(
+        str(place)
+        for place, seeds in found.items()
+        if max(seeds.start, mine.start) < min(seeds.stop, mine.stop)
+    )
+    if both:
+        unused = max(seeds.stop for seeds in found.values())
         yield (
             f"remark: seeds from {plan.first_seed} on also served {', '.join(both)}; if what is "
-            f"tried here was chosen there, give --first-seed {max(set.union(*found.values())) + 1}"
+            f"tried here was chosen there, give --first-seed {unused}"
         )

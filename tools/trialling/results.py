@@ -27,6 +27,8 @@ from trialling.doses import choice_contrasts, dose_name, in_words
 from trialling.plan import Plan
 from trialling.runs import accuracies, item_means, run_job, stages
 
+UNFINISHED = "Not all runs are finished: these figures are not the trial's result."
+
 
 @dataclass(frozen=True)
 class Trial:

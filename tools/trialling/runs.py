@@ -44,9 +44,9 @@ def command_of(plan: Plan, config: Any, out: Path) -> tuple[str, ...]:
 
 def run_job(plan: Plan, cell: str, seed: int, folder: Path) -> RunJob:
     """A run of a cell, as a command of the queue."""
-    config, out = plan.config(cell, seed), folder / cell / f"seed-{seed}"
+    config, out = plan.config(cell, seed, code="leave"), folder / cell / f"seed-{seed}"
     if flat(config).get("keep.map.folder") == "":  # a teacher's maps serve all seeds
-        config = changed(config, {"keep.map.folder": str(folder / "maps")})
+        config = changed(config, {"keep.map.folder": str(folder / "maps")}, code="leave")
     command = (*command_of(plan, config, out), "--resume")
     return RunJob(f"{cell} seed {seed}", command, out, config, files=plan.files_of(cell))
 
