@@ -165,8 +165,9 @@ def find_kind(name: str, kinds: Sequence[type[Kind]]) -> type[Kind]:
     plain = [each for each in fields(found) if not each.metadata["kinds"]]
     if odd := [each.name for each in plain if type(each.default) not in _TYPES]:
         raise ValueError(f"{name} has {odd[0]}, whose default must be {', '.join(_TYPES.values())}")
-    if strange := {*getattr(found, "needs", ())} - {each.name for each in plain}:
-        raise ValueError(f"{name} has needs={found.needs}, but no setting {strange.pop()}")
+    needs = getattr(found, "needs", ())
+    if strange := {*needs} - {each.name for each in plain}:
+        raise ValueError(f"{name} has needs={needs}, but no setting {strange.pop()}")
     found.name = name
     return found
 
