@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keepaugment
@@ -130,8 +131,11 @@ class Teacher(Map):
         Gradient(scale=self.scale).check_image_size(image_size)
 
     def check_teacher(self, config: Any) -> None:
-        """Raise ValueError for a teacher that is not there, before data are read."""
+        """Raise ValueError for a teacher or a folder that is not there, before data are read."""
         arch, weights = self.asked(config)
+        folder = Path(self.folder).expanduser()
+        if self.folder and folder.exists() and not folder.is_dir():
+            raise ValueError(f"keep.map.folder={self.folder} is no folder")
         check_arch(arch, download=config.download)
         if weights != RANDOM:
             check_weights(weights, arch, download=config.download)

@@ -31,7 +31,7 @@ class Stage(NamedTuple):
         takes: names of the fields that it takes.
         gives: names of the fields that it sets.
         compiles: whether `--compile` may compile it.
-        like: whether its first value has shape and type of the first tensor that it takes.
+        like: whether its first value is of shape and type of the first tensor that it takes.
     """
 
     name: str
@@ -79,8 +79,8 @@ class Pipeline(Generic[OnItsWay]):
         for stage in self.stages.values():
             taken = [getattr(batch, name) for name in stage.takes]
             with self.clock(stage.name):
-                given = stage.run(*taken)
-            given = (given,) if len(stage.gives) == 1 else given or ()
+                found = stage.run(*taken)
+            given: tuple[Any, ...] = (found,) if len(stage.gives) == 1 else found or ()
             if stage.like:
                 _check_like(
                     stage.name, next(iter(given)), next(t for t in taken if isinstance(t, Tensor))
@@ -93,12 +93,15 @@ class Pipeline(Generic[OnItsWay]):
 
 
 def _check_like(name: str, given: Any, taken: Tensor) -> None:
-    """Raise ValueError unless what a stage gives has shape and type of what it takes."""
+    """Raise ValueError unless what a stage gives has shape and type of what it takes.
+
+    Of bytes it may give fractions, from 0 to 255, as AugMix does.
+    """
     found, like = (
         f"{tuple(each.shape)} {each.dtype}" if isinstance(each, Tensor) else type(each).__name__
         for each in (given, taken)
     )
-    if found != like:
+    if found not in (like, like.replace("torch.uint8", "torch.float32")):
         raise ValueError(f"{name} must give images as it takes them, {like}, found {found}")
 
 

@@ -199,6 +199,7 @@ def test_a_teacher_of_other_classes_explains_its_own_answer_and_of_grey_images_t
     [
         ({"weights": ""}, "keep.map=teacher needs a trained network"),
         ({"weights": "nowhere.pt"}, "no file nowhere.pt"),
+        ({"folder": __file__}, "keep.map.folder=.*test_teacher.py is no folder"),
         ({"network": "resnet8"}, "no classifier of resnet8|not of resnet8"),
         ({"network": "resnet99"}, "unknown model 'resnet99'"),
         ({"scale": 0.03}, "keep.map.scale must leave 2 pixels"),

@@ -72,6 +72,12 @@ def test_images_stay_as_they_are_taken(run: Any, message: str, clock: Clock) -> 
         Pipeline([Stage("cut", run, ("a",), ("a",), like=True)], clock)(given)
 
 
+def test_of_bytes_a_stage_may_give_fractions(clock: Clock) -> None:
+    given = Numbers(torch.zeros(2, 3).byte())  # type: ignore[arg-type]
+    halves = Stage("policy", lambda a: a + 0.5, ("a",), ("b",), like=True)
+    assert Pipeline([halves], clock)(given).b.equal(torch.full((2, 3), 0.5))  # type: ignore[attr-defined]
+
+
 def test_a_map_is_a_function_that_leaves_the_images(clock: Clock) -> None:
     with pytest.raises(ValueError, match="must be a function of images and labels, found None"):
         TimedMap(None, clock)  # type: ignore[arg-type]

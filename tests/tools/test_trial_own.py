@@ -264,6 +264,23 @@ def test_arms_that_cannot_be_are_refused(words: str, message: str, marker: Path)
         parse_arms(["plain=", words], CLASSIFICATION, BASE)
 
 
+@pytest.mark.parametrize(
+    ("task", "words", "stage"),
+    [
+        ("semisup_uda", "cutout", "cut"), ("semisup_uda", "my.py:Small", "cut"),
+        ("reid", "my.py:transform", "policy"), ("reid", "rand-m9", "policy"),
+    ],
+)  # fmt: skip
+def test_a_method_that_a_task_has_not_is_refused(
+    task: str, words: str, stage: str, marker: Path
+) -> None:
+    if task not in PACKAGES:
+        pytest.skip(f"{task} is not installed")
+    base = next(iter(PACKAGES[task].experiments.values())).config
+    with pytest.raises(ValueError, match=f"{words} is a {stage}, which {task} does not have"):
+        parse_arms(["a=", f"b={words}"], PACKAGES[task], base)
+
+
 def test_arms_of_the_same_class_are_the_same(marker: Path) -> None:
     words = ["a=my.py:Small", "b=--cut my.py:Small --cut.size 16"]
     with pytest.raises(ValueError, match="--arm b and a are the same settings"):

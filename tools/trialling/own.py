@@ -90,16 +90,17 @@ def _settings(words: str, package: Package, base: Any) -> dict[str, Any]:
             for name, value in own.items()
             if name not in _of_all(base) and usual.get(name) != value
         }
-    if is_function(words):
-        return _code(words)
-    if method := _method(words, base):
-        return method
-    if _TIMM.match(words):
-        return {"policy": "timm", "policy.config": words}
-    raise ValueError(
-        f"{words!r} is no arm: give settings as flags (NAME='--cut cutout'), FILE.yaml, "
-        f"FILE.py:NAME, a method ({', '.join(METHODS)}) or timm's words (rand-m9-mstd0.5)"
-    )
+    found = _code(words) if is_function(words) else _method(words, base)
+    if not found and _TIMM.match(words):
+        found = {"policy": "timm", "policy.config": words}
+    if not found:
+        raise ValueError(
+            f"{words!r} is no arm: give settings as flags (NAME='--cut cutout'), FILE.yaml, "
+            f"FILE.py:NAME, a method ({', '.join(METHODS)}) or timm's words (rand-m9-mstd0.5)"
+        )
+    if lacking := [stage for stage in STAGES if stage in found and not hasattr(base, stage)]:
+        raise ValueError(f"{words} is a {lacking[0]}, which {package.task.name} does not have")
+    return found
 
 
 def _whole(given: Mapping[str, Any], base: Any, config: Any) -> dict[str, Any]:
