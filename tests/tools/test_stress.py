@@ -111,7 +111,7 @@ def test_flags_are_judged(words: list[str], sense: bool, verdict: str, tmp_path:
 def test_a_range_that_nobody_checks_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settings, "_within", lambda value, interval: True)
+    monkeypatch.setattr(settings, "is_within", lambda value, interval: True)
     fault = given(["--smoothing=-1"], False, tmp_path).faults[0]
     assert fault.startswith(("accepted in silence", "nothing was refused in time"))
 
