@@ -138,7 +138,8 @@ def test_the_page_draws_the_doses_and_says_from_which_on(tmp_path: Path) -> None
     trial = read_trial(plan, tmp_path)
     assert trial.sentence.startswith("KeepCutout helps against Cutout from size 8 on (+1.5")
     assert (
-        "The best dose: KeepCutout, size 4 hurts against the best Cutout, size 4" in trial.sentence
+        "Of the best doses, KeepCutout, size 4 hurts against the best Cutout, size 4"
+        in trial.sentence
     )
     html = page(trial)
     assert "Dose and response" in html and "crop and flip: 89.4" in html

@@ -145,12 +145,11 @@ class Report:
     @property
     def answers(self) -> list[str]:
         """Verdicts of trials with Keep, or else of the user's own arms."""
-        kept = [each.sentence for each in self.trials if each.keeps]
-        return kept or [
-            f"On {each.place}: {each.sentence}"
-            for each in self.trials
-            if each.own and each.findings
-        ]
+        kept = [each for each in self.trials if each.keeps]
+        if len(kept) == 1:
+            return [kept[0].sentence]
+        told = kept or [each for each in self.trials if each.own and each.findings]
+        return [f"On {each.place}: {each.sentence}" for each in told]
 
     @property
     def counts(self) -> str:

@@ -158,12 +158,13 @@ def _doses_sentence(plan: Plan, found: Sequence[Finding], values: Accuracies) ->
         text = f"{keep} helps against {plain} at {'; '.join(words[n] for n in helped)} ({most})"
     if hurt:
         text += f"; it hurts at {'; '.join(words[n] for n in hurt)}"
+    chosen = []
     for each in (each for each in found if each.contrast.family == "choice"):
         arm, base = plan.name(each.contrast.arm), plan.name(each.contrast.base)
         if each.contrast.base != "none":
             base = f"the best {base}"
-        text += f". The best dose: {_compared(arm, base, each)}"
-    return f"{text}."
+        chosen.append(_compared(arm, base, each).replace("It cannot", "it cannot", 1))
+    return f"{text}. Of the best doses, {'; '.join(chosen)}." if chosen else f"{text}."
 
 
 def dose_curves(trial: Trial) -> Doses | None:
