@@ -330,6 +330,7 @@ def test_wrong_words_beside_arms_are_refused(
     [
         ("digits", "--weights gone.pt", "b: there is no file gone.pt"),
         ("digits", "--weights my.py", "b: checkpoint my.py cannot be read"),
+        ("digits", "--weights other.pt", "b: the weights are not this network's"),
         (
             "digits",
             "my.py:fails",
@@ -343,6 +344,7 @@ def test_arms_that_cannot_be_trained_are_named_before_the_first_run(
 ) -> None:
     monkeypatch.setattr(timing, "seconds_of_start", lambda *words: 0.0)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.save(torch.nn.Linear(2, 2).state_dict(), "other.pt")
     words = [data, "--arm=a=", f"--arm=b={arm}", "--devices=cpu", "--out=trial", "--"]
     with pytest.raises(SystemExit, match=message):
         main([*words, "--arch=resnet8", "--test-subset=10", "--batch-size=8"])

@@ -53,6 +53,9 @@ class Steps:
     def take(self, seconds: float) -> None:
         self.clock.now += seconds
 
+    def prepare(self) -> None:
+        """Weights, which are no part of the steps."""
+
     def before_epoch(self) -> None:
         self.take(5.0)
 

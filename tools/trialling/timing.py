@@ -20,6 +20,7 @@ import torch
 
 from classification.data import Data
 from classification.image_trees import TreeData
+from classification.importance import Teacher
 from classification.train import OCCLUSIONS
 from classification.train import Trainer as Classification
 from detection.schedule import make_schedule
@@ -102,6 +103,9 @@ def _by_steps(config: Any, kind: type[Training], processes: Processes) -> Timed:
     if hasattr(config, "workers"):
         config = replace(config, workers=0)
     trainer = kind.begin(config, processes)
+    keep = getattr(config, "keep", None)
+    if not (keep and isinstance(keep.map, Teacher)):  # whose maps are of all images, once a trial
+        trainer.prepare()
     begun = time.perf_counter()
     trainer.before_epoch()
     marks = [time.perf_counter()]
