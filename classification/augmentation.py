@@ -125,7 +125,7 @@ class Augmentation:
             if not (self.mixings and isinstance(self.mixings, list)):
                 raise ValueError(f"a mix is built as a list of functions, found {self.mixings!r}")
         keep = config.keep
-        self.ramp = keep if isinstance(keep, KeepCut) and keep.last_tau >= 0 else None
+        self.ramp = keep if isinstance(keep, KeepCut) and keep.rising else None
         self.cutmix = compiled(_cutmix) if config.compile and not self.ramp else _cutmix
         self.pipeline: Pipeline[Augmented] = Pipeline(self._stages(), clock, compile=config.compile)
 

@@ -15,7 +15,6 @@ from classification import comparisons
 from classification.importance import MAPS, check_frame
 from classification.models import create_model
 from keepaugment import Saliency
-from keepaugment.cutmix import Labels
 from keepaugment.draws import Source
 from keepbench import maps
 from keepbench.files import file_at
@@ -128,7 +127,7 @@ class Blend(NamedTuple):
     mean: Sequence[float]
     std: Sequence[float]
     download: bool
-    labels: Labels = "area"
+    labels: str = "area"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +168,7 @@ class CutMix(Mix):
         return [
             keepaugment.CutMix(
                 blend.classes, self.alpha, p=self.p, generator=blend.generator, keep=keep,
-                labels=blend.labels,
+                labels=blend.labels,  # type: ignore[arg-type]
             )
         ]  # fmt: skip
 
@@ -299,19 +298,19 @@ class KeepCut(Keep, maps.KeepCut):
 
     match_area: bool = setting(False, "keep the plain method's cut-area distribution")
     p: float = setting(1.0, "probability that an image's region obeys the map", range="[0, 1]")
-    last_tau: float = setting(
-        -1.0, "tau of the last epoch, on a line from keep.tau in the first; -1 = keep.tau",
-        range="[-1, 1]",
-    )  # fmt: skip
+    rising: bool = setting(
+        False,
+        "tau goes on a line from keep.tau in the first epoch to 1, the plain method, in the last",
+    )
 
     def build(self, saliency: Saliency, generator: Source) -> keepaugment.Keep:  # noqa: D102
         return keepaugment.Keep(saliency, self.tau, self.match_area, self.p)
 
     def tau_in(self, epoch: int, epochs: int) -> float:
         """Tau in an epoch, from 0, of so many."""
-        if self.last_tau < 0 or epochs == 1:
+        if not self.rising or epochs == 1:
             return self.tau
-        return self.tau + (self.last_tau - self.tau) * epoch / (epochs - 1)
+        return self.tau + (1.0 - self.tau) * epoch / (epochs - 1)
 
     def boxes(self, config: Any, length: int) -> dict[str, Any]:  # noqa: D102
         size = getattr(config.cut, "size", length // 2)
@@ -324,7 +323,7 @@ class KeepMix(KeepCut):
 
     name = "mix"
     stage = "mix"
-    labels: Labels = setting(
+    labels: str = setting(
         "area", "what labels are weighted by: pixels, or the importance that can be seen",
         choices=["area", "importance"],
     )  # fmt: skip

@@ -147,6 +147,12 @@ def check_no_transform() -> None:
         )
 
 
+def check_p(p: float) -> None:
+    """Raise ValueError unless `p` is a probability."""
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"p must be a probability in [0, 1], found {p}")
+
+
 def check_tau(tau: float) -> None:
     """Raise ValueError unless `tau` is a quantile."""
     if not 0.0 <= tau <= 1.0:

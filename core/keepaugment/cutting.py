@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from keepaugment.checks import Size, check_generator, check_images, check_tau, fill_numbers
+from keepaugment.checks import Size, check_generator, check_images, check_p, check_tau, fill_numbers
 from keepaugment.draws import Source, uniform
 from keepaugment.no_trace import Forward
 from keepaugment.regions import Border, Spare, pair
@@ -34,11 +34,6 @@ def per_channel(values: Sequence[float], images: Tensor) -> Tensor:
     """
     parts = [images.new_full((1, 1, 1), value) for value in values]
     return torch.cat(parts)
-
-
-def _check_p(p: float) -> None:
-    if not 0.0 <= p <= 1.0:
-        raise ValueError(f"p must be a probability in [0, 1], found {p}")
 
 
 @dataclass(frozen=True)
@@ -65,7 +60,7 @@ class Keep:
 
     def __post_init__(self) -> None:
         check_tau(self.tau)
-        _check_p(self.p)
+        check_p(self.p)
         if not callable(self.saliency):
             raise ValueError(
                 f"saliency must be a function of (images, targets), found {self.saliency!r}"
@@ -108,7 +103,7 @@ class Cut:
     def __init__(
         self, p: float, border: Border, fill: Fill, generator: Source, keep: Keep | None
     ) -> None:
-        _check_p(p)
+        check_p(p)
         self.p = p
         self.border = border
         self.fill = fill_numbers(fill)
@@ -120,9 +115,7 @@ class Cut:
         """Draw the regions' size, and a number (B or 1, 1) by image: one below p is cut."""
         raise NotImplementedError
 
-    def _choice(
-        self, images: Tensor, targets: Any, spare: Spare | None, saliency: Tensor | None = None
-    ) -> dict[str, Any]:
+    def _choice(self, images: Tensor, targets: Any, spare: Any, saliency: Any) -> dict[str, Any]:
         """Arguments of `allowed_regions` and `choose_region`, but for the size."""
         keep = self.keep
         if keep is not None and saliency is None:
@@ -174,7 +167,7 @@ class Cut:
         """
         check_images(images)
         u = uniform(self.generator, (len(images), 1), images.device)[:, 0]
-        choice = self._choice(images, targets, spare)
+        choice = self._choice(images, targets, spare, None)
         return allowed_regions(images=images, size=self.draw(images)[0], u=u, **choice)[0]
 
 

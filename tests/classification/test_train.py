@@ -138,19 +138,19 @@ def test_an_augmented_image_does_not_depend_on_its_batch() -> None:
 
 
 @pytest.mark.parametrize("stage", [{"cut": Cutout()}, {"mix": CutMix()}])
-def test_tau_goes_on_a_line_from_the_first_epoch_to_the_last(stage: dict) -> None:
+def test_tau_rises_on_a_line_from_the_first_epoch_to_1_in_the_last(stage: dict) -> None:
     kind = KeepMix if "mix" in stage else KeepCut
     base = replace(SMALL, **stage, epochs=3)
     data = open_data(base, CPU.device)
     batch = next(iter(data.train_batches(Trainer(base, data, CPU)._order(), CPU.device, 0)))
 
-    def inputs(epoch: int, **keep: float) -> torch.Tensor:
+    def inputs(epoch: int, **keep: Any) -> torch.Tensor:
         config = replace(base, keep=kind(map=Centre(), **keep))
         return Trainer(config, data, CPU).augment(epoch, 0, batch).inputs
 
-    for epoch, tau in enumerate((0.2, 0.5, 0.8)):
-        assert inputs(epoch, tau=0.2, last_tau=0.8).equal(inputs(epoch, tau=tau))
-    assert not inputs(2, tau=0.2).equal(inputs(2, tau=0.8))
+    for epoch, tau in enumerate((0.2, 0.6, 1.0)):
+        assert inputs(epoch, tau=0.2, rising=True).equal(inputs(epoch, tau=tau))
+    assert not inputs(2, tau=0.2).equal(inputs(2, tau=1.0))
 
 
 def test_every_setting_changes_the_run(tmp_path: Path) -> None:

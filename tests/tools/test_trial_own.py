@@ -174,8 +174,8 @@ def test_every_task_has_its_trial(
     html = page(trial)
     assert label in html and items in html and "Which arm is better?" in html
     report = build([tmp_path], CATALOGUE)
-    html = report_page.html(report, tmp_path)
-    section = html[html.index("<h2>Which arm is better?") : html.index("<h2>Does keeping help?")]
+    whole = report_page.html(report, tmp_path)
+    section = whole[whole.index("<h2>Which arm is better?") : whole.index("<h2>Does keeping help?")]
     measure = label.removesuffix(", %")
     assert f"{measure} on " in section and "<th>b − a" in section
     assert report.headline.endswith(trial.sentence) and not report.skipped

@@ -100,8 +100,8 @@ def details(settings: Settings) -> dict[str, str]:
 def _kind_of_map(settings: Settings) -> dict[str, str]:
     kind, scale = settings["keep.map"], settings.get("keep.map.scale", 1)
     found = {}
-    if (last := settings.get("keep.last_tau", -1)) >= 0:
-        found["keep.tau"] = f"tau {settings['keep.tau']:g} to {last:g}"
+    if settings.get("keep.rising"):
+        found["keep.tau"] = f"tau rising from {settings['keep.tau']:g}"
     elif settings["keep.tau"] != 0.6:
         found["keep.tau"] = f"tau {settings['keep.tau']:g}"
     if settings.get("keep.p", 1) < 1:
