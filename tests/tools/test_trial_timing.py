@@ -159,3 +159,10 @@ def test_few_test_images_stand_for_all() -> None:
     few, share = timing._few(TreeData(tree, tree), 4)
     assert sorted(few.val.labels) == [0, 0, 1, 1] and share == 6 / 4
     assert timing._few(TreeData(tree, tree), 64)[1] == 1.0
+
+
+def test_runs_side_by_side_wait_for_the_last_of_them() -> None:
+    """Nine runs of a minute take five minutes in two places, in one nine."""
+    plan = planned("classification", "trial", dataset="digits")  # of 3 seeds
+    minute = dict.fromkeys("abc", 60.0)
+    assert [timing.whole_seconds(plan, minute, places) for places in (1, 2)] == [540.0, 300.0]

@@ -298,7 +298,7 @@ def _planned(
     seconds = seconds_of_runs(plan, find_device(devices[0]))
     if arguments.minutes:
         fewest = _fewest(arguments)
-        whole = whole_seconds(made(fewest), seconds) / len(devices)
+        whole = whole_seconds(made(fewest), seconds, len(devices))
         seeds = min(MOST_SEEDS, int(arguments.minutes * 60 / whole * fewest))
         if seeds < fewest:
             raise ValueError(

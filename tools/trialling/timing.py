@@ -194,10 +194,11 @@ def in_words(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def whole_seconds(plan: Plan, seconds: dict[str, float]) -> float:
-    """Of all runs of a trial, one after the other; chosen doses are taken for the longest."""
-    further = 3 * max(seconds.values()) * (plan.most - plan.seeds) if plan.doses else 0.0
-    return plan.seeds * sum(seconds.values()) + further
+def whole_seconds(plan: Plan, seconds: dict[str, float], at_once: int) -> float:
+    """Of a trial, so many runs at once; at its end all wait for one, and chosen doses are long."""
+    longest = max(seconds.values())
+    further = 3 * longest * (plan.most - plan.seeds) if plan.doses else 0.0
+    return (plan.seeds * sum(seconds.values()) + further + (at_once - 1) * longest) / at_once
 
 
 def announcement(plan: Plan, seconds: dict[str, float], at_once: int) -> Iterator[str]:
@@ -207,7 +208,7 @@ def announcement(plan: Plan, seconds: dict[str, float], at_once: int) -> Iterato
     yield f"{len(plan.cells)} arms x {plan.seeds} seeds of {network} on {config.dataset}"
     for cell in plan.cells:
         yield f"  {plan.name(cell):42s} about {in_words(seconds[cell])} a run"
-    whole = whole_seconds(plan, seconds) / at_once
+    whole = whole_seconds(plan, seconds, at_once)
     yield f"{at_once} at a time, about {in_words(whole)} in all, by a few timed steps of each"
     if plan.doses:
         yield (
