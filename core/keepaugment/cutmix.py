@@ -150,7 +150,7 @@ class KeepCutMix(CutMix):
         tau: as in `Keep`.
         saliency: a map of your choice instead of the model.
         match_area: as in `Keep`.
-        **options: of `CutMix`: p, border and generator.
+        **options: of `CutMix`: p, border, generator and labels.
     """
 
     def __init__(
