@@ -220,7 +220,6 @@ def load_start(training: Training, num_classes: int) -> None:
     config, model = training.config, training.model
     if not config.weights:
         return
-    check_weights(config.weights, config.arch, download=config.download)
     weights = find_weights(config.weights, config.arch, download=config.download)
     try:
         begin_from(model, weights, num_classes)
