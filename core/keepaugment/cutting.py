@@ -163,7 +163,7 @@ class Cut:
         A candidate is known by the pixel that it is centred on, so that P = H and Q = W, where the
         border clips, and by its top-left pixel where it lies inside: P = H - h + 1 and
         Q = W - w + 1, or P = H and Q = W if each image has a size of its own. A random size is
-        drawn anew.
+        drawn anew; every image obeys the map, whatever `Keep.p`.
         """
         check_images(images)
         u = uniform(self.generator, (len(images), 1), images.device)[:, 0]
