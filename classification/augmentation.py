@@ -32,7 +32,7 @@ from keepbench.clock import Clock
 from keepbench.images import Batch, Normalise
 from keepbench.network import compiled
 from keepbench.order import mixed_seed
-from keepbench.pipeline import Listener, Pipeline, Stage, TimedMap, cutting
+from keepbench.pipeline import Listener, Pipeline, Stage, TimedMap, cutting, takes
 from keepbench.views import draw_view, show
 
 REGIONS = ("cut", "paste", "mix")
@@ -122,8 +122,12 @@ class Augmentation:
                 config.keep.labels if isinstance(config.keep, KeepMix) else "area",
             )  # fmt: skip
             self.mixings = config.mix.build(self._keep("mix"), blend)
-            if not (self.mixings and isinstance(self.mixings, list)):
-                raise ValueError(f"a mix is built as a list of functions, found {self.mixings!r}")
+            made = isinstance(self.mixings, list) and self.mixings
+            if not made or not all(takes(each, "images", "labels") for each in made):
+                raise ValueError(
+                    "a mix is built as a list of functions of images and labels, found "
+                    f"{self.mixings!r}"
+                )
         keep = config.keep
         self.ramp = keep if isinstance(keep, KeepCut) and keep.rising else None
         self.cutmix = compiled(_cutmix) if config.compile and not self.ramp else _cutmix

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +34,7 @@ class Cut(Method):
     def check_image_size(self, image_size: tuple[int, int]) -> None:
         """Raise ValueError for settings that images (H, W) are too small for."""
 
+    @abstractmethod
     def build(self, keep: keepaugment.Keep | None, generator: Source, large: bool) -> Any:
         """The cut: a callable with `mask`, as `keepaugment.Cutout`.
 
@@ -41,7 +43,6 @@ class Cut(Method):
             generator: where random numbers come from.
             large: the images are a tree's of large ones.
         """
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +139,7 @@ class Mix(Method):
     pixels_of_one: ClassVar[bool] = False
     """Each pixel is one image's."""
 
+    @abstractmethod
     def build(self, keep: keepaugment.Keep | None, blend: Blend) -> list[Mixing]:
         """The mixes, of which one is drawn for each batch.
 
@@ -145,7 +147,6 @@ class Mix(Method):
             keep: makes it a Keep arm; always None where `keeps` is false.
             blend: what it is made of.
         """
-        raise NotImplementedError
 
 
 def _alpha() -> Any:
@@ -258,6 +259,7 @@ class AttentiveCutMix(Mix):
 
 CUTS = (Cut, Cutout, RandomErasing, GridMask)
 MIXES = (Mix, CutMix, Mixup, MixupOrCutMix, ManifoldMixup, AttentiveCutMix)
+STAGES = ("policy", "cut", "mix")  # that a Keep arm may be of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,6 +273,10 @@ class Keep(maps.Keep):
 
     def check_in(self, config: Any) -> None:
         """Raise ValueError for a config in which it has nothing to keep, or its map no place."""
+        if self.stage not in STAGES:
+            raise ValueError(
+                f"keep={self.name} must have a stage, {' or '.join(STAGES)}, found {self.stage!r}"
+            )
         method = getattr(config, self.stage)
         used = {self.stage: method is not None and method.keeps}
         if method is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -60,9 +61,9 @@ class Map(Kind):
     def check_image_size(self, image_size: tuple[int, int]) -> None:
         """Raise ValueError for settings that images (H, W) are too small for."""
 
+    @abstractmethod
     def source(self, scene: Scene) -> Saliency:
         """The source of the map."""
-        raise NotImplementedError
 
     def from_source(self, source: Saliency, noise: Source) -> Saliency:
         """The map, made of its source or of the source's stored maps."""
@@ -160,7 +161,7 @@ MAPS = (Map, Gradient, Random, Shuffled, Inverted, Centre)
 class Keep(Kind):
     """The one difference between a Keep arm and its plain arm."""
 
-    stage: ClassVar[str]
+    stage: ClassVar[str] = ""
     """The setting whose method keeps the important region."""
     map: Map = one_of(MAPS, "importance map, or a control", default=Gradient(), required=True)
     tau: float = setting(
@@ -172,6 +173,7 @@ class Keep(Kind):
         """Whether every region is allowed, whatever the map."""
         return False
 
+    @abstractmethod
     def build(self, saliency: Saliency, generator: Source) -> Any:
         """The paste, or the `keep` of the library's methods.
 
@@ -179,7 +181,6 @@ class Keep(Kind):
             saliency: the map.
             generator: where random numbers come from.
         """
-        raise NotImplementedError
 
     def check_image_size(self, image_size: tuple[int, int]) -> None:
         """Raise ValueError for settings that images (H, W) are too small for."""

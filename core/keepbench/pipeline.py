@@ -6,6 +6,7 @@ be compiled, timed and looked at by name, and a task's augmentation is a list th
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -57,8 +58,9 @@ class Pipeline(Generic[OnItsWay]):
     def __init__(self, stages: Iterable[Stage], clock: Clock, *, compile: bool = False) -> None:
         self.stages = {}
         for stage in stages:
-            if not callable(stage.run):
-                raise ValueError(f"{stage.name} must be a function, found {stage.run!r}")
+            if not takes(stage.run, *stage.takes):
+                given = ", ".join(stage.takes)
+                raise ValueError(f"{stage.name} must be a function of {given}, found {stage.run!r}")
             run = compiled(stage.run) if compile and stage.compiles else stage.run
             self.stages[stage.name] = stage._replace(run=run)
         self.clock = clock
@@ -105,6 +107,17 @@ def _check_like(name: str, given: Any, taken: Tensor) -> None:
         raise ValueError(f"{name} must give images as it takes them, {like}, found {found}")
 
 
+def takes(function: Any, *values: Any, **named: Any) -> bool:
+    """Whether a function can be called with these arguments, as far as its signature says."""
+    try:
+        inspect.signature(function).bind(*values, **named)
+    except TypeError:
+        return False
+    except ValueError:  # some builtins have no signature
+        return callable(function)
+    return True
+
+
 class TimedMap:
     """A map whose time is counted as "map", not as that of the stage that asks for it.
 
@@ -120,7 +133,7 @@ class TimedMap:
     """
 
     def __init__(self, saliency: Saliency, clock: Clock) -> None:
-        if not callable(saliency):
+        if not takes(saliency, "images", "labels"):
             raise ValueError(f"a map must be a function of images and labels, found {saliency!r}")
         self.saliency = saliency
         self.clock = clock
@@ -143,7 +156,8 @@ def cutting(cut: Any) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor
     Raises:
         ValueError: It is no cut.
     """
-    if not callable(cut) or not callable(getattr(cut, "mask", None)):
+    mask_of = getattr(cut, "mask", None)
+    if not takes(cut, "images", mask="mask") or not takes(mask_of, "images", "labels"):
         raise ValueError(
             "a cut must be called with images, labels and mask, and have mask(images, labels), as "
             f"keepaugment.Cutout; found {cut!r}"

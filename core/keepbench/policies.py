@@ -36,7 +36,7 @@ class Policy(Method):
 
     def make(self, **common: Any) -> Callable[[Tensor], Tensor]:
         """The policy with fill, interpolation and generator as in `keeppolicies`."""
-        raise NotImplementedError
+        raise ValueError(f"policy={self.name} has neither make nor build")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
+from abc import ABC
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
@@ -34,7 +35,7 @@ _TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
+class Kind(ABC):
     """One of the kinds that a setting can be, with settings of its own."""
 
     name: ClassVar[str]
@@ -181,7 +182,10 @@ def _left(name: str, base: type[Kind], given: Mapping[str, Any]) -> Kind:
             own.append((key, Kind, one_of((Kind,), "", default=_left(given[key], Kind, inner))))
         elif "." not in key:
             own.append((key, type(given[key]), setting(given[key], "")))
-    kind: Any = make_dataclass("Left", own, bases=(base,), frozen=True, kw_only=True)
+    space = dict.fromkeys(base.__abstractmethods__)  # nothing of it is called
+    kind: Any = make_dataclass(
+        "Left", own, bases=(base,), namespace=space, frozen=True, kw_only=True
+    )
     kind.name = name
     return kind()
 

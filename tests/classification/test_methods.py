@@ -284,6 +284,9 @@ def test_a_class_of_the_users_own_trains(
         main([*words, "--resume"])
 
 
+KIND = "@dataclass(frozen=True, kw_only=True)\nclass C"
+
+
 @pytest.mark.parametrize(
     ("code", "message"),
     [
@@ -296,14 +299,28 @@ def test_a_class_of_the_users_own_trains(
             "cut .*:C has w, so it needs @dataclass",
         ),
         ("@dataclass(frozen=True)\nclass C(Cut):\n w: int = 3", "cut .*:C has w, which must be"),
+        (f"{KIND}(Cut): pass", "cut .*:C cannot be made: .*abstract.*build"),
+        (
+            f"{KIND}(Mix):\n def build(self, keep, blend): return [lambda images: images]",
+            "a mix is built as a list of functions of images and labels, found",
+        ),
+        (f"{KIND}(Policy): pass", "policy=.*:C has neither make nor build"),
+        (
+            f"{KIND}(Keep):\n def build(self, saliency, generator): return saliency",
+            "keep=.*:C must have a stage, policy or cut or mix, found ''",
+        ),
     ],
 )
 def test_a_class_that_is_no_kind_is_refused(code: str, message: str, tmp_path: Path) -> None:
-    start = "from dataclasses import dataclass\nfrom classification.methods import Cut\n"
+    start = (
+        "from dataclasses import dataclass\nfrom keepbench.settings import setting\n"
+        "from classification.methods import Cut, Keep, Mix\nfrom keepbench.policies import Policy\n"
+    )
     own = tmp_path / "own.py"
-    own.write_text(f"{start}from keepbench.settings import setting\n{code}\n")
+    own.write_text(f"{start}{code}\n")
+    name = next((each for each in ("keep", "mix", "policy") if f"({each.title()})" in code), "cut")
     with pytest.raises(SystemExit, match=message):
-        main([*WORDS, "--out", str(tmp_path / "run"), "--cut", f"{own}:C"])
+        main([*WORDS, "--out", str(tmp_path / "run"), f"--{name}", f"{own}:C"])
 
 
 def test_a_users_class_has_its_flags_in_help(

@@ -63,7 +63,8 @@ def test_a_stage_gives_as_many_values_as_it_says(result: Any, clock: Clock) -> N
         (lambda a: a[:1], r"\(2, 3\) torch.float32, found \(1, 3\) torch.float32"),
         (lambda a: a.double(), r"found \(2, 3\) torch.float64"),
         (lambda a: None, "found NoneType"),
-        (None, "cut must be a function, found None"),
+        (None, "cut must be a function of a, found None"),
+        (lambda: None, "cut must be a function of a, found <function"),
     ],
 )
 def test_images_stay_as_they_are_taken(run: Any, message: str, clock: Clock) -> None:
@@ -79,15 +80,23 @@ def test_of_bytes_a_stage_may_give_fractions(clock: Clock) -> None:
 
 
 def test_a_map_is_a_function_that_leaves_the_images(clock: Clock) -> None:
-    with pytest.raises(ValueError, match="must be a function of images and labels, found None"):
-        TimedMap(None, clock)  # type: ignore[arg-type]
+    for wrong in (None, lambda images: images):
+        with pytest.raises(
+            ValueError, match="a map must be a function of images and labels, found"
+        ):
+            TimedMap(wrong, clock)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="has written into the images"):
         TimedMap(lambda images, labels: images.zero_().mean(1), clock)(torch.ones(1, 3, 4, 4))
 
 
-def test_what_has_no_mask_is_no_cut() -> None:
+@pytest.mark.parametrize("mask", [None, lambda images: images])
+def test_what_has_no_mask_is_no_cut(mask: Any) -> None:
+    def cut(images: Tensor, labels: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        return images
+
+    cut.mask = mask  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match=r"have mask\(images, labels\).*found <function"):
-        cutting(lambda images, labels: images)
+        cutting(cut)
 
 
 @pytest.mark.parametrize("compile", [True, False])
