@@ -97,13 +97,13 @@ class TeacherMaps(GivenMaps):
             self._write(path)
 
     def _inputs(self) -> Normalise:
-        """What the teacher sees of images: by timm's mean and std for it, else the data's."""
+        """Normalisation of the teacher's inputs: by timm's mean and std for it, else the data's."""
         data, known = self.scene.data, pretrained(self.source, self.arch)
         fits = len(known.get("mean") or ()) == data.channels
         return Normalise(*((known["mean"], known["std"]) if fits else (data.mean, data.std)))
 
     def _identity(self, weights: Weights, inputs: Normalise) -> Iterator[str | bytes]:
-        """What tells these maps from others."""
+        """All that the maps depend on, for a digest."""
         data = self.scene.data
         yield f"{self.arch} {self.scale} {data.image_size} {[*inputs.mean]} {[*inputs.std]}"
         yield from (file.read_bytes() for file in source_files(self.arch))

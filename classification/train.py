@@ -143,7 +143,7 @@ class Trainer(Training):
         )
 
     def contents(self) -> Iterable[str | bytes]:
-        """What tells whether the data changed."""
+        """The bytes of the data, for a digest."""
         return self.data.contents()
 
     def batches(self) -> Iterable[Batch]:

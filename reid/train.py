@@ -123,7 +123,7 @@ class Trainer(Training):
             self.start = self.tester.scores()
 
     def contents(self) -> Iterator[str]:
-        """What tells whether the data changed."""
+        """The bytes of the data, for a digest."""
         return self.data.listing.contents()
 
     def batches(self) -> Iterator[Tensor]:

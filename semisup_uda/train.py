@@ -98,7 +98,7 @@ class Trainer(Training):
         )
 
     def contents(self) -> Iterator[str | bytes]:
-        """What tells whether the data changed."""
+        """The bytes of the data, for a digest."""
         return self.images.contents()
 
     def batches(self) -> Iterator[tuple[Samples, Samples]]:
@@ -120,7 +120,7 @@ class Trainer(Training):
         return f"{words} and the unlabelled images {unlabelled.tolist()}"
 
     def _inputs(self, labelled: Samples, unlabelled: Samples) -> tuple[Tensor, Tensor]:
-        """What the network sees in a step: labelled, clean and strong views, and the pasted share.
+        """A step's inputs: labelled, clean and strong views, and the pasted share.
 
         Supervised training sees the labelled ones alone.
         """
@@ -179,7 +179,7 @@ class Trainer(Training):
         return row | {"views_seconds": sum(seconds.values())}
 
     def after_epoch(self) -> Row:
-        """What the tested weights are worth on the test set (see `evaluate`)."""
+        """Metrics of the tested weights on the test set (see `evaluate`)."""
         right: list[Tensor] = []
         row = evaluate(self.tested, self.images.data, self.processes, self.config, right)
         self.right = torch.cat(right)

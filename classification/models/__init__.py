@@ -233,7 +233,7 @@ def load_start(training: Training, num_classes: int) -> None:
 
 
 def pretrained(source: str, arch: str) -> Mapping[str, Any]:
-    """What timm says of the network that weights are of, as its mean, std and input_size.
+    """Mean, std and input_size that timm has of the network that weights are of.
 
     Empty where it knows nothing, as of a model of ours, whatever timm's of that name is.
     """

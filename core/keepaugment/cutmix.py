@@ -16,7 +16,7 @@ from keepaugment.regions import Border, pair
 from keepaugment.saliency import Saliency
 
 Labels = Literal["area", "importance"]
-"""What the labels of a mixed image are weighted by."""
+"""The weights of a mixed image's labels."""
 
 
 def importance_shares(saliency: Tensor, mask: Tensor, partner: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def _checked(found: Any, like: Tensor, name: str) -> Tensor:
-    """What a transform gave, if it fits in the place of an image or a batch.
+    """A transform's result as a tensor, checked against its input.
 
     Raises:
         ValueError: It does not.
@@ -104,7 +104,7 @@ class Applied:
             )
 
     def _called(self, images: Tensor, seed: int) -> Tensor:
-        """What the transform gives for an image or a batch.
+        """The transform's result for an image or a batch.
 
         Raises:
             ValueError: It fails, or gives no bytes of the same shape.
@@ -206,7 +206,7 @@ class Timm(Policy):
             raise ValueError(f"config={self.config!r} is no policy of timm: {reason}") from None
 
     def _colour(self, mean: tuple[float, ...]) -> int | tuple[int, ...]:
-        """What is beyond the image, as Pillow takes it: a number if the image is grey."""
+        """The fill colour as Pillow takes it: a number if the image is grey."""
         found = [round(255 * value) if self.fill == "mean" else 0 for value in mean]
         return tuple(found) if len(found) > 1 else found[0]
 

@@ -1,4 +1,4 @@
-"""What each test item got in a run, as text beside its metrics.
+"""Each test item's result in a run, as text beside its metrics.
 
 A bit for each test image that is right, or a number for each query, such as its average precision.
 """
@@ -29,7 +29,7 @@ def write_right(folder: Path, right: Tensor, epoch: int) -> None:
 
 
 def read_right(folder: Path) -> Tensor:
-    """What `write_right` stored: (N,) bool.
+    """Read the file of `write_right`: (N,) bool.
 
     Raises:
         ValueError: The file is missing or damaged.
@@ -55,7 +55,7 @@ def write_items(folder: Path, values: Tensor, epoch: int) -> None:
 
 
 def read_items(folder: Path) -> Tensor:
-    """What `write_items` stored: (N,) float64.
+    """Read the file of `write_items`: (N,) float64.
 
     Raises:
         ValueError: The file is missing or damaged.

@@ -287,7 +287,7 @@ def _task_of(about: dict[str, Any]) -> Any:
 
 
 def tensorboard(config: Any, folder: Path, epoch: int) -> Callable[[dict[str, Any]], None]:
-    """What writes a row of metrics for TensorBoard, too, if the config asks for it."""
+    """A function that writes a row of metrics for TensorBoard, if the config asks for it."""
     if not config.tensorboard:
         return lambda row: None
     from torch.utils.tensorboard import SummaryWriter

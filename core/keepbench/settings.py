@@ -21,7 +21,7 @@ from keepbench.own_network import find_function, in_words, is_function, refuse_c
 
 Config = TypeVar("Config")
 Code = Literal["run", "refuse", "leave"]
-"""What becomes of a class of the user's own: its file is run to find it, or it is refused, as a
+"""Treatment of a class of the user's own: its file is run to find it, or it is refused, as a
 stranger may have named it, or it is left alone and has the settings that are given, no others."""
 
 ROLES = {

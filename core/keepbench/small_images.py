@@ -54,7 +54,7 @@ class ImageSet:
         return self[chosen], self[~chosen]
 
     def contents(self) -> Iterator[bytes]:
-        """What tells whether images, labels or ground truth changed: all of them."""
+        """The bytes of images, labels and ground truth, for a digest."""
         for tensor in (self.images, self.labels, self.objects):
             if tensor is not None:
                 yield tensor.cpu().contiguous().numpy().tobytes()

@@ -23,7 +23,7 @@ COLOURS = (
     "mean and std that images are normalised by: those of the data, or timm's of the network; "
     "auto = the network's with --weights, where timm has them"
 )
-"""What the settings `weights` and `colours` are, for `--help`."""
+"""Help of the settings `weights` and `colours`."""
 
 
 def timm_name(source: str, arch: str) -> str:
@@ -84,7 +84,7 @@ def check_source(source: str, arch: str, *, download: bool) -> None:
 
 
 def pretrained_config(name: str) -> Mapping[str, Any]:
-    """What timm says of its weights of a network, as mean, std and input_size; {} if nothing."""
+    """Mean, std and input_size that timm has of a network's weights; {} if none."""
     found = timm.models.get_pretrained_cfg(name) if timm.is_model_pretrained(name) else None
     return found.to_dict() if found else {}
 

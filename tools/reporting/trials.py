@@ -67,7 +67,7 @@ class TrialView:
 
 
 def _data(plan: Plan) -> str:
-    """What `run_trial.py` tells a trial's data or experiment by."""
+    """The first word of `run_trial.py`: the trial's data or experiment."""
     if plan.experiment != "trial":
         return plan.experiment
     base = plan.base

@@ -1,4 +1,4 @@
-"""What a trial's accuracies say: two-way analysis of variance, contrasts, equivalence, verdicts."""
+"""Statistics of a trial: two-way analysis of variance, contrasts, equivalence, verdicts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ALPHA = 0.05
 EARLY = 0.001
 """p below which an arm is stopped at a look: so small that it costs the last look nothing."""
 LEAST_SD = 1e-9
-"""Of a residual, in points; below it the arms were equal."""
+"""Residual deviation, in points, below which the arms were equal."""
 MOST_SEEDS = 1000
 SDS = (0.3, 0.5, 0.8)
 """Residual deviations, in points, that small image sets have."""
@@ -84,7 +84,7 @@ class Fit:
         return math.sqrt(self.model.mse_resid) if self.df else math.nan
 
     def test(self, weights: Mapping[str, float]) -> ContrastResults:
-        """Of a weighted sum of cells' effects against 0."""
+        """Test a weighted sum of cells' effects against 0."""
         vector = np.zeros(len(self.model.params))
         for arm, weight in weights.items():
             vector[self.arms.index(arm)] = weight
@@ -123,7 +123,7 @@ def fit(accuracies: Accuracies) -> Fit:
 
 @dataclass(frozen=True)
 class Finding:
-    """What the runs say of a contrast.
+    """Estimate and verdict of a contrast.
 
     Attributes:
         contrast: that was asked.
@@ -258,7 +258,7 @@ def _common(each: Contrast, accuracies: Accuracies) -> set[int]:
 
 
 def findings(asked: Sequence[Contrast], accuracies: Accuracies, margin: float) -> list[Finding]:
-    """What is found of each contrast whose arms have two common seeds; [] if nothing can be."""
+    """Findings on the contrasts whose arms have two common seeds; [] if there are none."""
     asked = [each for each in asked if len(_common(each, accuracies)) > 1]
     if not asked:
         return []

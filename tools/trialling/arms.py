@@ -36,7 +36,7 @@ def stage_of(method: Kind) -> str:
 
 
 def keep_title(method: Kind) -> str:
-    """What a method's Keep arm is called."""
+    """The name of a method's Keep arm."""
     return f"Keep{method.title}"
 
 

@@ -143,7 +143,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 def data_settings(
     data: str, network: str, given: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the data and the network of a trial set, and what else is usual with them.
+    """Settings that a trial's data and network fix, and others that are usual with them.
 
     Raises:
         ValueError: The user's settings say otherwise.
@@ -181,7 +181,7 @@ def shared_settings(
     doses: Sequence[Dose],
     extra: Sequence[str],
 ) -> tuple[Config, Kind, Keep]:
-    """What all arms share: their settings, the method's, and those of Keep."""
+    """Settings that all arms share: their own, the method's, and those of Keep."""
     given = _given(package_of("classification"), extra)
     known, usual = data_settings(data, network, given)
     check_given(method, arms, given)
@@ -220,7 +220,7 @@ def _check(arguments: argparse.Namespace, out: Path) -> None:
 def _own_base(
     arguments: argparse.Namespace, extra: Sequence[str]
 ) -> tuple[Any, dict[str, dict[str, Any]], str]:
-    """What all arms of the user's own share, these arms, and the experiment."""
+    """Settings that all arms of the user's own share, these arms, and the experiment."""
     if arguments.dose:
         raise ValueError("--dose is of a method; give each dose as an --arm")
     if arguments.teacher:

@@ -43,7 +43,7 @@ class Contrast:
 
     @property
     def weights(self) -> dict[str, float]:
-        """Of each cell."""
+        """The weight of each cell."""
         doses = self.doses or (("", 1.0),)
         return {
             cell_name(arm, dose): sign * weight

@@ -73,7 +73,7 @@ def _method(words: str, base: Any) -> dict[str, Any]:
 
 
 def _settings(words: str, package: Package, base: Any) -> dict[str, Any]:
-    """What the words of an arm set, by name.
+    """Settings of an arm's words, by name.
 
     Raises:
         ValueError: They set nothing that there is.
@@ -104,7 +104,7 @@ def _settings(words: str, package: Package, base: Any) -> dict[str, Any]:
 
 
 def _whole(given: Mapping[str, Any], base: Any, config: Any) -> dict[str, Any]:
-    """What an arm sets, with all settings of its classes of the user's own.
+    """Settings of an arm, with all those of the user's own classes.
 
     So its plan can be read without their code.
 

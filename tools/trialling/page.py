@@ -58,7 +58,7 @@ def arm_rows(trial: Trial) -> list[dict[str, Any]]:
 
 
 def cost(trial: Trial) -> dict[str, str]:
-    """What the trial cost, and where."""
+    """Cost and hardware of the trial."""
     records = [record for found in trial.records.values() for record in found]
     rows = [row for record in records for row in record.rows]
     seconds = sum(row.get("train_seconds", 0.0) for row in rows)
@@ -75,7 +75,7 @@ def _as_words(settings: Mapping[str, Any]) -> str:
 
 
 def fixed(trial: Trial) -> dict[str, str]:
-    """What the plan said before the first run."""
+    """The plan, as it was before the first run."""
     plan = trial.plan
     looks = f"at {' and '.join(map(str, plan.looks))} seeds"
     if plan.doses:

@@ -31,7 +31,7 @@ PLAN = "plan.json"
 
 @dataclass(frozen=True)
 class Plan:
-    """What a trial runs and asks.
+    """Runs and questions of a trial.
 
     Attributes:
         method: a key of `METHODS`; "" if the arms are the user's own.
@@ -83,7 +83,7 @@ class Plan:
 
     @property
     def seeds(self) -> int:
-        """Of each cell, if nothing is stopped or prolonged."""
+        """Seeds of each cell, if nothing is stopped or prolonged."""
         return self.looks[-1]
 
     @property

@@ -32,7 +32,7 @@ UNFINISHED = "Not all runs are finished: these figures are not the trial's resul
 
 @dataclass(frozen=True)
 class Trial:
-    """What is known of a trial.
+    """A trial's results so far.
 
     Attributes:
         plan: that it follows.
@@ -100,7 +100,7 @@ def _silence(values: Accuracies) -> str:
 
 
 def _sentence(plan: Plan, found: Sequence[Finding], values: Accuracies) -> str:
-    """What the runs say of Keep against the plain method."""
+    """The verdict on Keep against the plain method."""
     main = _main(found)
     if main is None:
         return _silence(values)
@@ -122,7 +122,7 @@ def _compared(arm: str, base: str, found: Finding) -> str:
 
 
 def _own_sentence(found: Sequence[Finding]) -> str:
-    """What is found of each arm against the first, those that cannot be told last and together."""
+    """The verdict on each arm against the first; arms that cannot be told last, together."""
     base = found[0].contrast.base
     open_ = [each for each in found if each.verdict == CANNOT]
     if len(open_) < 2:
@@ -187,7 +187,7 @@ def dose_curves(trial: Trial) -> Doses | None:
 
 
 def _remark(plan: Plan, found: Sequence[Finding], records: Sequence[RunRecord]) -> str:
-    """What weakens the verdict."""
+    """Caveats of the verdict."""
     words = []
     plain = None if plan.own else _find(found, "plain", "none")
     if plain and plain is not _main(found) and plain.verdict != "helps":

@@ -36,7 +36,7 @@ class RunJob(Job):
 
 
 def command_of(plan: Plan, config: Any, out: Path) -> tuple[str, ...]:
-    """What runs a config of a plan into a folder."""
+    """The command that runs a config of a plan into a folder."""
     usual = plan.package.experiments[plan.experiment].config
     script = str(TOOLS / TASKS[plan.task].script)
     return (sys.executable, script, plan.experiment, *flags(config, usual), "--out", str(out))
@@ -58,7 +58,7 @@ def block(plan: Plan, cells: Sequence[str], seed: int, folder: Path) -> list[Run
 
 
 def accuracies(plan: Plan, folder: Path) -> Accuracies:
-    """What all finished runs measure, in %, from what each item got if that is its mean.
+    """Results of all finished runs, in %, from each item's result if that is its mean.
 
     Raises:
         ValueError: A run's items are not those of its metrics, or arms of a seed differ in data.

@@ -14,7 +14,7 @@ from queueing.jobs import same_settings
 from trialling.runs import RunJob
 
 FILES = ("metrics.jsonl", NAME, ITEMS, "run.json")
-"""What a trial reads of a run; the record last, so that a copy that was cut off is no run."""
+"""Files of a run that a trial reads; the record last, so that a copy cut off is no run."""
 
 
 def _is_run_of(record: RunRecord, job: RunJob) -> bool:

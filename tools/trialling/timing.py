@@ -65,7 +65,7 @@ def _few(data: Data, batch_size: int) -> tuple[Data, float]:
 
 
 def _seconds_of_tests(trainer: Training, config: Any) -> float:
-    """Of all tests after epochs, by one: of a batch in classification, else whole."""
+    """Seconds of all tests after epochs, by one: of a batch in classification, else whole."""
     tests, share = math.ceil(config.epochs / getattr(config, "eval_every", 1)), 1.0
     if isinstance(trainer, Classification):
         tests += len(OCCLUSIONS) * config.occlusion
@@ -99,7 +99,7 @@ def seconds_of_start(plan: Plan, device: torch.device) -> float:
 
 
 def _by_steps(config: Any, kind: type[Training], processes: Processes) -> Timed:
-    """Of a run, by a few of its steps in this process."""
+    """Time a run, by a few of its steps in this process."""
     if hasattr(config, "workers"):
         config = replace(config, workers=0)
     trainer = kind.begin(config, processes)
@@ -121,7 +121,7 @@ def _by_steps(config: Any, kind: type[Training], processes: Processes) -> Timed:
 
 
 def _by_short_run(plan: Plan, config: Any, device: torch.device) -> Timed:
-    """Of a run of Detectron2, which trains by itself, by a short one in a process of its own."""
+    """Time a run of Detectron2, which trains by itself, by a short one in its own process."""
     short = replace(  # at a rate at which nothing diverges
         config, iterations=WARM + TIMED, tests=1, lr=1e-6,
         test_subset=min(FEW, config.test_subset or FEW),
@@ -195,14 +195,14 @@ def in_words(seconds: float) -> str:
 
 
 def whole_seconds(plan: Plan, seconds: dict[str, float], at_once: int) -> float:
-    """Of a trial, so many runs at once; at its end all wait for one, and chosen doses are long."""
+    """Seconds of a trial; at its end all wait for one run, and chosen doses are long."""
     longest = max(seconds.values())
     further = 3 * longest * (plan.most - plan.seeds) if plan.doses else 0.0
     return (plan.seeds * sum(seconds.values()) + further + (at_once - 1) * longest) / at_once
 
 
 def announcement(plan: Plan, seconds: dict[str, float], at_once: int) -> Iterator[str]:
-    """What will be run, how long it takes, and what it can tell, a line each."""
+    """Runs, time and power of a trial, a line each."""
     config = plan.config(plan.cells[0])
     network = getattr(config, "arch", "") or config.detector
     yield f"{len(plan.cells)} arms x {plan.seeds} seeds of {network} on {config.dataset}"
