@@ -75,34 +75,35 @@ class Trainer(Training):
         self.model = make_model(config, classes, data.channels).to(device)
         if config.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
+        self.criterion = make_criterion(config)
+        self.order = self._order()
+        self.steps = self.order.steps
         check_logits(
             self.model, config.arch,
             channels=data.channels, image_size=data.image_size, num_classes=classes,
             scales=scales_of(config.keep),
         )  # fmt: skip
+        if self.order.fewest == 1:
+            check_single_image(self.model, config.arch, data.channels, data.image_size)
         self.head = None
         if config.early_head:
             self.head = EarlyHead(
                 self.model, config.early_head, classes, weight=config.early_weight
             )
+            if config.compile:
+                self.head.compile(dynamic=False)
         network: Any = compiled(self.model) if config.compile else self.model
-        if self.head and config.compile:
-            self.head.compile(dynamic=False)
         self._augment(network)
+        classifiers = self._classifiers()
         self.network: nn.Module = Joined(network, self.head)
         self.optimizer = make_optimizer(
             [self.network], kind=config.optimizer, lr=config.lr, momentum=config.momentum,
             weight_decay=config.weight_decay, norm_decay=config.norm_decay,
-            bias_decay=config.bias_decay, scale=config.classifier_lr, apart=self._classifiers(),
+            bias_decay=config.bias_decay, scale=config.classifier_lr, apart=classifiers,
         )  # fmt: skip
         self.tested = make_average(self.model, config.ema) if config.ema else self.model
         if processes.world_size > 1:
             self.network = DistributedDataParallel(self.network)
-        self.criterion = make_criterion(config)
-        self.order = self._order()
-        self.steps = self.order.steps
-        if self.order.fewest == 1:
-            check_single_image(self.model, config.arch, data.channels, data.image_size)
 
     def _classifiers(self) -> list[nn.Module]:
         """The layers with a learning rate of their own."""
