@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from detection.evaluation import image_precisions
+
+pytest.importorskip("pycocotools", reason="it comes with Detectron2 (make detectron2)")
+from pycocotools.coco import COCO  # noqa: E402
+from pycocotools.cocoeval import COCOeval  # noqa: E402
 
 
 def evaluated(

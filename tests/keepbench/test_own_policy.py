@@ -15,22 +15,12 @@ from keepbench.own_policy import Own, Timm
 
 SOURCE = """
 import random
-import albumentations
 import numpy
 import torch
 from torchvision.transforms import v2
 from keeppolicies import RandAugment
 
 policy = v2.Compose([v2.RandomHorizontalFlip(), v2.ColorJitter(0.9, 0.9)])
-pipeline = albumentations.Compose([albumentations.RandomBrightnessContrast(p=1.0)])
-single = albumentations.GaussNoise(p=1.0)
-
-class Mine(albumentations.ImageOnlyTransform):
-    def apply(self, img, **params):
-        return 255 - img
-
-mine = Mine(p=1.0)
-
 def sources(image):
     shift = random.randrange(99) + numpy.random.randint(99) + int(torch.randint(50, ()))
     return (image.int() + shift).remainder(256).byte()
@@ -66,6 +56,18 @@ def other(image): return torch.randint(256, image.shape, dtype=torch.uint8, gene
 def others(images): return other(images)
 number = 3
 """
+PIPELINES = """
+import albumentations
+
+pipeline = albumentations.Compose([albumentations.RandomBrightnessContrast(p=1.0)])
+single = albumentations.GaussNoise(p=1.0)
+
+class Mine(albumentations.ImageOnlyTransform):
+    def apply(self, img, **params):
+        return 255 - img
+
+mine = Mine(p=1.0)
+"""
 IMAGES = torch.randint(256, (6, 3, 12, 9), generator=torch.Generator().manual_seed(0)).byte()
 WORDS = ["rand-m9-mstd0.5", "rand-m15-n3-inc1", "augmix-m5-w2", "original", "3a", "v0r-mstd1"]
 
@@ -74,6 +76,7 @@ WORDS = ["rand-m9-mstd0.5", "rand-m15-n3-inc1", "augmix-m5-w2", "original", "3a"
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("own") / "own.py"
     path.write_text(SOURCE)
+    path.with_name("pipelines.py").write_text(PIPELINES)
     return path
 
 
@@ -84,6 +87,9 @@ def built(policy: Any, epoch: int, index: list[int]) -> Callable[[Tensor], Tenso
 
 
 def own(file: Path, name: str) -> Own:
+    if name in ("pipeline", "single", "mine"):
+        pytest.importorskip("albumentations", reason="make examples installs it")
+        file = file.with_name("pipelines.py")
     return Own(transform=f"{file}:{name}")
 
 
