@@ -122,8 +122,11 @@ class Augmentation:
                 config.keep.labels if isinstance(config.keep, KeepMix) else "area",
             )  # fmt: skip
             self.mixings = config.mix.build(self._keep("mix"), blend)
-            made = isinstance(self.mixings, list) and self.mixings
-            if not made or not all(takes(each, "images", "labels") for each in made):
+            if not (
+                self.mixings
+                and isinstance(self.mixings, list)
+                and all(takes(each, "images", "labels") for each in self.mixings)
+            ):
                 raise ValueError(
                     "a mix is built as a list of functions of images and labels, found "
                     f"{self.mixings!r}"

@@ -259,7 +259,6 @@ class AttentiveCutMix(Mix):
 
 CUTS = (Cut, Cutout, RandomErasing, GridMask)
 MIXES = (Mix, CutMix, Mixup, MixupOrCutMix, ManifoldMixup, AttentiveCutMix)
-STAGES = ("policy", "cut", "mix")  # that a Keep arm may be of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,9 +272,10 @@ class Keep(maps.Keep):
 
     def check_in(self, config: Any) -> None:
         """Raise ValueError for a config in which it has nothing to keep, or its map no place."""
-        if self.stage not in STAGES:
+        stages = [kind.stage for kind in KEEPS[1:]]
+        if self.stage not in stages:
             raise ValueError(
-                f"keep={self.name} must have a stage, {' or '.join(STAGES)}, found {self.stage!r}"
+                f"keep={self.name} must have a stage, {' or '.join(stages)}, found {self.stage!r}"
             )
         method = getattr(config, self.stage)
         used = {self.stage: method is not None and method.keeps}

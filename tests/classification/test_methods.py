@@ -307,7 +307,7 @@ KIND = "@dataclass(frozen=True, kw_only=True)\nclass C"
         (f"{KIND}(Policy): pass", "policy=.*:C has neither make nor build"),
         (
             f"{KIND}(Keep):\n def build(self, saliency, generator): return saliency",
-            "keep=.*:C must have a stage, policy or cut or mix, found ''",
+            "keep=.*:C must have a stage, cut or policy or mix, found ''",
         ),
     ],
 )

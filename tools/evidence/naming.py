@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from classification.importance import MAPS
-from classification.methods import CUTS, MIXES
+from classification.methods import CUTS, KEEPS, MIXES
 from keepbench.own_policy import Own, Timm
 from keepbench.policies import POLICIES
 
@@ -29,7 +29,7 @@ MAP_WORDS = {kind.name: kind.title for kind in MAPS[1:]}
 CONTROLS = {kind.name for kind in MAPS[1:] if kind.control}
 OF_THE_LAW = ("keep.tau", "keep.match_area", "keep.p", "keep.labels")
 """Settings of Keep that change what a map does, not the map."""
-STAGES = {"cut": "cut", "paste": "policy", "mix": "mix"}
+STAGES = {kind.name: kind.stage for kind in KEEPS[1:]}
 """Which setting names the method that a Keep stage belongs to."""
 
 
