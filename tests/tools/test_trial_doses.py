@@ -16,6 +16,7 @@ from classification.methods import Cutout
 from evidence.catalogue import load
 from keepbench.right import write_right
 from keepbench.settings import flat
+from reporting.cli import main as report_main
 from reporting.content import build
 from reporting.page import html as page_of_report
 from trialling.analysis import FALLS, GROWS, findings, half_width
@@ -25,7 +26,7 @@ from trialling.contrasts import dose_contrasts
 from trialling.doses import parse_doses
 from trialling.page import as_json, page
 from trialling.plan import Plan, fix_plan, make_plan, read_plan
-from trialling.results import read_trial
+from trialling.results import gains, read_trial
 from trialling.runs import RunJob, run_job, stages
 from trialling.taking import take
 
@@ -152,6 +153,26 @@ def test_the_page_draws_the_doses_and_says_from_which_on(tmp_path: Path) -> None
     assert slope["verdict"] == GROWS and slope["difference"] == pytest.approx(0.5, abs=0.05)
     check = found["contrasts"][0]
     assert check["contrast"]["kind"] == "check" and abs(check["difference"]) < 0.1
+
+
+def test_the_report_sets_what_keeping_gives_over_what_the_plain_method_gives(
+    tmp_path: Path,
+) -> None:
+    plan = planned()
+    fix_plan(plan, tmp_path / "trial")
+    for asked in stages(plan, tmp_path / "trial"):
+        carry_out(plan, tmp_path / "trial", asked)
+    found = gains(trial := read_trial(plan, tmp_path / "trial"))
+    assert found and found.name.startswith("Cutout, ")
+    doses, plain, keep = zip(*found.points, strict=True)
+    assert doses == ("4", "8", "12", "16")
+    assert [mean for mean, _ in plain] == pytest.approx([0, -0.5, -1, -1.5], abs=0.15)
+    at = [each for each in trial.findings if each.contrast.family == "dose"]
+    assert keep == tuple((pytest.approx(e.difference), pytest.approx(e.half)) for e in at)
+    report, drawn = tmp_path / "report", tmp_path / "gains.png"
+    report_main([str(tmp_path / "trial"), "--out", str(report), "--picture", str(drawn)])
+    assert "Cutout, CIFAR-10" in (report / "report.html").read_text()
+    assert drawn.read_bytes()[:4] == b"\x89PNG"
 
 
 def test_a_slope_is_the_least_squares_slope_of_the_differences() -> None:

@@ -133,7 +133,8 @@ def place(settings: Settings) -> Iterator[str]:
         yield _word(settings["detector"])
         yield f"ResNet-{settings['depth']}"
     else:
-        yield _word(settings.get("arch", ""))
+        pretrained = "erase_p" not in settings and settings.get("weights")
+        yield "pretrained " * bool(pretrained) + _word(settings.get("arch", ""))
     if settings.get("erase_p"):
         yield "Bag of Tricks"
 

@@ -1,4 +1,4 @@
-"""Plots of training and of doses, for the pages of trials and of the report."""
+"""Plots of training, of doses and of gains, for the pages of trials and of the report."""
 
 from __future__ import annotations
 
@@ -90,6 +90,72 @@ def save_doses(path: Path, found: Doses) -> None:
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes = figure.subplots()
     draw_doses(axes, found, ("tab:gray", "tab:blue", "tab:orange", "tab:green"), "black")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
+@dataclass(frozen=True)
+class Gains:
+    """What keeping gives over what the method that it keeps in gives, one point a dose.
+
+    Attributes:
+        name: of the method, and where.
+        points: a dose, or ""; plain − crop and flip; Keep − plain. Both in points, each with
+            half its 95 % interval.
+    """
+
+    name: str
+    points: tuple[tuple[str, tuple[float, float], tuple[float, float]], ...]
+
+
+def draw_gains(axes: Axes, found: Sequence[Gains], colours: Sequence[str], soft: str) -> None:
+    """A line a method; doses are written where Keep is told from the plain method."""
+    axes.axhline(0, color=soft, linewidth=0.8)
+    axes.axvline(0, color=soft, linewidth=0.8)
+    for number, each in enumerate(found):
+        colour = colours[number % len(colours)]
+        doses, plain, keep = zip(*each.points, strict=True)
+        (xs, x_halves), (ys, y_halves) = (zip(*pairs, strict=True) for pairs in (plain, keep))
+        axes.errorbar(
+            xs, ys, xerr=x_halves, yerr=y_halves, fmt="os^Dv<>p"[number % 8], linestyle="-",
+            color=colour, markersize=5, linewidth=0.8, elinewidth=0.6, label=each.name,
+        )  # fmt: skip
+        for dose, x, y, half in zip(doses, xs, ys, y_halves, strict=True):
+            if dose and abs(y) > half:
+                axes.annotate(
+                    dose, (x, y + half), (0, 2), textcoords="offset points", ha="center",
+                    color=colour, fontsize=7,
+                )  # fmt: skip
+    ends = axes.get_xlim()
+    axes.plot(
+        ends, [-end for end in ends], color=soft, linestyle=":", scaley=False,
+        label="above: keeping is better than crop and flip",
+    )  # fmt: skip
+    axes.set_xlim(ends)
+    axes.set(xlabel="plain method − crop and flip, points", ylabel="keeping − plain method, points")
+
+
+def gains(name: str, title: str, found: Sequence[Gains]) -> Markup:
+    """What keeping gives over what the plain methods give."""
+    with drawing(5.2, 4.4) as (figure, axes):
+        draw_gains(axes, found, (PLAIN, KEEP, *COLOURS[3:]), SOFT)
+        axes.set_title(fill(title, 60))
+        figure.legend(loc="outside lower left", fontsize=7)
+        words = [
+            f"{each.name}{', ' * bool(dose)}{dose}: plain {plain:+.2f}, keeping {keep:+.2f}"
+            for each in found
+            for dose, (plain, _), (keep, _) in each.points
+        ]
+        return to_svg(figure, name, f"{title}. {'; '.join(words)}")
+
+
+def save_gains(path: Path, found: Sequence[Gains]) -> None:
+    """The same as a picture of its own, of the kind that the file's name says."""
+    figure = Figure(figsize=(7.2, 4.8), layout="constrained")
+    axes = figure.subplots()
+    draw_gains(axes, found, [f"C{number}" for number in range(10)], "black")
+    figure.legend(loc="outside lower left", fontsize=7, ncols=2)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)

@@ -8,6 +8,7 @@ import webbrowser
 from pathlib import Path
 
 from evidence.catalogue import load
+from evidence.plots import save_gains
 from reporting import exports, page
 from reporting.content import build
 
@@ -22,6 +23,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         "in folders, files named cost*.json are read, too; runs if not given",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("report"), help="folder of the report")
+    parser.add_argument(
+        "--picture", type=Path,
+        help="draw what keeping gives over what plain methods give into this file: PNG, SVG or PDF",
+    )  # fmt: skip
     parser.add_argument("--open", action="store_true", help="show the page in a browser")
     return parser.parse_args(argv)
 
@@ -39,6 +44,10 @@ def main(argv: list[str] | None = None) -> None:
             ("report.csv", exports.as_csv(report)),
         ):
             (arguments.out / name).write_text(text, encoding="utf-8")
+        if arguments.picture:
+            if not (found := page.gains_of(report.trials)):
+                raise ValueError("--picture: no trial here has crop and flip, plain and keep")
+            save_gains(arguments.picture, found)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     for each in report.skipped:

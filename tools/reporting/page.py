@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from evidence import forest
 from evidence.catalogue import TASKS
-from evidence.plots import doses
+from evidence.plots import Gains, doses, gains
 from evidence.statistics import RULE
 from evidence.words import difference, worded
 from reporting import pictures
@@ -28,6 +28,14 @@ from trialling.analysis import Finding
 def seeds(cell: CellView) -> str:
     """The flags that are still to be added to a cell's command."""
     return "--seed 0" if cell.trials == 1 else f"--seed 0, and to {cell.trials - 1}"
+
+
+GAINS = "What keeping gives, over what the plain method gives"
+
+
+def gains_of(trials: Iterable[TrialView]) -> list[Gains]:
+    """What keeping gives in each trial that tells it beside what the plain method gives."""
+    return [each.gains for each in trials if each.gains]
 
 
 def _without_tags(value: Any) -> Any:
@@ -72,6 +80,7 @@ def html(report: Report, folder: Path) -> str:
         "ruler": forest.ruler(axis),
         "tables": {v.section.name: pictures.table_plots(v, results) for v in report.tables},
         "figures": {v.section.name: pictures.figure_plots(v) for v in report.figures},
+        "gains": gains("gains", GAINS, shown) if (shown := gains_of(report.trials)) else None,
         "doses": [
             doses(f"doses-{number}", f"{each.place}: accuracy over the dose", each.doses)
             for number, each in enumerate(report.trials)

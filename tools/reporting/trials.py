@@ -9,10 +9,10 @@ from pathlib import Path
 
 from evidence.folders import Skipped, find_trials
 from evidence.naming import place
-from evidence.plots import Doses
+from evidence.plots import Doses, Gains
 from trialling.analysis import Finding
 from trialling.plan import Plan, read_plan
-from trialling.results import dose_curves, read_trial
+from trialling.results import dose_curves, gains, read_trial
 
 BASES = ("none", "plain")
 """Arms that keep nothing."""
@@ -34,6 +34,7 @@ class TrialView:
         runs: that are finished.
         finished: whether all are.
         doses: accuracy over them; None if it has none.
+        gains: what Keep gives over what its method gives; None if it has not both.
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class TrialView:
     runs: int
     finished: bool
     doses: Doses | None = None
+    gains: Gains | None = None
 
     @property
     def keeps(self) -> bool:
@@ -89,6 +91,7 @@ def read_trials(roots: Iterable[Path]) -> tuple[list[TrialView], list[Skipped]]:
                 folder, _data(plan), ", ".join(place(plan.base)), measure, bool(plan.own),
                 trial.sentence, trial.remark,
                 tuple(trial.findings), trial.count, trial.finished, dose_curves(trial),
+                gains(trial),
             )
         )  # fmt: skip
     return found, skipped

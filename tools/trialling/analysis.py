@@ -90,6 +90,12 @@ class Fit:
             vector[self.arms.index(arm)] = weight
         return self.model.t_test(vector)
 
+    def difference(self, arm: str, base: str) -> tuple[float, float]:
+        """Of two cells, and half its 95 % interval."""
+        test = self.test({arm: 1, base: -1})
+        low, high = test.conf_int(ALPHA)[0]
+        return float(test.effect[0]), float(high - low) / 2
+
     def mean(self, arm: str) -> tuple[float, float]:
         """A cell's mean over all seeds, and half its 95 % interval by the residual alone.
 

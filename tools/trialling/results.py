@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evidence.plots import Doses
+from evidence.naming import place
+from evidence.plots import Doses, Gains
 from keepbench.run import RunRecord
 from trialling.analysis import (
     CANNOT,
@@ -184,6 +185,28 @@ def dose_curves(trial: Trial) -> Doses | None:
             lines.append((arm_name(METHODS[plan.method], arm), points))
     level = (plan.name("none"), *model.mean("none")) if "none" in model.arms else None
     return Doses(" x ".join(plan.doses[0]), tuple(names), tuple(lines), level)
+
+
+def gains(trial: Trial) -> Gains | None:
+    """What Keep gives over what its method gives against crop and flip; None if it has not all."""
+    plan, model = trial.plan, trial.model
+    if plan.own or model is None:
+        return None
+    doses = [*map(dose_name, plan.doses)] or [""]
+    points = tuple(
+        (dose, model.difference(plain, "none"), model.difference(keep, plain))
+        for dose in doses
+        for plain, keep in [(cell_name("plain", dose), cell_name("keep", dose))]
+        if {"none", plain, keep} <= {*model.arms}
+    )
+    method = METHODS[plan.method]
+    changed = {
+        name: value
+        for name, value in plan.settings.items()
+        if type(value) in (int, float) and value != getattr(method, name)
+    }
+    words = (method.title, in_words(changed), *place(plan.base))
+    return Gains(", ".join(filter(None, words)), points) if points else None
 
 
 def _remark(plan: Plan, found: Sequence[Finding], records: Sequence[RunRecord]) -> str:
