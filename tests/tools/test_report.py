@@ -17,7 +17,7 @@ from classification.train import train
 from evidence.catalogue import TASKS, load
 from evidence.folders import Group, read_all
 from evidence.forest import EDGE, WIDTH, axis_of, row
-from evidence.naming import compared
+from evidence.naming import compared, place
 from evidence.statistics import SUPPORTED, TOO_LITTLE, estimate
 from keepbench.paper import Cell
 from keepbench.processes import Processes
@@ -243,6 +243,12 @@ def test_comparisons_are_named_by_their_settings_and_told_in_a_sentence(tmp_path
         "2 comparisons at the paper's budget: 1 leaves out 0 (1 for keeping, 0 against)."
     )
     assert headline([]).count("none run yet") == 2
+
+
+def test_a_place_has_the_folders_name_and_says_that_weights_were_pretrained() -> None:
+    settings = {"dataset": "images", "data": "data/birds", "arch": "resnet50", "weights": "w.pt"}
+    assert [*place(settings)] == ["birds", "pretrained ResNet-50"]
+    assert [*place({**settings, "data": "."})][0] == "a tree of images"
 
 
 def test_each_known_comparison_has_a_name_of_its_own() -> None:

@@ -123,7 +123,9 @@ def _kind_of_map(settings: Settings) -> dict[str, str]:
 
 def place(settings: Settings) -> Iterator[str]:
     """Data and network, as "CIFAR-10", "5,000 images", "ResNet-8"."""
-    yield _word(settings.get("dataset", ""))
+    dataset = settings.get("dataset", "")
+    own = dataset in ("images", "folder")
+    yield (own and PurePath(settings.get("data", "")).name) or _word(dataset)
     if settings.get("subset"):
         people = "erase_p" in settings
         yield f"{settings['subset']:,} {'people' if people else 'images'}"
