@@ -119,7 +119,7 @@ def draw_gains(axes: Axes, found: Sequence[Gains], colours: Sequence[str], soft:
         (xs, x_halves), (ys, y_halves) = (zip(*pairs, strict=True) for pairs in (plain, keep))
         axes.errorbar(
             xs, ys, xerr=x_halves, yerr=y_halves, fmt="os^Dv<>p"[number % 8], linestyle="-",
-            color=colour, markersize=5, linewidth=0.8, elinewidth=0.6, label=each.name,
+            color=colour, markersize=5, linewidth=0.8, elinewidth=0.6, label=fill(each.name, 48),
         )  # fmt: skip
         for dose, x, y, half in zip(doses, xs, ys, y_halves, strict=True):
             if dose and abs(y) > half:
@@ -152,7 +152,7 @@ def gains(name: str, title: str, found: Sequence[Gains]) -> Markup:
 
 def save_gains(path: Path, found: Sequence[Gains]) -> None:
     """The same as a picture of its own, of the kind that the file's name says."""
-    figure = Figure(figsize=(7.2, 4.8), layout="constrained")
+    figure = Figure(figsize=(7.2, 5.2), layout="constrained")
     axes = figure.subplots()
     draw_gains(axes, found, [f"C{number}" for number in range(10)], "black")
     figure.legend(loc="outside lower left", fontsize=7, ncols=2)
