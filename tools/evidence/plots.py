@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
@@ -15,6 +16,17 @@ from matplotlib.ticker import MaxNLocator
 from evidence.svg import COLOURS, KEEP, PLAIN, SOFT, drawing, to_svg
 
 Lines = Sequence[tuple[str, Sequence[tuple[float, float]]]]
+
+
+@contextmanager
+def picture(path: Path, width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
+    """A figure of so many inches that is then saved, in colours of its own."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    yield figure, axes
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
 
 
 def training(name: str, title: str, label: str, lines: Lines) -> Markup:
@@ -87,12 +99,8 @@ def doses(name: str, title: str, found: Doses) -> Markup:
 
 def save_doses(path: Path, found: Doses) -> None:
     """Dose and response as a picture of its own, of the kind that the file's name says."""
-    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
-    axes = figure.subplots()
-    draw_doses(axes, found, ("tab:gray", "tab:blue", "tab:orange", "tab:green"), "black")
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+    with picture(path, 6.4, 3.8) as (_, axes):
+        draw_doses(axes, found, ("tab:gray", "tab:blue", "tab:orange", "tab:green"), "black")
 
 
 @dataclass(frozen=True)
@@ -152,10 +160,6 @@ def gains(name: str, title: str, found: Sequence[Gains]) -> Markup:
 
 def save_gains(path: Path, found: Sequence[Gains]) -> None:
     """The same as a picture of its own, of the kind that the file's name says."""
-    figure = Figure(figsize=(7.2, 5.2), layout="constrained")
-    axes = figure.subplots()
-    draw_gains(axes, found, [f"C{number}" for number in range(10)], "black")
-    figure.legend(loc="outside lower left", fontsize=7, ncols=2)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+    with picture(path, 7.2, 5.2) as (figure, axes):
+        draw_gains(axes, found, [f"C{number}" for number in range(10)], "black")
+        figure.legend(loc="outside lower left", fontsize=7, ncols=2)
