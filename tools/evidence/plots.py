@@ -26,7 +26,7 @@ def picture(path: Path, width: float, height: float) -> Iterator[tuple[Figure, A
     yield figure, axes
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=200)
 
 
 def training(name: str, title: str, label: str, lines: Lines) -> Markup:
@@ -127,7 +127,7 @@ def draw_gains(axes: Axes, found: Sequence[Gains], colours: Sequence[str], soft:
         (xs, x_halves), (ys, y_halves) = (zip(*pairs, strict=True) for pairs in (plain, keep))
         axes.errorbar(
             xs, ys, xerr=x_halves, yerr=y_halves, fmt="os^Dv<>p"[number % 8], linestyle="-",
-            color=colour, markersize=5, linewidth=0.8, elinewidth=0.6, label=fill(each.name, 48),
+            color=colour, markersize=5, linewidth=0.8, elinewidth=0.6, label=fill(each.name, 72),
         )  # fmt: skip
         for dose, x, y, half in zip(doses, xs, ys, y_halves, strict=True):
             if dose and abs(y) > half:
@@ -160,6 +160,6 @@ def gains(name: str, title: str, found: Sequence[Gains]) -> Markup:
 
 def save_gains(path: Path, found: Sequence[Gains]) -> None:
     """The same as a picture of its own, of the kind that the file's name says."""
-    with picture(path, 7.2, 5.2) as (figure, axes):
+    with picture(path, 5.0, 5.0) as (figure, axes):  # to be read on a phone, too
         draw_gains(axes, found, [f"C{number}" for number in range(10)], "black")
-        figure.legend(loc="outside lower left", fontsize=7, ncols=2)
+        figure.legend(loc="outside lower left", fontsize=7)
