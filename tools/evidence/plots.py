@@ -160,6 +160,6 @@ def gains(name: str, title: str, found: Sequence[Gains]) -> Markup:
 
 def save_gains(path: Path, found: Sequence[Gains]) -> None:
     """The same as a picture of its own, of the kind that the file's name says."""
-    with picture(path, 5.0, 5.0) as (figure, axes):  # to be read on a phone, too
+    with picture(path, 5.0, 4.3) as (figure, axes):  # to be read on a phone, too
         draw_gains(axes, found, [f"C{number}" for number in range(10)], "black")
         figure.legend(loc="outside lower left", fontsize=7)
