@@ -66,6 +66,16 @@ def test_every_table_of_classification_has_jobs(table: str, tmp_path: Path) -> N
     assert table in known(REAL)
 
 
+@pytest.mark.parametrize("budget", ["smoke", "short", "paper"])
+def test_nothing_of_any_table_is_finished_in_an_empty_folder(budget: str, tmp_path: Path) -> None:
+    everything = load()
+    for table in known(everything):
+        found = jobs(everything, table, budget=budget, seeds=1, only="", extra=[], root=tmp_path)
+        assert found
+        assert not any(job.finished() for job in found)
+        assert all(job.progress()[1] > 0 for job in found)
+
+
 def test_tables_6_and_7_are_benchmarks(tmp_path: Path) -> None:
     (job,) = jobs(REAL, "6", budget="smoke", seeds=0, only="", extra=[], root=tmp_path)
     assert job.command[1].endswith("benchmark_cost.py")

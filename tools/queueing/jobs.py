@@ -39,7 +39,8 @@ class Job:
         """How far the job is and how far it goes; nothing is done if another run is there."""
         if self.config is None:
             return float(self.out.exists()), 1.0
-        total = float(getattr(self.config, "epochs", 0) or getattr(self.config, "iterations", 1))
+        lengths = (getattr(self.config, name, 0) for name in ("epochs", "iterations"))
+        total = float(next(filter(None, lengths), 1))  # a detector's own schedule is none of ours
         try:
             done, whole = progress(RunRecord.read(self.out))
         except ValueError:
