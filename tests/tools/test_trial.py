@@ -112,6 +112,9 @@ def test_a_planted_loss_hurts_and_a_method_without_gain_is_said(tmp_path: Path) 
     trial = read_trial(drawn(planned(), tmp_path, keep=0.77, none=0.8), tmp_path)
     assert verdicts(trial)["keep", "plain"] == "hurts"
     assert "Cutout itself does not show a gain here" in trial.remark
+    hurting = read_trial(drawn(planned(), tmp_path / "hurting", none=0.9), tmp_path / "hurting")
+    assert verdicts(hurting)["plain", "none"] == "hurts"
+    assert "Cutout itself costs accuracy here" in hurting.remark
 
 
 def test_what_cannot_be_told_needs_so_many_more_seeds(tmp_path: Path) -> None:

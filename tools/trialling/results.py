@@ -214,10 +214,12 @@ def _remark(plan: Plan, found: Sequence[Finding], records: Sequence[RunRecord]) 
     words = []
     plain = None if plan.own else _find(found, "plain", "none")
     if plain and plain is not _main(found) and plain.verdict != "helps":
-        words.append(
-            f"{plan.name('plain')} itself does not show a gain here, so there is little that Keep "
-            "could save."
+        rest = (
+            "costs accuracy here: less of it may be better than keeping."
+            if plain.verdict == "hurts"
+            else "does not show a gain here, so there is little that Keep could save."
         )
+        words.append(f"{plan.name('plain')} itself {rest}")
     check = None if plan.own else _find(found, "random", "plain")
     if check and check.p < 0.05:
         words.append("The A/A differs, which one trial in 20 has by chance: run it anew first.")
