@@ -102,6 +102,19 @@ def check_saliency(saliency: Tensor, images: Tensor | None = None) -> None:
         raise ValueError("saliency holds NaN or infinite values; has the model diverged?")
 
 
+def check_not_negative(saliency: Tensor) -> None:
+    """Raise ValueError if a map (B, H, W) that is to be stored is negative somewhere.
+
+    It is not shifted instead: that would change which boxes are allowed, of those that the border
+    clips and of an image that is seen in parts.
+    """
+    if readable(saliency) and bool((saliency < 0).any()):
+        raise ValueError(
+            f"a stored map must not be negative, found {float(saliency.min()):.3g}; let it begin "
+            "at 0, as by `saliency - saliency.amin((1, 2), keepdim=True)`"
+        )
+
+
 def check_index(index: Tensor, number: int | None = None) -> Tensor:
     """The numbers `index` (B,) of images as int64.
 

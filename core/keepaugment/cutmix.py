@@ -34,7 +34,7 @@ def importance_shares(saliency: Tensor, mask: Tensor, partner: Tensor) -> Tensor
         (B,) float32 in [0, 1]; the partner's label has the rest.
     """
     replaced = mask[:, 0]
-    area = replaced.sum((1, 2), dtype=torch.float32) / replaced[0].numel()
+    area = replaced.sum((1, 2), dtype=torch.float32) / replaced.shape[1:].numel()
     weights = saliency.detach().float().clamp(min=0.0)
     weights = weights / weights.amax((1, 2), keepdim=True).clamp(
         min=torch.finfo(torch.float32).tiny

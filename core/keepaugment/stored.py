@@ -14,7 +14,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from keepaugment.checks import check_images, check_index, check_saliency, warn_of_repeats
+from keepaugment.checks import (
+    check_images,
+    check_index,
+    check_not_negative,
+    check_saliency,
+    warn_of_repeats,
+)
 from keepaugment.saliency import Saliency
 
 
@@ -94,9 +100,10 @@ def _cells(positions: Tensor, length: int, size: int) -> Tensor:
 class StoredMaps:
     """A map of each image: `size` x `size` bytes, the means of its cells, 255 where it is largest.
 
-    Boxes are compared within an image, so a map's scale is not kept. A view's map changes the cells
-    that the view shows, scaled so that the sum of those that were known stays what it was; the
-    others stay as they were. Padding counts as unimportant.
+    Boxes are compared within an image, so a map's scale is not kept, but 0 is what is unimportant:
+    no map is negative. A view's map changes the cells that the view shows, scaled so that the sum
+    of those that were known stays what it was; the others stay as they were. Padding counts as
+    unimportant.
 
     Args:
         num_images: of the training set.
@@ -203,7 +210,11 @@ class StoredMaps:
         Of an image that is several times in a batch only one view is stored.
 
         `shown` (B, H, W) is true where a pixel tells of its image; None: everywhere.
+
+        Raises:
+            ValueError: A map is negative, on a CPU; on a GPU, which is not asked, that counts as 0.
         """
+        check_not_negative(saliency)
         warn_of_repeats(index, "the map of only one of its views is stored")
         with torch.no_grad(), torch.autocast(self.maps.device.type, enabled=False):
             size, tiny = (saliency.shape[1], saliency.shape[2]), torch.finfo(torch.float32).tiny

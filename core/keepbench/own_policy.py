@@ -25,6 +25,8 @@ from keepbench.settings import setting
 
 Transform = Callable[[Tensor], Any]
 _TRIED = 8  # images
+_SETS = ("tweights", "t3a", "t3aw")
+"""timm's words for sets of operations; of any other it takes the usual one."""
 
 
 @contextmanager
@@ -43,7 +45,7 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def _checked(found: Any, like: Tensor, name: str) -> Tensor:
-    """A transform's result as a tensor, checked against its input.
+    """A transform's result as a tensor of its own, checked against its input.
 
     Raises:
         ValueError: It does not.
@@ -54,7 +56,7 @@ def _checked(found: Any, like: Tensor, name: str) -> Tensor:
     elif pixels.dtype != torch.uint8 or pixels.shape != like.shape:
         about = f"{tuple(pixels.shape)} {str(pixels.dtype).removeprefix('torch.')}"
     else:
-        return pixels.to(like.device)
+        return pixels.to(like.device, copy=True)  # it may be the transform's buffer
     raise ValueError(
         f"{name} must return bytes of the shape that it was given, {tuple(like.shape)} uint8, "
         f"found {about}; images are normalised later"
@@ -196,21 +198,30 @@ class Timm(Policy):
 
     def __post_init__(self) -> None:  # noqa: D105
         super().__post_init__()
-        for word in self.config.split("-")[1:]:
-            if not word.startswith("t") and not any(map(str.isdigit, word)):  # timm leaves it out
+        kind, *words = self.config.split("-")
+        for word in words:
+            if kind == "rand" and word.startswith("t"):
+                if word not in _SETS:
+                    raise ValueError(
+                        f"config={self.config!r} is no policy of timm: {word!r}, whose sets of "
+                        f"operations are {', '.join(_SETS)}"
+                    )
+            elif not any(map(str.isdigit, word)):  # timm leaves it out
                 raise ValueError(f"config={self.config!r} is no policy of timm: {word!r}")
         try:
-            self._made((0.5, 0.5, 0.5), 224)
+            made = self._made((0.5, 0.5, 0.5), 224)
         except Exception as error:  # timm raises many kinds
             reason = str(error) or type(error).__name__
             raise ValueError(f"config={self.config!r} is no policy of timm: {reason}") from None
+        if kind == "rand" and not (made.num_layers and made.ops[0].prob):
+            raise ValueError(f"config={self.config!r} changes nothing; n and p must be above 0")
 
     def _colour(self, mean: tuple[float, ...]) -> int | tuple[int, ...]:
         """The fill colour as Pillow takes it: a number if the image is grey."""
         found = [round(255 * value) if self.fill == "mean" else 0 for value in mean]
         return tuple(found) if len(found) > 1 else found[0]
 
-    def _made(self, mean: tuple[float, ...], side: int) -> Callable[[Any], Any]:
+    def _made(self, mean: tuple[float, ...], side: int) -> Any:
         options: dict[str, Any] = {
             "translate_const": int(side * 0.45),
             "img_mean": self._colour(mean),

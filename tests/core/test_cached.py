@@ -337,3 +337,19 @@ def test_maps_of_overlapping_crops_become_one() -> None:
     assert (cache.maps.float() - expected).abs().max() <= 3  # of 255, by rounding twice
     cache.write(index, scaled(0, 0, 8, 8, mirrored=False), torch.zeros(1, 8, 8))
     assert cache.maps.sum() == 0  # a map without any importance leaves none
+
+
+def test_a_negative_map_is_refused_and_one_that_begins_at_0_is_kept() -> None:
+    """Of bytes that begin at 0 nothing would be left, and every box be allowed."""
+    darkness = -rand(2, 8, 8)
+    with pytest.raises(ValueError, match="must not be negative, found -0.*saliency.amin"):
+        stored(darkness, size=8)
+    with pytest.raises(ValueError, match="must not be negative"):
+        TeacherSaliency(Given(darkness), [(torch.arange(2), rand(2, 3, 8, 8), None)], 2, (8, 8))
+    shifted = darkness - darkness.amin((1, 2), keepdim=True)
+    cache = stored(shifted, size=8)
+    cache.at(torch.arange(2), epoch=3)
+    shares = cache(rand(2, 3, 8, 8)) / 255
+    torch.testing.assert_close(
+        shares, shifted / shifted.amax((1, 2), keepdim=True), atol=0.5 / 255, rtol=0.0
+    )

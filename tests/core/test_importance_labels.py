@@ -8,7 +8,7 @@ from small import rand, seeded
 from torch import Tensor
 
 from keepaugment import CutMix, Cutout, Keep
-from keepaugment.cutmix import importance_shares
+from keepaugment.cutmix import Labels, importance_shares
 
 SWAPPED = torch.tensor([1, 0])
 
@@ -99,3 +99,10 @@ def test_p_is_the_share_of_images_that_obey_the_map(p: float, share: float) -> N
 def test_a_p_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match=r"probability in \[0, 1\], found 1.5"):
         Keep(lambda images, labels: images[:, 0], p=1.5)
+
+
+@pytest.mark.parametrize("by", ["area", "importance"])
+def test_no_images_have_no_targets(by: Labels) -> None:
+    keep = Keep(lambda images, labels: images[:, 0])
+    mixed, targets = CutMix(3, keep=keep, labels=by)(rand(0, 3, 8, 8), torch.arange(0))
+    assert mixed.shape == (0, 3, 8, 8) and targets.shape == (0, 3)

@@ -125,6 +125,17 @@ def test_a_policy_that_writes_into_its_image_does_not_change_the_clean_view(kind
     assert torch.equal(clean, KINDS["tensor"]) and not augmented.any()
 
 
+def test_parts_that_return_one_buffer_give_images_of_their_own() -> None:
+    buffer = torch.zeros(3, 2, 2)
+
+    def normalise(image: Tensor) -> Tensor:
+        return buffer.copy_(image)
+
+    transform = TwoViews(identity, lambda image: image + 1, normalise)
+    found = [transform(torch.full((3, 2, 2), value)) for value in (0.0, 5.0)]
+    assert [view.unique().tolist() for pair in found for view in pair] == [[0], [1], [5], [6]]
+
+
 @each_package
 def test_what_is_pasted_are_the_clean_view_s_pixels(package: str) -> None:
     of = parts(package)

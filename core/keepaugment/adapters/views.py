@@ -119,15 +119,17 @@ class TwoViews:
             )
         if isinstance(frame, Tensor) != isinstance(changed, Tensor):  # normalise gets one form
             changed = F.to_image(changed) if isinstance(frame, Tensor) else F.to_pil_image(changed)
-        clean, augmented = (_apply(self.normalise, view) for view in (frame, changed))
-        for view in (clean, augmented):
-            if not isinstance(view, Tensor) or view.shape != clean.shape:
+        views: list[Tensor] = []
+        for each in (frame, changed):
+            view = _apply(self.normalise, each)
+            if not isinstance(view, Tensor) or (views and view.shape != views[0].shape):
                 raise ValueError(
                     "normalise must end in a tensor (C, H, W) of the same shape for both views, "
                     f"found {type(view).__name__} of shape {tuple(getattr(view, 'shape', ()))}; "
                     "add v2.ToImage() or ToTensorV2(), and draw nothing in it"
                 )
-        return clean, augmented
+            views.append(view.clone())  # it may be a part's buffer
+        return views[0], views[1]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.geometric}, {self.policy}, {self.normalise})"
