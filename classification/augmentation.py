@@ -22,6 +22,7 @@ from classification.data import Data
 from classification.methods import Blend, KeepCut, KeepMix, Mixing
 from keepaugment import (
     CutMix,
+    Keep,
     Saliency,
     SampleDraws,
     ScaledView,
@@ -131,6 +132,12 @@ class Augmentation:
                     "a mix is built as a list of functions of images and labels, found "
                     f"{self.mixings!r}"
                 )
+            if blend.labels not in ("area", *(getattr(e, "labels", "") for e in self.mixings)):
+                raise ValueError(
+                    f"keep.labels={blend.labels} is obeyed by none of the mix's "
+                    f"{_kinds(self.mixings)}: one must have `labels` as keepaugment.CutMix, which "
+                    "takes blend.labels"
+                )
         keep = config.keep
         self.ramp = keep if isinstance(keep, KeepCut) and keep.rising else None
         self.cutmix = compiled(_cutmix) if config.compile and not self.ramp else _cutmix
@@ -166,7 +173,7 @@ class Augmentation:
             if grows:  # for 300 epochs
                 share = 300 / config.epochs
                 yield Stage("ramp", lambda epoch: cut.set_epoch(share * epoch), ("epoch",))
-            yield from self._tau([cut])
+            yield from self._tau("cut", [cut])
             gives = ("inputs", "changed", "mask")
             yield Stage(
                 "cut", cutting(cut), ("inputs", "labels"), gives,
@@ -175,18 +182,27 @@ class Augmentation:
         if paste:
             yield Stage("paste", paste, ("clean", "inputs", "labels"), ("inputs",))
         if self.mixings:
-            yield from self._tau(self.mixings)
+            yield from self._tau("mix", self.mixings)
             yield Stage(
                 "mix", self._mix, ("epoch", "step", "inputs", "labels", "changed"),
                 ("inputs", "targets", "changed", "mask"), compiles=False, like=True,
             )  # fmt: skip
 
-    def _tau(self, methods: Sequence[Any]) -> Iterator[Stage]:
-        """A stage that sets the tau of Keep methods by the epoch, if it changes."""
+    def _tau(self, stage: str, methods: Sequence[Any]) -> Iterator[Stage]:
+        """A stage that sets the tau of a stage's Keep methods by the epoch, if it changes.
+
+        Raises:
+            ValueError: It cannot be set.
+        """
         ramp, epochs = self.ramp, self.config.epochs
-        keeping = [each for each in methods if getattr(each, "keep", None)]
-        if not ramp or not keeping:
+        if not ramp or ramp.stage != stage:
             return
+        keeping = [each for each in methods if isinstance(getattr(each, "keep", None), Keep)]
+        if not keeping:
+            raise ValueError(
+                f"keep.rising is obeyed by none of the {stage}'s {_kinds(methods)}: one must have "
+                "`keep` as keepaugment.Cut, the keepaugment.Keep that it asks in each batch"
+            )
 
         def run(epoch: int) -> None:
             for each in keeping:
@@ -266,6 +282,10 @@ class Augmentation:
                 f"{tuple(mixed[1].shape)}"
             )
         return *mixed, changed, None
+
+
+def _kinds(methods: Sequence[Any]) -> str:
+    return ", ".join(type(each).__name__ for each in methods)
 
 
 def _cutmix(

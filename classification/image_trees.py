@@ -15,6 +15,7 @@ from __future__ import annotations
 import warnings
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -262,9 +263,12 @@ class TreeData:
         if self.objects is not None:
             yield self.objects.cpu().numpy().tobytes()
 
-    def train_contents(self) -> Iterator[str]:
-        """The same for the training images alone."""
-        return self.train.contents()
+    def train_contents(self) -> Iterator[str | bytes]:
+        """The same for the training images alone, and all their bytes."""
+        yield from self.train.contents()
+        for path in self.train.paths:
+            with suppress(OSError):  # said when the image is read
+                yield Path(path).read_bytes()
 
     def train_batches(self, steps: EpochBatches, device: torch.device, workers: int) -> Batches:
         """Batches of the training images in the order of `steps`, cropped and flipped.

@@ -36,7 +36,7 @@ class Cut(Method):
 
     @abstractmethod
     def build(self, keep: keepaugment.Keep | None, generator: Source, large: bool) -> Any:
-        """The cut: a callable with `mask`, as `keepaugment.Cutout`.
+        """The cut: a callable with `mask`, as `keepaugment.Cutout`; it has `keep` for `rising`.
 
         Args:
             keep: makes it a Keep arm; always None where `keeps` is false.
@@ -118,7 +118,8 @@ class Blend(NamedTuple):
         mean: of each channel, by which they are normalised.
         std: likewise.
         download: weights may be fetched.
-        labels: what CutMix weights them by.
+        labels: what CutMix weights them by; of a mix that can weight them by "importance", the
+            value of its own `labels`.
     """
 
     classes: int
@@ -309,6 +310,19 @@ class KeepCut(Keep, maps.KeepCut):
         "tau goes on a line from keep.tau in the first epoch to 1, the plain method, in the last",
     )
 
+    def check_in(self, config: Any) -> None:  # noqa: D102
+        super().check_in(config)
+        if not self.obeyed:
+            raise ValueError(
+                f"keep.p={self.p} keeps nothing: no image's region obeys the map; that is the "
+                "plain method, without --keep"
+            )
+
+    @property
+    def obeyed(self) -> bool:
+        """Whether the map decides anything."""
+        return self.p > 0
+
     def build(self, saliency: Saliency, generator: Source) -> keepaugment.Keep:  # noqa: D102
         return keepaugment.Keep(saliency, self.tau, self.match_area, self.p)
 
@@ -333,6 +347,10 @@ class KeepMix(KeepCut):
         "area", "what labels are weighted by: pixels, or the importance that can be seen",
         choices=["area", "importance"],
     )  # fmt: skip
+
+    @property
+    def obeyed(self) -> bool:  # noqa: D102
+        return super().obeyed or self.labels == "importance"
 
     def boxes(self, config: Any, length: int) -> dict[str, Any]:  # noqa: D102
         return Keep.boxes(self, config, length)

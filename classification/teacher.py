@@ -97,8 +97,13 @@ class TeacherMaps(GivenMaps):
             self._write(path)
 
     def _inputs(self) -> Normalise:
-        """Normalisation of the teacher's inputs: by timm's mean and std for it, else the data's."""
-        data, known = self.scene.data, pretrained(self.source, self.arch)
+        """Normalisation of the teacher's inputs: by timm's mean and std for it, else the data's.
+
+        The run's own weights see the colours that the run gives them.
+        """
+        data, config = self.scene.data, self.scene.config
+        own = (self.source, self.arch) == (config.weights, config.arch)
+        known = {} if own else pretrained(self.source, self.arch)
         fits = len(known.get("mean") or ()) == data.channels
         return Normalise(*((known["mean"], known["std"]) if fits else (data.mean, data.std)))
 

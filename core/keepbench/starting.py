@@ -93,7 +93,7 @@ def classifiers_of(model: nn.Module, num_classes: int) -> list[str]:
     """The names of the layers that give a model's logits, mostly one: as timm says, else the last.
 
     Raises:
-        ValueError: No layer has an output for each class.
+        ValueError: No layer has an output for each class, or it is not clear which is the last.
     """
     known = getattr(model, "pretrained_cfg", None)
     named = known.get("classifier") if isinstance(known, Mapping) else None
@@ -110,6 +110,13 @@ def classifiers_of(model: nn.Module, num_classes: int) -> list[str]:
         raise ValueError(
             f"{type(model).__name__} has no linear layer or convolution of {num_classes} outputs, "
             "so its classifier is not known"
+        )
+    linear = [name for name in fitting if isinstance(layers[name], nn.Linear)]
+    if linear and fitting[-1] != linear[-1]:  # defined, but perhaps not called, behind it
+        raise ValueError(
+            f"the classifier of {type(model).__name__} is not known: {', '.join(fitting)} have "
+            f"{num_classes} outputs each; define it last, or give the model "
+            "pretrained_cfg = {'classifier': NAME}"
         )
     return fitting[-1:]
 

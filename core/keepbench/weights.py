@@ -182,7 +182,8 @@ def load_weights(model: nn.Module, weights: Weights) -> None:
     """Put weights into a model, whose own names may begin like a wrapper's.
 
     Raises:
-        ValueError: They are not the model's, with the first names and shapes that differ.
+        ValueError: They are not the model's, with the first names and shapes that differ, or are
+            no numbers of its types.
     """
     own, given = model.state_dict(), plain_names(weights.tensors)
     places = dict(zip(plain_names(own), (n for n in own if n != _COUNTER), strict=True))
@@ -199,4 +200,19 @@ def load_weights(model: nn.Module, weights: Weights) -> None:
             f"{len(missing)} weights are missing {missing[:3]}, {len(strange)} have no place "
             f"{strange[:3]}, {len(shapes)} have another shape {shapes[:3]}"
         )
-    model.load_state_dict(own | {places[name]: value for name, value in given.items()})
+    kinds = [
+        f"{name} {str(value.dtype).removeprefix('torch.')}"
+        for name, value in given.items()
+        if own[places[name]].is_floating_point() and not value.is_floating_point()
+    ]
+    if kinds:  # torch would take a quantised weight's codes, or a complex one's real part
+        raise ValueError(
+            f"{len(kinds)} weights are no floating-point numbers: {', '.join(kinds[:3])}; give the "
+            "network's weights as they were trained"
+        )
+    cast = {name: value.to(own[places[name]].dtype) for name, value in given.items()}
+    if wide := [name for name, value in cast.items() if not _is_finite(value)]:
+        raise ValueError(
+            f"{len(wide)} weights are NaN or infinite in the network's type: {', '.join(wide[:3])}"
+        )
+    model.load_state_dict(own | {places[name]: value for name, value in cast.items()})

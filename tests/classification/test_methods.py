@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from timm.data import auto_augment
 from torch import Tensor, nn
 
 import keepaugment
@@ -35,6 +36,7 @@ from classification.methods import (
 )
 from keepbench.files import digest
 from keepbench.maps import Centre, Gradient, Inverted, Map, Random, Scene, Shuffled
+from keepbench.own_policy import Own, Timm
 from keepbench.policies import AugMix, AutoAugment, Policy, RandAugment, TrivialAugment
 from keepbench.run import RunRecord
 from runs import CPU
@@ -321,6 +323,115 @@ def test_a_class_that_is_no_kind_is_refused(code: str, message: str, tmp_path: P
     name = next((each for each in ("keep", "mix", "policy") if f"({each.title()})" in code), "cut")
     with pytest.raises(SystemExit, match=message):
         main([*WORDS, "--out", str(tmp_path / "run"), f"--{name}", f"{own}:C"])
+
+
+OBEYING = """
+from dataclasses import dataclass
+import keepaugment
+import torch
+from classification.methods import Cut, Mix
+
+class Inner:
+    def __init__(self, cut):
+        self.cut, self.mask = cut, cut.mask
+
+    def __call__(self, images, mask):
+        return self.cut(images, mask=mask)
+
+@dataclass(frozen=True, kw_only=True)
+class Hidden(Cut):
+    def build(self, keep, generator, large):
+        return Inner(keepaugment.Cutout(8, generator=generator, keep=keep))
+
+@dataclass(frozen=True, kw_only=True)
+class Deaf(Mix):
+    keeps = True
+
+    def build(self, keep, blend):
+        return [keepaugment.CutMix(blend.classes, generator=blend.generator, keep=keep)]
+
+@dataclass(frozen=True, kw_only=True)
+class Obeying(Mix):
+    keeps = True
+
+    def build(self, keep, blend):
+        made = keepaugment.CutMix(
+            blend.classes, generator=blend.generator, keep=keep, labels=blend.labels
+        )
+        return [lambda images, labels: (images, labels), made]
+
+buffer, buffers = (torch.zeros(*size, 1, 8, 8, dtype=torch.uint8) for size in ((), (2,)))
+def buffered(image):
+    return buffer.copy_(image)
+def all_buffered(images):
+    return buffers.copy_(images)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["cut", "Hidden", "--keep.rising"], "keep.rising is obeyed by none of the cut's Inner"),
+        (
+            ["mix", "Deaf", "--keep.labels", "importance"],
+            "keep.labels=importance is obeyed by none of the mix's CutMix: .*blend.labels",
+        ),
+        (["mix", "Deaf", "--keep.rising"], ""),
+        (["mix", "Obeying", "--keep.rising", "--keep.labels", "importance"], ""),
+    ],
+)
+def test_a_setting_that_a_users_class_does_not_obey_is_refused(
+    words: list[str], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "own.py").write_text(OBEYING)
+    stage, kind, *others = words
+    given = [*WORDS, "--out", str(tmp_path / "run"), f"--{stage}", f"{tmp_path}/own.py:{kind}"]
+    given += ["--keep", stage, "--keep.map", "centre", *others]
+    if not message:
+        main(given)
+        return
+    with pytest.raises(SystemExit, match=message):
+        main(given)
+
+
+@pytest.mark.parametrize("name", ["buffered", "all_buffered"])
+def test_a_transform_that_returns_one_buffer_gives_each_image_and_batch_its_own(
+    name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "own.py").write_text(OBEYING)
+    draws = keepaugment.SampleDraws(0)
+    policy = Own(transform=f"{tmp_path}/own.py:{name}").build((0.5,), draws)
+    draws.at(0, torch.arange(2))
+    images = torch.arange(2).byte()[:, None, None, None].expand(2, 1, 8, 8)
+    first, second = policy(images), policy(images + 2)
+    assert first.equal(images) and second.equal(images + 2)
+
+
+def test_a_keep_that_keeps_nothing_is_refused() -> None:
+    plain = Config(cut=Cutout(), mix=CutMix(), policy=RandAugment())
+    for keep in (KeepCut(p=0.0), KeepMix(p=0.0)):
+        with pytest.raises(ValueError, match="keep.p=0.0 keeps nothing"):
+            replace(plain, keep=keep)
+    for keep in (KeepCut(tau=1.0), KeepMix(p=0.0, labels="importance"), KeepPaste(tau=0.0)):
+        assert replace(plain, keep=keep).keep == keep
+
+
+@pytest.mark.parametrize("words", ["n0", "m9-p0", "m9-p0.0"])
+def test_a_policy_of_timms_that_changes_nothing_is_refused(words: str) -> None:
+    with pytest.raises(ValueError, match=f"config='rand-{words}' changes nothing"):
+        Timm(config=f"rand-{words}")
+
+
+def test_a_set_of_operations_that_timm_does_not_know_is_refused() -> None:
+    for word in ("typo", "tfoo", "t9", "t3"):
+        with pytest.raises(ValueError, match=f"{word}.*sets of operations are tweights, t3a, t3aw"):
+            Timm(config=f"rand-m9-{word}")
+    with pytest.raises(ValueError, match="no policy of timm: 'tweights'"):
+        Timm(config="augmix-tweights")
+    usual = auto_augment.rand_augment_choices("")
+    for word in ("weights", "3a", "3aw"):
+        assert auto_augment.rand_augment_choices(word) is not usual
+        Timm(config=f"rand-m9-t{word}")
 
 
 def test_a_users_class_has_its_flags_in_help(

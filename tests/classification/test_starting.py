@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from classification.config import Config
 from classification.data import open_data
@@ -19,6 +21,7 @@ from classification.train import Trainer, train
 from keepbench.images import IMAGENET_MEAN
 from keepbench.loop import train_epoch
 from keepbench.maps import Gradient
+from keepbench.own_network import make_network
 from keepbench.run import RunRecord
 from runs import CPU, assert_resumes, rows_of, same, saved
 
@@ -203,3 +206,55 @@ def test_photographs_have_the_networks_size_if_it_is_known() -> None:
 def test_a_tag_that_timm_has_not_is_told_of() -> None:
     with pytest.raises(ValueError, match="Invalid pretrained tag .* did you mean resnet18.a1_in1k"):
         check_arch("resnet18.a1_in1")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda value: value.char(), "no floating-point numbers: .*conv1.weight int8"),
+        (lambda value: value.bool(), "no floating-point numbers: .*conv1.weight bool"),
+        (lambda value: value * 1j, "no floating-point numbers: .*conv1.weight complex64"),
+        (lambda value: value.double() + 1e300, "NaN or infinite in the network's type: .*conv1"),
+    ],
+)
+def test_weights_that_are_no_numbers_of_the_networks_type_are_refused(
+    change: Callable[[Tensor], Tensor], message: str, file: Path, tmp_path: Path
+) -> None:
+    given = torch.load(file)["average"]
+    torch.save(given | {(n := "module.conv1.weight"): change(given[n])}, tmp_path / "odd.pt")
+    with pytest.raises(ValueError, match=message):
+        begun(replace(SMALL, weights=str(tmp_path / "odd.pt")))
+    half = {n: v.half() if v.is_floating_point() else v for n, v in given.items()}
+    torch.save(half, file)
+    begun(replace(SMALL, weights=str(file)))
+
+
+NETWORK = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.fc = nn.Linear(4, num_classes)
+        self.first, self.last = nn.Conv2d(1, 10, 3), nn.Conv2d(10, 4, 1)
+
+    def forward(self, images):
+        return self.fc(self.last(self.first(images)).mean((2, 3)))
+
+class Named(Net):
+    pretrained_cfg = {"classifier": "fc"}
+"""
+
+
+def test_a_classifier_before_a_layer_with_as_many_outputs_must_be_named(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(NETWORK)
+    arch = f"{tmp_path}/net.py"
+    torch.manual_seed(7)
+    given = make_network(f"{arch}:Net", num_classes=10).state_dict()
+    torch.save(given, tmp_path / "net.pt")
+    config = replace(SMALL, arch=f"{arch}:Net", weights=str(tmp_path / "net.pt"))
+    with pytest.raises(ValueError, match="classifier of Net is not known: fc, first have 10"):
+        begun(config)
+    found = begun(replace(config, arch=f"{arch}:Named")).model.state_dict()
+    new = {name for name, value in found.items() if not value.equal(given[name])}
+    assert new == {"fc.weight", "fc.bias"}

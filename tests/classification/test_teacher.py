@@ -14,7 +14,9 @@ from classification.config import Config
 from classification.data import open_data
 from classification.importance import Teacher
 from classification.methods import Cutout, KeepCut
+from classification.models import create_model
 from classification.train import Trainer, train
+from keepbench.images import IMAGENET_MEAN
 from keepbench.order import EpochBatches
 from keepbench.own_network import make_network
 from keepbench.weights import load_checkpoint
@@ -129,6 +131,49 @@ def test_maps_of_a_folder_are_taken_by_the_runs_that_they_suit_and_by_no_other(
     monkeypatch.setattr(teacher, "load_teacher", None)  # nothing is computed any more
     again = begun(config_of(tmp_path / "tree", kept, seed=3, test_subset=2, epochs=9))
     assert again.maps.stored and again.maps.stored.maps.equal(first.maps.stored.maps)
+
+
+def test_maps_of_other_photographs_of_the_same_names_and_sizes_are_not_taken(
+    red: Teacher, tmp_path: Path
+) -> None:
+    kept = replace(red, folder=str(tmp_path / "maps"))
+    config = config_of(tmp_path / "tree", kept, dataset="images", image_size=32)
+    for part in ("train", "test"):
+        for name in ("a", "b"):
+            (tmp_path / "tree" / part / name).mkdir(parents=True)
+    found = []
+    for column in (0, 24, 0):
+        pixels = torch.full((32, 32, 3), 100, dtype=torch.uint8)
+        pixels[:, column : column + 8] = RED
+        for folder in (tmp_path / "tree").glob("*/*"):
+            for number in range(3):
+                Image.fromarray(pixels.numpy()).save(folder / f"{number}.bmp")
+        stored = begun(config).maps.stored
+        assert stored
+        found.append(stored.maps.clone())
+    first, other, again = found
+    assert not first.equal(other) and first.equal(again)
+    assert len([*(tmp_path / "maps").iterdir()]) == 2
+
+
+def test_the_runs_own_weights_see_its_own_colours_as_a_teacher(
+    red: Teacher, tmp_path: Path
+) -> None:
+    write_tree(tmp_path / "tree", {"train": 2, "test": 1})
+    model = create_model("resnet10t", 3)
+    for name in ("own", "another"):
+        torch.save(model.state_dict(), tmp_path / f"{name}.pt")
+    own = Teacher(network="resnet10t", weights=str(tmp_path / "own.pt"))
+    colours = {}
+    for kind in (own, replace(own, weights=str(tmp_path / "another.pt"))):
+        config = config_of(
+            tmp_path / "tree", kind, arch="resnet10t", weights=own.weights, colours="data"
+        )
+        trainer = Trainer(config, open_data(config, CPU.device), CPU)
+        stored = trainer.maps.stored
+        assert isinstance(stored, teacher.TeacherMaps)
+        colours[kind.weights] = stored._inputs().mean
+    assert [*colours.values()] == [trainer.augment.inputs.mean, IMAGENET_MEAN]
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half", "another's"])
