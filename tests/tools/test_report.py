@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import html.parser
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -174,6 +175,11 @@ def _numbers(folder: Path) -> None:
     (folder / "metrics.jsonl").write_text("1\n2\n")
 
 
+def _beyond(folder: Path) -> None:
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write('{"epoch": 301, "test_accuracy": 95.0}\n')
+
+
 def _empty(folder: Path) -> None:
     for path in folder.iterdir():
         path.unlink()
@@ -193,6 +199,7 @@ def _empty(folder: Path) -> None:
         (_too_high, "no test_accuracy in [0, 100]"),
         (_binary, "no epoch is finished (1 damaged lines)"),
         (_numbers, "no epoch is finished (2 damaged lines)"),
+        (_beyond, "metrics.jsonl ends with epoch 301 of 300"),
         (_empty, "run.json is missing"),
     ],
 )
@@ -212,6 +219,51 @@ def test_a_copied_run_counts_once(tmp_path: Path) -> None:
     records, skipped = read_all([tmp_path], CATALOGUE)
     assert len(records) == 1
     assert "the same experiment and seed" in skipped[0].reason
+
+
+def _with_data(folder: Path, data: str) -> None:
+    about = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**about, "data": data}))
+
+
+def test_runs_of_different_trees_are_not_seeds_of_one_experiment(tmp_path: Path) -> None:
+    places = ["a/birds", "b/birds", "b/birds", "b/cats", "b/cats"]
+    digests = ["1" * 32, "1" * 32, "2" * 32, "3" * 32, ""]
+    for seed, (where, data) in enumerate(zip(places, digests, strict=True)):
+        _with_data(write_run(tmp_path, PLAIN, 95.0, seed=seed, dataset="folder", data=where), data)
+    for seed in (5, 6):  # of data that each seed draws, the folder's name tells
+        change = {"dataset": "folder", "data": "birds", "subset": 90}
+        _with_data(write_run(tmp_path, PLAIN, 95.0, seed=seed, **change), str(seed) * 32)
+    found: dict[str, list[int]] = {}
+    for run in read_all([tmp_path], CATALOGUE)[0]:
+        found.setdefault(dict(run.group.changed)["data"], []).append(run.record.seed)
+    assert found == {
+        "birds 11111111": [0, 1], "birds 22222222": [2], "cats 33333333": [3], "cats": [4],
+        "birds": [5, 6],
+    }  # fmt: skip
+
+
+def test_published_images_are_the_same_under_any_name(tmp_path: Path) -> None:
+    name = "imagenet-resnet50-vanilla"
+    for seed, (where, data) in enumerate([("ILSVRC", "1" * 32), ("imagenet", "2" * 32)]):
+        _with_data(write_run(tmp_path, name, 75.0, seed=seed, data=where), data)
+        _with_data(write_run(tmp_path, PLAIN, 95.0, seed=seed, data=where), data)
+    assert {run.group for run in read_all([tmp_path], CATALOGUE)[0]} == {Group("paper")}
+
+
+def test_a_folder_whose_name_cannot_be_written_is_named_as_it_can(tmp_path: Path) -> None:
+    write_run(tmp_path / "good", PLAIN, 95.0)
+    strange = os.fsdecode(b"caf\xe9")
+    try:
+        write_run(tmp_path / strange, PLAIN, 95.0, seed=1)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names alone")
+    (tmp_path / strange / "plan.json").write_text("{}")  # nor is a trial written of
+    main([str(tmp_path), "--out", str(tmp_path / "report")])
+    found = build([tmp_path], CATALOGUE)
+    assert [run.record.seed for run in found.results.all()] == [0] and not found.trials
+    (skipped,) = found.skipped
+    assert "its name is not UTF-8" in skipped.reason and "caf\ufffd" in str(skipped.folder)
 
 
 def test_a_run_on_other_data_says_so(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from reporting.content import build
 from reporting.page import html as page_of_report
 from reporting.page import markdown
 from trialling import timing
-from trialling.analysis import findings, fit, going_on, half_width
+from trialling.analysis import SAME, findings, fit, going_on, half_width
 from trialling.arms import METHODS, STAGES, USUAL, arm_config, check_arms, stage_of
 from trialling.cli import main, shared_settings
 from trialling.contrasts import Contrast, contrasts
@@ -57,7 +57,7 @@ def planned(*, seeds: int = 4, arms: Sequence[str] = ARMS, margin: float = 1.5) 
 def store(plan: Plan, folder: Path, arm: str, seed: int, right: torch.Tensor) -> None:
     """A finished run with these bits."""
     config, out = plan.config(arm, seed), run_job(plan, arm, seed, folder).out
-    with Run(out, "trial", config, torch.device("cpu"), resume=False, data=f"seed {seed}") as run:
+    with Run(out, "trial", config, torch.device("cpu"), resume=False, data="images") as run:
         run.log(
             epoch=config.epochs, train_loss=0.5, train_accuracy=90.0, changed_area=0.2,
             train_seconds=60.0, test_accuracy=100 * float(right.double().mean()),
@@ -267,6 +267,24 @@ def test_equal_arms_are_said(tmp_path: Path) -> None:
     assert read_trial(plan, tmp_path).sentence.startswith("The arms differ by the same in every")
 
 
+def test_two_of_three_arms_that_got_the_same_for_every_item_are_said(tmp_path: Path) -> None:
+    plan = drawn(planned(arms=("none", "plain")), tmp_path / "two")
+    plan = planned(arms=ARMS[:3])
+    fix_plan(plan, tmp_path / "three")
+    for seed in range(4):
+        for arm, like in {"none": "none", "plain": "plain", "keep": "plain"}.items():
+            right = read_right(tmp_path / "two" / like / f"seed-{seed}")
+            store(plan, tmp_path / "three", arm, seed, right)
+    trial = read_trial(plan, tmp_path / "three")
+    assert verdicts(trial) == {("keep", "plain"): SAME, ("plain", "none"): "helps"}
+    assert trial.sentence.startswith("KeepCutout and Cutout got the same for every item in every")
+    assert trial.findings[0].more is None
+
+    other = tmp_path / "three" / "keep" / "seed-2"  # as many right, but others
+    write_right(other, read_right(other).flip(0), 60)
+    assert verdicts(read_trial(plan, tmp_path / "three"))["keep", "plain"] != SAME
+
+
 def test_runs_of_several_machines_are_flagged(tmp_path: Path) -> None:
     plan = drawn(planned(), tmp_path)
     assert read_trial(plan, tmp_path).remark == ""
@@ -355,6 +373,7 @@ def test_arms_differ_from_the_plain_one_in_keeping_only(method: str) -> None:
         ),
         (["digits", "--dose", "size=8,16"], "give 3 different doses or more"),
         (["digits", "--dose", "size=8,16,16"], "give 3 different doses or more"),
+        (["digits", "--dose", "size=28,8,16"], "order the doses from mild to strong"),
         (["digits", "--dose", "size=4,5,6", "p=1,1"], "as many values of each"),
         (["digits", "--dose", "sise=4,5,6"], "'sise' is no number that Cutout has; did you mean"),
         (["digits", "--dose", "size=4,5,6x"], "'4,5,6x' are not all numbers of size"),
@@ -428,7 +447,7 @@ def test_a_trial_runs_and_resumes(
     words += ["--out", str(out), "--devices", "cpu", "--json", str(tmp_path / "found.json"), "--"]
     main([*words, *few, "--arch=resnet8"])
     assert sorted(ran) == [f"{arm} seed {n}" for arm in ("plain", "random") for n in (5, 6, 7)]
-    assert "it can tell two arms that differ by ±" in capsys.readouterr().out
+    assert "the difference of two arms is known to ±" in capsys.readouterr().out
     first = json.loads((tmp_path / "found.json").read_text())
     assert first["finished"] and (out / "trial.html").is_file()
 

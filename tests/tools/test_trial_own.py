@@ -433,7 +433,7 @@ def test_runs_of_changed_code_are_not_taken(marker: Path, tmp_path: Path) -> Non
 
 
 def test_seeds_of_a_trial_beside_it_are_said(tmp_path: Path) -> None:
-    plan = planned("classification", "trial", ["a=", "b=cutout"], dataset="digits")
+    plan = planned("classification", "trial", ["a=", "b=cutout"], dataset="digits", data="")
     fix_plan(plan, tmp_path / "first")
     (tmp_path / "strange").mkdir()
     (tmp_path / "strange" / "plan.json").write_text("[]")
@@ -441,6 +441,8 @@ def test_seeds_of_a_trial_beside_it_are_said(tmp_path: Path) -> None:
     (remark,) = used_seeds(plan, tmp_path / "second")
     assert f"also served {tmp_path / 'first'}" in remark and "--first-seed 3" in remark
     assert not [*used_seeds(replace(plan, first_seed=3), tmp_path / "second")]
+    for data in (".", f"{Path.cwd()}/"):  # the same place by other words
+        assert [*used_seeds(replace(plan, base={**plan.base, "data": data}), tmp_path / "second")]
     other = replace(plan, base={**plan.base, "dataset": "cifar10"})
     assert not [*used_seeds(other, tmp_path / "second")]
 
@@ -448,10 +450,16 @@ def test_seeds_of_a_trial_beside_it_are_said(tmp_path: Path) -> None:
 def test_what_can_be_told_is_said_in_points_and_as_a_share_of_the_error() -> None:
     half = half_width(0.5, 2, 8)
     assert can_tell(2, 8, 0.5, 10.0) == (
-        f"it can tell two arms that differ by ±{half:.2f} points, {10 * half:.2g} % of the 10.00 "
-        "that are missing to 100"
+        f"the difference of two arms is known to ±{half:.2f} points, {10 * half:.2g} % of the "
+        "10.00 that are missing to 100"
     )
     assert can_tell(2, 8).endswith("if the residual deviation is 0.3, 0.5, 0.8")
+
+
+def test_what_is_missing_to_100_is_the_references_alone(tmp_path: Path) -> None:
+    plan = planned("classification", "trial", ["plain=", "plain-none=cutout"])
+    told = drawn(plan, tmp_path, gain=0.3).told  # 60, 61.2 and 62 % of plain
+    assert "of the 38.93 that are missing to 100" in told
 
 
 def test_the_arm_teacher_keeps_by_a_trained_networks_maps(tmp_path: Path) -> None:

@@ -14,6 +14,10 @@ from keepbench.settings import defaults, flat, from_flat, with_role
 
 OTHER_DATA = ("digits", "toy")
 """Datasets that the paper does not have."""
+TREES = ("folder", "images")
+"""Datasets that are any tree of images: the folder says which."""
+PUBLISHED = ("imagenet",)
+"""Trees of experiments that are the same images under any name."""
 
 
 @dataclass(frozen=True)

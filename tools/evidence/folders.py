@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-from evidence.catalogue import Catalogue, Package, changed, is_small
+from evidence.catalogue import PUBLISHED, TREES, Catalogue, Package, Task, changed, is_small
 from keepbench.run import RunRecord
 from keepbench.settings import check_kinds, flat
 
@@ -99,9 +100,15 @@ def number(row: Mapping[str, Any], name: str) -> float | None:
     return float(value)
 
 
+def _is_named(folder: Path) -> bool:
+    """Whether a folder's name is UTF-8, so that a report can hold it."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in str(folder))
+
+
 def find_trials(roots: Iterable[Path]) -> set[Path]:
-    """Folders of trials at or below `roots`: those with a plan."""
-    return {path.parent for root in roots for path in root.rglob("plan.json")}
+    """Folders of trials at or below `roots`: those with a plan, and a name that can be written."""
+    found = {path.parent for root in roots for path in root.rglob("plan.json")}
+    return {folder for folder in found if _is_named(folder)}
 
 
 def find(roots: Iterable[Path]) -> list[Path]:
@@ -137,6 +144,21 @@ def progress(record: RunRecord) -> tuple[float, float]:
     return float(len(record.rows)), number(record.settings, "tests") or 1.0
 
 
+def same_data(record: RunRecord) -> str:
+    """The digest of data that all seeds and arms have in common; "" if unknown, or if none is."""
+    own = ("subset", "labels", "objects")  # drawn by the seed, or of some arms alone
+    return "" if any(map(record.settings.get, own)) else record.data
+
+
+def _tree(record: RunRecord, config: Any) -> str:
+    """Which tree of images a run is of; "" if the dataset's name says it."""
+    dataset, place = record.settings.get("dataset"), PurePath(record.settings.get("data", ""))
+    published = dataset == config.dataset and PurePath(config.data).name in PUBLISHED
+    if dataset not in TREES or published:
+        return ""
+    return f"{place.name or place} {same_data(record)[:8]}".strip()
+
+
 def group_of(record: RunRecord, package: Package) -> Group:
     """The group of a run of a known experiment, whose last row may say "comparable": false.
 
@@ -149,6 +171,8 @@ def group_of(record: RunRecord, package: Package) -> Group:
     experiment = package.experiments[record.experiment]
     config = package.budgets[budget](experiment.config)
     other = changed(record.settings, config)
+    if tree := _tree(record, config):
+        other["data"] = tree
     if record.rows[-1].get("comparable") is False:
         if other.get("dataset", config.dataset) != "toy":
             other["data"] = "not comparable"
@@ -157,6 +181,23 @@ def group_of(record: RunRecord, package: Package) -> Group:
     content = {name: f" {record.files[name][:8]}" for name in other.keys() & record.files.keys()}
     words = ((name, f"{value}{content.get(name, '')}") for name, value in other.items())
     return Group(budget, tuple(sorted(words)))
+
+
+def measured(record: RunRecord, task: Task) -> float:
+    """The task's headline figure after the last epoch.
+
+    Raises:
+        ValueError: The lines are not a whole run's, and what is wrong with them.
+    """
+    if not all(number(row, "epoch") is not None for row in record.rows):
+        raise ValueError("metrics.jsonl has lines that are not an epoch's")
+    last, epochs = record.rows[-1], number(record.settings, "epochs")
+    if epochs and last["epoch"] > epochs:
+        raise ValueError(f"metrics.jsonl ends with epoch {last['epoch']:g} of {epochs:g}")
+    figure = number(last, task.metric)
+    if figure is None or not 0 <= figure <= 100:
+        raise ValueError(f"its last line has no {task.metric} in [0, 100]")
+    return figure
 
 
 def finished(record: RunRecord, catalogue: Catalogue) -> FinishedRun:
@@ -173,14 +214,10 @@ def finished(record: RunRecord, catalogue: Catalogue) -> FinishedRun:
     if not record.rows:
         lines = f" ({record.damaged} damaged lines)" if record.damaged else ""
         raise ValueError(f"no epoch is finished{lines}")
-    if not all(number(row, "epoch") is not None for row in record.rows):
-        raise ValueError("metrics.jsonl has lines that are not an epoch's")
     done, total = progress(record)
     if done < total:
         raise ValueError(f"unfinished: {done:g} of {total:g} epochs, steps or tests")
-    figure = number(record.rows[-1], package.task.metric)
-    if figure is None or not 0 <= figure <= 100:
-        raise ValueError(f"its last line has no {package.task.metric} in [0, 100]")
+    measured(record, package.task)
     settings = flat(config) | record.settings
     return FinishedRun(record, package.task.name, group_of(record, package), settings)
 
@@ -193,6 +230,10 @@ def read_all(
     skipped = []
     for folder in find(roots):
         command = ""
+        if not _is_named(folder):
+            shown = Path(os.fsencode(folder).decode(errors="replace"))
+            skipped.append(Skipped(shown, "its name is not UTF-8; rename the folder"))
+            continue
         try:
             record = RunRecord.read(folder)
             command = record.command

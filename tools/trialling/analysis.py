@@ -24,6 +24,7 @@ MOST_SEEDS = 1000
 SDS = (0.3, 0.5, 0.8)
 """Residual deviations, in points, that small image sets have."""
 HELPS, HURTS, CANNOT = "helps", "hurts", "cannot tell"
+SAME = "the same for every item"
 GROWS, FALLS = "grows with the dose", "falls with the dose"
 
 RULE = (
@@ -32,7 +33,8 @@ RULE = (
     "one contrast. p is Student's, two-sided, by Holm's correction over all contrasts but the A/A. "
     "A contrast helps or hurts if p < 0.05. Else it is within ±x if two one-sided tests at 5 % "
     "say so (its 90 % interval lies within ±x); an equivalence contrast is asked this first. Else "
-    "the trial cannot tell. At an early look an arm stops once each of its contrasts has p < 0.001 "
+    "the trial cannot tell. Arms that got the same for every item in every seed are said to be the "
+    "same. At an early look an arm stops once each of its contrasts has p < 0.001 "
     "or a 95 % interval within ±x."
 )
 DOSE_RULE = (
@@ -196,7 +198,7 @@ def half_width(
 def can_tell(
     num_arms: int, seeds: int, sd: float | None = None, missing: float | None = None
 ) -> str:
-    """How far apart two arms must be for a trial to tell them, in words.
+    """How well a trial knows the difference of two arms, in words: half of a 95 % interval.
 
     Args:
         num_arms: of the trial, or cells.
@@ -212,7 +214,7 @@ def can_tell(
         text += f", {shares} % of the {missing:.2f} that are missing to 100"
     if sd is None:
         text += f", if the residual deviation is {', '.join(map(str, SDS))}"
-    return f"it can tell two arms that differ by {text}"
+    return f"the difference of two arms is known to {text}"
 
 
 def _more(

@@ -39,6 +39,7 @@ from trialling.arms import (
     shared_keep,
     stage_of,
 )
+from trialling.data import DATA, digests_of_tree
 from trialling.doses import Dose, parse_doses
 from trialling.own import HELP as OWN
 from trialling.own import check_shared, parse_arms
@@ -275,16 +276,21 @@ def _planned(
         asked = {"weights": arguments.teacher, "network": arguments.teacher_network}
         teacher = {name: value for name, value in asked.items() if value}
 
+    files = digests_of_tree(base)
+
     def made(seeds: int) -> Plan:
         budget = f"{arguments.minutes:g} minutes" if arguments.minutes else f"{seeds} seeds"
         if arguments.arm:
-            return make_own_plan(
+            plan = make_own_plan(
                 base, own, seeds=seeds, budget=budget, experiment=experiment, **common
             )
-        return make_plan(
-            base, arguments.method, tuple(arguments.arms), seeds=seeds, budget=budget,
-            settings=flat(tried), keep=shared_keep(keep), doses=doses, teacher=teacher, **common,
-        )  # fmt: skip
+        else:
+            plan = make_plan(
+                base, arguments.method, tuple(arguments.arms), seeds=seeds, budget=budget,
+                settings=flat(tried), keep=shared_keep(keep), doses=doses, teacher=teacher,
+                **common,
+            )  # fmt: skip
+        return replace(plan, files=plan.files | files)
 
     if (out / PLAN).exists() and arguments.minutes:  # how long a step takes differs from day to day
         plan = made(read_plan(out).seeds)
@@ -381,7 +387,7 @@ def main(argv: list[str] | None = None) -> None:
     _show(read_trial(plan, out), out, arguments.json, arguments.picture)
     if not done:
         left = "not all runs are finished; the same command goes on"
-        if plan.files:
+        if plan.files.keys() - {DATA}:
             left += f"; once a file has changed, with another --out and --take {out}"
         print(left, file=sys.stderr)
         sys.exit(PREEMPTED)

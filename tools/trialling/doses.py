@@ -29,7 +29,7 @@ def parse_doses(method: Kind, words: Sequence[str]) -> tuple[dict[str, Any], ...
 
     Raises:
         ValueError: A setting is not the method's, is no number or is given twice, or its values
-            are too few, of another number than others', or not different.
+            are too few, of another number than others', not different, or not in order.
     """
     kinds: dict[str, type] = {each.name: type(each.default) for each in fields(method)}
     known = sorted(name for name, kind in kinds.items() if kind in (int, float))
@@ -56,6 +56,13 @@ def parse_doses(method: Kind, words: Sequence[str]) -> tuple[dict[str, Any], ...
             f"--dose {' '.join(words)}: give {STRONGEST} different doses or more, from mild to "
             "strong, and as many values of each setting"
         )
+    if len(found) == 1:  # of several settings none needs to rise: 2,2,4 beside 5,20,15
+        (only,) = found.values()
+        if only not in (sorted(only), sorted(only, reverse=True)):
+            raise ValueError(
+                f"--dose {' '.join(words)}: order the doses from mild to strong; a slope and the "
+                f"{STRONGEST} strongest follow their order"
+            )
     return tuple(doses)
 
 

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from evidence import forest
 from evidence.catalogue import TASKS
+from evidence.folders import number
 from evidence.naming import place
 from evidence.plots import doses, training
 from evidence.statistics import estimate
@@ -30,10 +31,12 @@ CHIPS = {HELPS: "yes", GROWS: "yes", HURTS: "no", FALLS: "no"}
 def _curves(trial: Trial, figure: str) -> Iterator[tuple[str, list[tuple[float, float]]]]:
     """The mean over seeds of a figure after each epoch, by arm; nothing where a task has it not."""
     for arm, records in trial.records.items():
+        rows = [{row["epoch"]: number(row, figure) for row in record.rows} for record in records]
+        common = sorted(set.intersection(*map(set, rows))) if rows else []
         points = [
-            (float(each[0]["epoch"]), sum(row[figure] for row in each) / len(each))
-            for each in zip(*(record.rows for record in records), strict=True)
-            if all(figure in row for row in each)
+            (float(epoch), math.fsum(values) / len(rows))
+            for epoch in common
+            if len(values := [v for each in rows if (v := each[epoch]) is not None]) == len(rows)
         ]
         if points:
             yield trial.plan.name(arm), points
@@ -45,8 +48,10 @@ def arm_rows(trial: Trial) -> list[dict[str, Any]]:
     for arm in trial.plan.cells:
         values, records = [*trial.accuracies[arm].values()], trial.records[arm]
         rows = [row for record in records for row in record.rows]
-        areas = [row["changed_area"] for row in rows if "changed_area" in row]
-        seconds = [row["train_seconds"] for row in rows if "train_seconds" in row]
+        areas, seconds = (
+            [value for row in rows if (value := number(row, figure)) is not None]
+            for figure in ("changed_area", "train_seconds")
+        )
         found.append({
             "arm": arm,
             "name": trial.plan.name(arm),
@@ -61,7 +66,7 @@ def cost(trial: Trial) -> dict[str, str]:
     """Cost and hardware of the trial."""
     records = [record for found in trial.records.values() for record in found]
     rows = [row for record in records for row in record.rows]
-    seconds = sum(row.get("train_seconds", 0.0) for row in rows)
+    seconds = sum(number(row, "train_seconds") or 0.0 for row in rows)
     trained = f", {in_words(seconds)} of training" if seconds else ""  # a task may not record it
     return {
         "runs": f"{trial.count} finished{trained}",

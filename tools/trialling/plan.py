@@ -18,9 +18,11 @@ from keepbench.identity import check_digests, digests
 from keepbench.older import modern_plan
 from keepbench.settings import Code, changed, flat, task_of
 from keepbench.training import Training
-from trialling.analysis import MOST_SEEDS, Accuracies
+from trialling.analysis import Accuracies
 from trialling.arms import METHODS, STAGES, arm_config, arm_name, shared_keep, stage_of
+from trialling.checking import check_contrasts, check_stored
 from trialling.contrasts import STRONGEST, Contrast, cell_name, contrasts, dose_contrasts
+from trialling.data import DATA
 from trialling.doses import Dose, best_dose, dose_name, in_words
 from trialling.own import Own, is_name, own_contrasts
 
@@ -48,7 +50,8 @@ class Plan:
         keep: those of Keep that all its arms have.
         teacher: those of the map of the arm "teacher".
         doses: that replace some of these, from mild to strong; () is one trial as `settings` are.
-        files: digests of the files that settings name, as of the network's code.
+        files: digests of the files that settings name, as of the network's code; of the images if
+            they are a tree's.
         own: the settings of the user's own arms by name; {} if they are a method's.
         task: whose runs they are.
         experiment: whose settings `base` changes.
@@ -287,13 +290,13 @@ def read_plan(folder: Path) -> Plan:
         if not found.get("own"):
             method = METHODS[found["method"]]
             found = modern_plan(found, stage_of(method), flat(method))
+        check_stored(found)
         listed = {name: tuple(found[name]) for name in ("arms", "looks", "doses")}
         asked = tuple(map(Contrast.read, found["contrasts"]))
         plan = Plan(**{**found, **listed, "contrasts": asked})
         if strange := [arm for arm in plan.own if not is_name(arm)]:
             raise ValueError(f"{strange[0]!r} is no name of an arm")
-        if not plan.most <= 2 * MOST_SEEDS:
-            raise ValueError(f"{plan.most} seeds are more than a trial can have")
+        check_contrasts(plan.contrasts, plan.cells)
         for each in plan.cells:
             plan.config(each, code="leave")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -310,9 +313,12 @@ def fix_plan(plan: Plan, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(asdict(plan), indent=1) + "\n")
         return
-    then, now = asdict(read_plan(folder)), asdict(plan)
+    then, now, what = asdict(read_plan(folder)), asdict(plan), f"the plan in {folder}"
+    begun, present = then.pop("files"), now.pop("files")
+    # of other images no run stays
+    check_digests({name: each for name, each in begun.items() if name == DATA}, present, what)
     try:
-        check_digests(then.pop("files"), now.pop("files"), f"the plan in {folder}")
+        check_digests(begun, present, what)
     except ValueError as error:
         raise ValueError(f"{error} and --take {folder} for the runs of arms that stay") from None
     usual = flat(plan.usual)
@@ -344,14 +350,19 @@ def used_seeds(plan: Plan, folder: Path) -> Iterator[str]:
         plan: that has no run yet.
         folder: its trial's.
     """
+
+    def place(data: str) -> Path:
+        return Path(data).expanduser().resolve()
+
     mine, found = plan.numbers(0, plan.most), {}
     for path in folder.parent.glob(f"*/{PLAN}"):
         with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):  # none of ours
             other = json.loads(path.read_text())
-            data = other.get("task", plan.task), other["base"]["dataset"], other["base"]["data"]
+            base = other["base"]
+            data = other.get("task", plan.task), base["dataset"], place(base["data"])
             first = other.get("first_seed", 0)
             if path.parent.resolve() != folder.resolve() and data == (
-                plan.task, plan.base["dataset"], plan.base["data"]
+                plan.task, plan.base["dataset"], place(plan.base["data"])
             ):  # fmt: skip
                 found[path.parent] = range(first, first + other.get("most", other["looks"][-1]))
     both = sorted(

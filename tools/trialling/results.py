@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from evidence.folders import same_data
 from evidence.naming import place
 from evidence.plots import Doses, Gains
 from keepbench.run import RunRecord
@@ -14,6 +15,7 @@ from trialling.analysis import (
     HELPS,
     HURTS,
     LEAST_SD,
+    SAME,
     Accuracies,
     Finding,
     Fit,
@@ -26,7 +28,7 @@ from trialling.arms import METHODS, arm_name, keep_title
 from trialling.contrasts import cell_name
 from trialling.doses import choice_contrasts, dose_name, in_words
 from trialling.plan import Plan
-from trialling.runs import accuracies, item_means, run_job, stages
+from trialling.runs import accuracies, item_means, run_job, same_items, stages
 
 UNFINISHED = "Not all runs are finished: these figures are not the trial's result."
 
@@ -62,13 +64,14 @@ class Trial:
 
     @property
     def told(self) -> str:
-        """The smallest difference that it can tell, in words, by what is known of it so far."""
+        """How well it knows the difference of two arms, in words, by what is known so far."""
         plan, sd = self.plan, self.model.sd if self.model else None
         base = plan.contrasts[-1].base if plan.own else "plain"
+        bases = {base, *(cell_name(base, dose_name(dose)) for dose in plan.doses)}
         values = [
             value
             for cell, found in self.accuracies.items()
-            if cell == base or cell.startswith(f"{base}-")
+            if cell in bases
             for value in found.values()
         ]
         missing = 100 - sum(values) / len(values) if values else None
@@ -114,6 +117,11 @@ def _sentence(plan: Plan, found: Sequence[Finding], values: Accuracies) -> str:
 def _compared(arm: str, base: str, found: Finding) -> str:
     """A finding in words."""
     size = f"{found.difference:+.2f} ± {found.half:.2f} points, {found.n} seeds"
+    if found.verdict == SAME:
+        return (
+            f"{arm} and {base} got the same for every item in every seed ({found.n} seeds): look "
+            "whether what differs between them has any effect"
+        )
     if found.verdict == CANNOT:
         wish = found.wish and f": about {found.wish} tell"
         return f"It cannot be told whether {arm} differs from {base} ({size}){wish}"
@@ -224,6 +232,7 @@ def _remark(plan: Plan, found: Sequence[Finding], records: Sequence[RunRecord]) 
     if check and check.p < 0.05:
         words.append("The A/A differs, which one trial in 20 has by chance: run it anew first.")
     for name, values in {
+        "data sets": {data[:8] for record in records if (data := same_data(record))},
         "commits": {record.commit[:12] for record in records},
         "processors": {record.hardware for record in records},
         "versions": {
@@ -241,7 +250,11 @@ def _remark(plan: Plan, found: Sequence[Finding], records: Sequence[RunRecord]) 
 
 
 def read_trial(plan: Plan, folder: Path) -> Trial:
-    """Recompute everything from the bits of the finished runs."""
+    """Recompute everything from the bits of the finished runs.
+
+    Raises:
+        ValueError: A run is damaged, or not the plan's.
+    """
     values = accuracies(plan, folder)
     records = {
         cell: [RunRecord.read(run_job(plan, cell, seed, folder).out) for seed in found]
@@ -258,6 +271,12 @@ def read_trial(plan: Plan, folder: Path) -> Trial:
         names = {cell: plan.name(cell) for cell in plan.cells}
         later = within(values, plan.numbers(plan.choosing, plan.most))
         found += findings(choice_contrasts(names, *chosen), later, plan.margin)
+    found = [
+        replace(each, verdict=SAME, more=None)
+        if same_items(plan, each.contrast, values, folder)
+        else each
+        for each in found
+    ]
     left = any(not job.finished() for asked in stages(plan, folder) for job in asked)
     sentence = (_doses_sentence if plan.doses else _sentence)(plan, found, values)
     everything = [record for several in records.values() for record in several]

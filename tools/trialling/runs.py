@@ -9,14 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from evidence.catalogue import TASKS
+from evidence.folders import measured, number
 from keepbench.command import flags
 from keepbench.identity import check_digests
-from keepbench.right import is_recorded, mean_of_items
+from keepbench.right import ITEMS, NAME, is_recorded, mean_of_items, read_items, read_right
 from keepbench.run import RunRecord
 from keepbench.settings import changed, flat
 from queueing.jobs import TOOLS, Job
 from trialling.analysis import Accuracies, findings, fit, going_on, within
+from trialling.contrasts import Contrast, cell_name
 from trialling.plan import LIMIT_SD, Plan
 
 
@@ -57,11 +61,25 @@ def block(plan: Plan, cells: Sequence[str], seed: int, folder: Path) -> list[Run
     return [run_job(plan, cell, seed, folder) for cell in order]
 
 
+def _mean(out: Path) -> float:
+    """The mean over a run's items, in %.
+
+    Raises:
+        ValueError: Their file cannot be read, has none, or some are no numbers in [0, 1].
+    """
+    mean = mean_of_items(out)
+    if not 0 <= mean <= 100:  # nor is NaN
+        path = out / (NAME if (out / NAME).is_file() else ITEMS)
+        raise ValueError(f"{path}: it has no items, or some that are no numbers in [0, 1]")
+    return mean
+
+
 def accuracies(plan: Plan, folder: Path) -> Accuracies:
     """Results of all finished runs, in %, from each item's result if that is its mean.
 
     Raises:
-        ValueError: A run's items are not those of its metrics, or arms of a seed differ in data.
+        ValueError: A run's metrics or items are damaged, its items are not those of its metrics,
+            or arms of a seed differ in data.
     """
     found: dict[str, dict[int, float]] = {cell: {} for cell in plan.cells}
     for seed in plan.numbers(0, plan.most):
@@ -72,11 +90,14 @@ def accuracies(plan: Plan, folder: Path) -> Accuracies:
                 continue
             record = RunRecord.read(job.out)
             row, task = record.rows[-1], plan.package.task
-            value = float(row[task.metric])
+            try:
+                value = measured(record, task)
+            except ValueError as error:
+                raise ValueError(f"{job.out}: {error}") from None
             figure = task.items or task.metric
             if is_recorded(job.out) and figure in row:  # not if it was asked for afterwards
-                mean = mean_of_items(job.out)
-                if abs(mean - row[figure]) > 1e-6:
+                mean, said = _mean(job.out), number(row, figure)
+                if said is None or abs(mean - said) > 1e-6:
                     raise ValueError(f"{job.out}: its items say {mean:.4f} %, its metrics another")
                 if not task.items:
                     value = mean
@@ -95,9 +116,30 @@ def item_means(plan: Plan, found: Accuracies, folder: Path) -> Accuracies:
         for cell, seeds in found.items()
     }
     return {
-        cell: {seed: mean_of_items(out) for seed, out in outs.items() if is_recorded(out)}
+        cell: {seed: _mean(out) for seed, out in outs.items() if is_recorded(out)}
         for cell, outs in places.items()
     }
+
+
+def same_items(plan: Plan, asked: Contrast, found: Accuracies, folder: Path) -> bool:
+    """Whether the two arms of a contrast got the same for each item in each seed of both."""
+
+    def items(cell: str, seed: int) -> Tensor | None:
+        out = run_job(plan, cell, seed, folder).out
+        if not is_recorded(out):
+            return None
+        return read_right(out) if (out / NAME).is_file() else read_items(out)
+
+    for dose, _ in asked.doses or (("", 1.0),):
+        arm, base = cell_name(asked.arm, dose), cell_name(asked.base, dose)
+        seeds = found[arm].keys() & found[base].keys()
+        if not seeds or any(found[arm][seed] != found[base][seed] for seed in seeds):
+            return False
+        for seed in seeds:
+            first, second = items(arm, seed), items(base, seed)
+            if first is None or second is None or not first.equal(second):
+                return False
+    return True
 
 
 def stages(plan: Plan, folder: Path) -> Iterator[list[RunJob]]:

@@ -11,6 +11,7 @@ from keepbench.identity import check_digests
 from keepbench.right import ITEMS, NAME
 from keepbench.run import RunRecord
 from queueing.jobs import same_settings
+from trialling.data import digest_of_run
 from trialling.runs import RunJob
 
 FILES = ("metrics.jsonl", NAME, ITEMS, "run.json")
@@ -26,6 +27,11 @@ def _is_run_of(record: RunRecord, job: RunJob) -> bool:
     return False
 
 
+def _is_of(record: RunRecord, data: str) -> bool:
+    """Whether a run is of data of a digest; "" is unknown, on either side."""
+    return not record.data or not data or record.data == data
+
+
 def take(jobs: Sequence[RunJob], sources: Sequence[Path]) -> int:
     """Copy what is finished at or below some folders to the jobs that ask for it: how many.
 
@@ -34,7 +40,7 @@ def take(jobs: Sequence[RunJob], sources: Sequence[Path]) -> int:
         sources: the folders.
 
     Raises:
-        ValueError: A source is no folder.
+        ValueError: A source is no folder, or the data cannot be read.
     """
     missing = [job for job in jobs if not job.out.exists()]
     found = []
@@ -45,8 +51,12 @@ def take(jobs: Sequence[RunJob], sources: Sequence[Path]) -> int:
             with suppress(ValueError):  # no run of ours
                 found.append(RunRecord.read(path.parent))
     taken = 0
+    data: dict[int, str] = {}  # by seed: its arms share their data
     for job in missing:
-        record = next((each for each in found if _is_run_of(each, job)), None)
+        fitting = [each for each in found if _is_run_of(each, job)]
+        if fitting and job.config.seed not in data:
+            data[job.config.seed] = digest_of_run(job.config)
+        record = next((r for r in fitting if _is_of(r, data[job.config.seed])), None)
         if record is None:
             continue
         job.out.mkdir(parents=True)
