@@ -75,7 +75,8 @@ class Trial:
             for value in found.values()
         ]
         missing = 100 - sum(values) / len(values) if values else None
-        return f"With {plan.seeds} seeds {can_tell(len(plan.cells), plan.seeds, sd, missing)}."
+        seeds = max(plan.seeds, *map(len, self.accuracies.values()))  # some may have gone on
+        return f"With {seeds} seeds {can_tell(len(plan.cells), seeds, sd, missing)}."
 
     @property
     def count(self) -> int:
