@@ -84,6 +84,7 @@ def refused(folder: Path) -> str:
         ({"arms": ["plain", "none"]}, "names an arm that is none: 'keep'"),
         ({"base": {"data": "data"}}, "base has no dataset"),
         ({"contrasts": []}, "contrasts is empty"),
+        ({"method": "cutuot"}, "method 'cutuot' is none of cutout, "),
         ({"doses": [{"size": "8"}]}, "the dose size is not a number: '8'"),
     ],
 )
@@ -95,6 +96,15 @@ def test_a_damaged_plan_is_refused_for_what_is_wrong(
     with pytest.raises(ValueError, match=f"plan.json cannot be used: .*{reason}"):
         read_plan(trial)
     assert "plan.json cannot be used" in refused(trial)
+
+
+def test_a_plan_without_a_part_is_refused_by_the_parts_name(trial: Path) -> None:
+    path = trial / "plan.json"
+    plan = json.loads(path.read_text())
+    del plan["looks"]
+    path.write_text(json.dumps(plan))
+    with pytest.raises(ValueError, match="cannot be used: it has no 'looks'"):
+        read_plan(trial)
 
 
 @pytest.mark.parametrize(

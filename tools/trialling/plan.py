@@ -288,7 +288,9 @@ def read_plan(folder: Path) -> Plan:
     try:
         found = json.loads((folder / PLAN).read_text())
         if not found.get("own"):
-            method = METHODS[found["method"]]
+            method = METHODS.get(found["method"])
+            if method is None:
+                raise ValueError(f"method {found['method']!r} is none of {', '.join(METHODS)}")
             found = modern_plan(found, stage_of(method), flat(method))
         check_stored(found)
         listed = {name: tuple(found[name]) for name in ("arms", "looks", "doses")}
@@ -300,7 +302,8 @@ def read_plan(folder: Path) -> Plan:
         for each in plan.cells:
             plan.config(each, code="leave")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{folder / PLAN} cannot be used: {error}") from None
+        lacking = "it has no " * isinstance(error, KeyError)
+        raise ValueError(f"{folder / PLAN} cannot be used: {lacking}{error}") from None
     return plan
 
 
