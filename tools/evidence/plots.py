@@ -141,7 +141,7 @@ def draw_gains(axes: Axes, found: Sequence[Gains], colours: Sequence[str], soft:
         label="above: keeping is better than crop and flip",
     )  # fmt: skip
     axes.set_xlim(ends)
-    axes.set(xlabel="plain method − crop and flip, points", ylabel="keeping − plain method, points")
+    axes.set(xlabel="plain method − crop and flip, points", ylabel="keeping − plain, points")
 
 
 def gains(name: str, title: str, found: Sequence[Gains]) -> Markup:
