@@ -92,7 +92,19 @@ def is_recorded(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (NAME, ITEMS))
 
 
+def recorded(folder: Path) -> Tensor:
+    """What each item of a run got: right or not, or a figure of its own."""
+    return read_right(folder) if (folder / NAME).is_file() else read_items(folder)
+
+
 def mean_of_items(folder: Path) -> float:
-    """The mean over a run's items, in %."""
-    found = read_right(folder).double() if (folder / NAME).is_file() else read_items(folder)
-    return 100 * float(found.mean())
+    """The mean over a run's items, in %.
+
+    Raises:
+        ValueError: Their file cannot be read, has none, or some are no numbers in [0, 1].
+    """
+    mean = 100 * float(recorded(folder).double().mean())
+    if not 0 <= mean <= 100:  # nor is NaN
+        path = folder / (NAME if (folder / NAME).is_file() else ITEMS)
+        raise ValueError(f"{path}: it has no items, or some that are no numbers in [0, 1]")
+    return mean

@@ -15,7 +15,7 @@ from evidence.catalogue import TASKS
 from evidence.folders import measured, number
 from keepbench.command import flags
 from keepbench.identity import check_digests
-from keepbench.right import ITEMS, NAME, is_recorded, mean_of_items, read_items, read_right
+from keepbench.right import is_recorded, mean_of_items, recorded
 from keepbench.run import RunRecord
 from keepbench.settings import changed, flat
 from queueing.jobs import TOOLS, Job
@@ -61,19 +61,6 @@ def block(plan: Plan, cells: Sequence[str], seed: int, folder: Path) -> list[Run
     return [run_job(plan, cell, seed, folder) for cell in order]
 
 
-def _mean(out: Path) -> float:
-    """The mean over a run's items, in %.
-
-    Raises:
-        ValueError: Their file cannot be read, has none, or some are no numbers in [0, 1].
-    """
-    mean = mean_of_items(out)
-    if not 0 <= mean <= 100:  # nor is NaN
-        path = out / (NAME if (out / NAME).is_file() else ITEMS)
-        raise ValueError(f"{path}: it has no items, or some that are no numbers in [0, 1]")
-    return mean
-
-
 def accuracies(plan: Plan, folder: Path) -> Accuracies:
     """Results of all finished runs, in %, from each item's result if that is its mean.
 
@@ -96,7 +83,7 @@ def accuracies(plan: Plan, folder: Path) -> Accuracies:
                 raise ValueError(f"{job.out}: {error}") from None
             figure = task.items or task.metric
             if is_recorded(job.out) and figure in row:  # not if it was asked for afterwards
-                mean, said = _mean(job.out), number(row, figure)
+                mean, said = mean_of_items(job.out), number(row, figure)
                 if said is None or abs(mean - said) > 1e-6:
                     raise ValueError(f"{job.out}: its items say {mean:.4f} %, its metrics another")
                 if not task.items:
@@ -116,7 +103,7 @@ def item_means(plan: Plan, found: Accuracies, folder: Path) -> Accuracies:
         for cell, seeds in found.items()
     }
     return {
-        cell: {seed: _mean(out) for seed, out in outs.items() if is_recorded(out)}
+        cell: {seed: mean_of_items(out) for seed, out in outs.items() if is_recorded(out)}
         for cell, outs in places.items()
     }
 
@@ -126,9 +113,7 @@ def same_items(plan: Plan, asked: Contrast, found: Accuracies, folder: Path) -> 
 
     def items(cell: str, seed: int) -> Tensor | None:
         out = run_job(plan, cell, seed, folder).out
-        if not is_recorded(out):
-            return None
-        return read_right(out) if (out / NAME).is_file() else read_items(out)
+        return recorded(out) if is_recorded(out) else None
 
     for dose, _ in asked.doses or (("", 1.0),):
         arm, base = cell_name(asked.arm, dose), cell_name(asked.base, dose)
